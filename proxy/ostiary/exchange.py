@@ -1,0 +1,117 @@
+"""One request and its response, over ASGI.
+
+The headers are a snapshot taken when the request arrives: what uvicorn appends to its list afterwards (trailers, which
+httptools reports as headers) is never seen. Bytes are counted here, so that the audit and the limits agree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ostiary.errors import ClientDisconnected, HeaderDuplicated
+
+if TYPE_CHECKING:
+    from ostiary.interfaces import Receive, Scope, Send
+
+Header = tuple[bytes, bytes]
+
+UNIX_PEER: Final = "0.0.0.0"
+"""The address of a peer that has none (a unix socket): it is in no network that a condition could name usefully."""
+
+
+class Exchange:
+    """A request as it arrived, and the means to answer it once.
+
+    `id` is the decision id. `method` is verbatim. `raw_path` and `raw_query` are the bytes of the request line.
+    `headers` are lower-case names with their values, in order. `source_ip` is the peer's address, IPv4-mapped IPv6
+    unmapped by the listener.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "body_complete",
+        "bytes_received",
+        "bytes_sent",
+        "decorations",
+        "headers",
+        "id",
+        "method",
+        "raw_path",
+        "raw_query",
+        "response_complete",
+        "response_started",
+        "scope",
+        "source_ip",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        self.scope = scope
+        self.id = os.urandom(16).hex()
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.raw_query: bytes = scope["query_string"]
+        self.headers: tuple[Header, ...] = tuple(scope["headers"])
+        self.source_ip: str = client[0] if client else UNIX_PEER
+        self.decorations: list[Header] = []
+        self.status: int | None = None
+        self.response_started = False
+        self.response_complete = False
+        self.body_complete = False
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._receive: Callable[[], Awaitable[MutableMapping[str, Any]]] = receive
+        self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]] = send
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header that may occur once; raises `HeaderDuplicated` if it occurs more often."""
+        found: bytes | None = None
+        for key, value in self.headers:
+            if key == name:
+                if found is not None:
+                    raise HeaderDuplicated(name.decode("latin-1"))
+                found = value
+        return found
+
+    async def receive_body(self) -> bytes:
+        """The next piece of the request body, b"" possible; sets `body_complete` with the last one.
+
+        Raises `ClientDisconnected`. Reading only when the upstream can take more is what holds the client back.
+        """
+        message = await self._receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnected
+        body: bytes = message.get("body", b"")
+        self.bytes_received += len(body)
+        if not message.get("more_body", False):
+            self.body_complete = True
+        return body
+
+    async def wait_disconnect(self) -> None:
+        """Return when the client has gone. Only to be used once the request body is complete."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start_response(self, status: int, headers: Iterable[Header]) -> None:
+        """Send status and headers, with `decorations` (CORS, for one) added to them."""
+        self.response_started = True
+        self.status = status
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, *self.decorations]},
+        )
+
+    async def send_body(self, body: bytes, *, more: bool) -> None:
+        """Send a piece of the response body; waits while the client reads slowly."""
+        self.bytes_sent += len(body)
+        if not more:
+            self.response_complete = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def respond(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        """Answer in one piece. A HEAD request gets the headers alone."""
+        await self.start_response(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.send_body(b"" if self.method == "HEAD" else body, more=False)

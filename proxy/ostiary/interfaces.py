@@ -1,0 +1,91 @@
+"""One short interface per stage of the request path. `pipeline.py` knows these and nothing behind them.
+
+Each method raises `ostiary.errors.AccessError` (or a subclass) to refuse, and nothing else on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeAlias
+
+from ostiary.errors import AccessError
+from ostiary.exchange import Exchange
+from ostiary.models import AccessRequest, Credential, Decision, Grant, Identity, Target
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+
+class TargetResolver(Protocol):
+    def resolve(self, exchange: Exchange) -> Target:
+        """Turn Host and raw target into a `Target`, or refuse (400, 414, 421)."""
+
+
+class Concierge(Protocol):
+    async def answer(self, exchange: Exchange, target: Target) -> bool:
+        """Answer what the proxy answers itself to anyone: a CORS preflight, its `/.well-known/`. True if it did."""
+
+
+class Authenticator(Protocol):
+    async def identify(self, exchange: Exchange) -> Identity:
+        """Prove who sends this, or refuse (401)."""
+
+
+class GrantReader(Protocol):
+    def active(self, issuer: str, subject: str) -> tuple[Grant, ...]:
+        """The grants of this identity that have not ended, in a stable order."""
+
+
+class RequestBuilder(Protocol):
+    def build(self, exchange: Exchange, target: Target, identity: Identity) -> AccessRequest:
+        """Put the question together. Time and grants enter here and nowhere else."""
+
+
+class Authorizer(Protocol):
+    async def decide(self, request: AccessRequest) -> Decision:
+        """Ask the policy. A denial is a `Decision`; no decision is `Unavailable` (503)."""
+
+
+class EndpointCatalog(Protocol):
+    async def template(self, service: str, endpoint: str, revision: str) -> EndpointTemplate:
+        """The template of an endpoint as the bundle of that revision has it; `CredentialUnavailable` if unknown."""
+
+
+class EndpointTemplate(Protocol):
+    """What a credential says about its endpoint: `method`, `path` (the template's text), and `beside`, those
+    templates of the same service (their text) that narrow which paths this one matches."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def beside(self) -> tuple[str, ...]: ...
+
+
+class CredentialSwapper(Protocol):
+    async def swap(self, request: AccessRequest, decision: Decision) -> Credential:
+        """The credential that the upstream receives. None to give is `CredentialUnavailable` (503)."""
+
+
+class Upstream(Protocol):
+    async def forward(self, exchange: Exchange, target: Target, credential: Credential) -> None:
+        """Carry the request there and the response back, streamed; refuse with 502 or 504."""
+
+
+class Record(Protocol):
+    """What one request leaves in the audit. Leaving its context completes it, however that happens."""
+
+    def resolved(self, target: Target) -> None: ...
+    def identified(self, identity: Identity) -> None: ...
+    def decided(self, request: AccessRequest, decision: Decision) -> None: ...
+    def refused(self, refusal: AccessError) -> None: ...
+    async def commit(self, credential: Credential) -> None:
+        """Return once the decision is in the audit; `AuditUnavailable` (503) if it cannot be."""
+
+
+class AuditLog(Protocol):
+    def record(self, exchange: Exchange) -> AbstractAsyncContextManager[Record]: ...

@@ -1,0 +1,176 @@
+"""The records that pass between the stages. Frozen, made by keyword, free of behaviour that decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from ostiary.errors import denial
+
+Json: TypeAlias = Any
+"""What `json.loads` yields: None, bool, int, float, str, list or dict of these."""
+
+Method: TypeAlias = Literal["jwt", "jwt-svid", "mtls", "xfcc"]
+"""How an identity was proved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a request is aimed at: the only form that policy, cache, audit and the forwarded request line use.
+
+    `segments` are decoded; `path` is their one canonical encoding, starting with `/`, as it is forwarded.
+    `query` is what followed the `?`, verbatim and without it; None when there was none.
+    `pairs` is the strictly decoded list of parameters, or None where it cannot be decoded so.
+    """
+
+    service: str
+    segments: tuple[str, ...]
+    path: str
+    query: str | None
+    pairs: tuple[tuple[str, str], ...] | None
+
+    @property
+    def request_target(self) -> str:
+        """Path and query as the forwarded request line has them."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What authentication proved.
+
+    `issuer` and `subject` are always non-empty strings. `claims` holds only those that the issuer's configuration
+    lists. `expires_at` is in whole Unix seconds: nothing derived from this identity outlives it.
+    `token_id` is the token's `jti`, for the audit; the token itself is kept nowhere.
+    """
+
+    issuer: str
+    subject: str
+    method: Method
+    expires_at: int
+    claims: Mapping[str, Json] = field(default_factory=dict)
+    token_id: str | None = None
+    actor: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """An eligibility approved for one `(issuer, subject)` until `expires_at` (whole Unix seconds)."""
+
+    id: str
+    caller: str
+    issuer: str
+    subject: str
+    service: str
+    endpoints: tuple[str, ...]
+    expires_at: int
+
+    def document(self) -> dict[str, Json]:
+        return {
+            "id": self.id,
+            "caller": self.caller,
+            "issuer": self.issuer,
+            "subject": self.subject,
+            "service": self.service,
+            "endpoints": list(self.endpoints),
+            "expires_at": self.expires_at,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRequest:
+    """The question that is put to the policy. `time` is in whole Unix seconds, rounded down."""
+
+    identity: Identity
+    method: str
+    target: Target
+    time: int
+    source_ip: str
+    grants: tuple[Grant, ...] = ()
+    endpoint: str | None = None
+
+    def document(self) -> dict[str, Json]:
+        """The `input` of the decision contract: OpenID AuthZEN words, `context` written by the proxy alone."""
+        identity, target = self.identity, self.target
+        properties: dict[str, Json] = {
+            "segments": list(target.segments),
+            "query": None if target.pairs is None else [list(pair) for pair in target.pairs],
+        }
+        if self.endpoint is not None:
+            properties["endpoint"] = self.endpoint
+        return {
+            "subject": {
+                "type": "workload",
+                "id": identity.subject,
+                "properties": {"issuer": identity.issuer, "method": identity.method, "claims": dict(identity.claims)},
+            },
+            "action": {"name": self.method},
+            "resource": {"type": "service", "id": target.service, "properties": properties},
+            "context": {
+                "time": self.time,
+                "source_ip": self.source_ip,
+                "actor": None if identity.actor is None else dict(identity.actor),
+                "grants": [grant.document() for grant in self.grants],
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialProfile:
+    """What credential a permission asks for. `lifetime` is in seconds."""
+
+    lifetime: int
+    per_call: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """How long (seconds) an answer may be used again, and on which further names it depends."""
+
+    max_age: int
+    vary: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The policy's answer, with the revision of the bundle that gave it.
+
+    An allow has caller, service, endpoint, credential and revision, and either permission or grant. A denial has
+    what was found before it was refused. `document` is the answer as OPA gave it, for the audit and for replay.
+    """
+
+    allow: bool
+    reasons: tuple[str, ...]
+    caller: str | None
+    service: str | None
+    endpoint: str | None
+    permission: str | None
+    grant: str | None
+    credential: CredentialProfile | None
+    expires_at: int | None
+    cache: CachePolicy
+    requestable: Mapping[str, Json] | None
+    observed: bool
+    revision: str
+    cached: bool = False
+    document: Mapping[str, Json] = field(default_factory=dict, repr=False)
+
+    def enforce(self) -> None:
+        """Raise `AccessDenied` unless this is an allow. The literal `True` alone is one."""
+        if self.allow is not True:
+            raise denial(self.reasons)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What the upstream receives in place of the caller's own. The value is a secret and never printed.
+
+    `id` is the token's `jti`. `remove` names further request headers (lower case) that this strategy replaces.
+    """
+
+    header: tuple[bytes, bytes] = field(repr=False)
+    id: str
+    expires_at: int
+    per_call: bool = False
+    remove: frozenset[bytes] = frozenset()

@@ -1,0 +1,85 @@
+"""The request path. One straight line, the same for every request:
+
+    receive → target → identify → ask → decide → swap → record → forward → complete
+
+Each stage is an interface of `interfaces.py`; what stands behind it, cached or not, is chosen in `app.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ostiary.errors import AccessError, InternalError
+from ostiary.exchange import Exchange
+from ostiary.interfaces import (
+    AuditLog,
+    Authenticator,
+    Authorizer,
+    Concierge,
+    CredentialSwapper,
+    Receive,
+    RequestBuilder,
+    Scope,
+    Send,
+    TargetResolver,
+    Upstream,
+)
+from ostiary.models import Decision
+from ostiary.problem import Problems
+
+_log = logging.getLogger("ostiary.pipeline")
+
+
+class Pipeline:
+    """The ASGI application of the data listener, for scopes of type `http`."""
+
+    def __init__(
+        self,
+        *,
+        audit: AuditLog,
+        targets: TargetResolver,
+        concierge: Concierge,
+        authenticator: Authenticator,
+        requests: RequestBuilder,
+        authorizer: Authorizer,
+        swapper: CredentialSwapper,
+        upstream: Upstream,
+        problems: Problems,
+    ) -> None:
+        self._audit = audit
+        self._targets = targets
+        self._concierge = concierge
+        self._authenticator = authenticator
+        self._requests = requests
+        self._authorizer = authorizer
+        self._swapper = swapper
+        self._upstream = upstream
+        self._problems = problems
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        decision: Decision | None = None
+        async with self._audit.record(exchange) as record:  # completes on every exit, cancellation included
+            try:
+                target = self._targets.resolve(exchange)
+                record.resolved(target)
+                if await self._concierge.answer(exchange, target):
+                    return
+                identity = await self._authenticator.identify(exchange)
+                record.identified(identity)
+                request = self._requests.build(exchange, target, identity)
+                decision = await self._authorizer.decide(request)
+                record.decided(request, decision)
+                decision.enforce()  # raises AccessDenied
+                credential = await self._swapper.swap(request, decision)
+                await record.commit(credential)  # no record, no access
+                await self._upstream.forward(exchange, target, credential)
+            except AccessError as refusal:
+                record.refused(refusal)
+                await self._problems.answer(exchange, refusal, decision.requestable if decision else None)
+            except Exception as error:
+                # Whatever was not foreseen is a no, and is recorded as one.
+                _log.exception("unforeseen error in exchange %s", exchange.id)
+                failure = InternalError(type(error).__name__)
+                record.refused(failure)
+                await self._problems.answer(exchange, failure)
