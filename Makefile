@@ -1,0 +1,74 @@
+# The two commands to know are `make demo` and `make test`. Each sets up what it needs in .venv and a per-user cache.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# What is installed is pinned by name and version; where it comes from is the machine's business.
+PINS   := deploy/constraints.txt
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(PINS)
+
+export OSTIARY_OPA
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench dist opa clean constraints
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.made: $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ostiary needs Python 3.11 or newer; say which with make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) pip
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) --group bench
+	@touch $@
+
+opa: $(VENV)/.run ## find or install Open Policy Agent
+	@$(BIN)/ostiary opa install --quiet >/dev/null
+
+demo: opa ## run the demo: issuer, three services, OPA and the proxy
+	@$(BIN)/ostiary demo
+
+test: $(VENV)/.dev opa ## everything but the long runs
+	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	@opa="$$($(BIN)/ostiary opa install --quiet)" \
+	  && "$$opa" fmt --list --fail rego bundles \
+	  && "$$opa" check --strict rego \
+	  && "$$opa" check --strict bundles/demo
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(VENV)/.dev opa ## format Python and Rego
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	@"$$($(BIN)/ostiary opa install --quiet)" fmt --write rego bundles
+
+bench: $(VENV)/.bench opa ## beside plain Envoy on the same core, in one run
+	$(BIN)/python benchmarks/bench.py
+
+dist: $(VENV)/.dev ## wheel and sdist
+	$(BIN)/python -m build --quiet
+
+constraints: ## pin what a fresh install resolves to now
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install --quiet --upgrade pip
+	build/pins/bin/python -m pip install --quiet --editable . --group dev --group bench
+	build/pins/bin/python -m pip list --format freeze --exclude-editable | grep -v '^setuptools==' > $(PINS)
+
+clean: ## remove what was made here
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,81 @@
+"""The import rules: four layers, each of which knows only what is under it.
+
+    kernel <- request stages <- services <- composition
+
+Read from the source text, so that an import inside a function counts too.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "proxy" / "ostiary"
+
+KERNEL = {"errors", "models", "interfaces", "clock", "bounded", "exchange", "problem", "access", "target", "routes"}
+STAGES = {"identity", "decision", "credential", "upstream", "audit", "server", "concierge"}
+SERVICES = {"opa", "policy", "grants", "admin", "telemetry"}
+COMPOSITION = {"app", "worker", "supervisor", "config", "cli", "demo", "assets"}
+LEAVES = {"pipeline", "verify"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    """(part, imported name) of every import of ostiary in a file, wherever it stands."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [(node.module, alias.name) for alias in node.names]
+        else:
+            continue
+        for module, name in names:
+            head, *rest = module.split(".")
+            if head == "ostiary":
+                found.add((rest[0] if rest else name, name))
+    return found
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_part_of_the_package_has_a_layer() -> None:
+    parts = {part_of(path) for path in SOURCES} - {"__init__", "__main__"}
+    assert parts <= KERNEL | STAGES | SERVICES | COMPOSITION | LEAVES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    part = part_of(path)
+    known = {name for name, _ in imports(path)} - {part, "__version__"}
+    if part in KERNEL or part == "pipeline":
+        allowed = KERNEL
+    elif part in STAGES:
+        allowed = KERNEL  # stages never know each other, and never the configuration
+    elif part == "verify":
+        allowed = {"errors", "routes", "target", "bounded", "clock", "models", "exchange", "interfaces"}
+    elif part in SERVICES:
+        allowed = KERNEL | STAGES | {"assets"}
+    else:
+        return  # the composition may know everything
+    assert known <= allowed, f"{part} must not know {sorted(known - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_parts_use_only_public_names_of_one_another(path: Path) -> None:
+    part = part_of(path)
+    private = {(other, name) for other, name in imports(path) if other != part and name.startswith("_")}
+    assert private - {("__version__", "__version__")} == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_validated_with_assert(path: Path) -> None:
+    """`python -O` removes assertions: what must hold is an `if` and a `raise`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
