@@ -1,0 +1,44 @@
+"""The bearer token of a request: `Authorization: Bearer <token>` (RFC 6750 section 2.1), and no other place.
+
+Tokens in a form body or the query (RFC 6750 sections 2.2 and 2.3) are never looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ostiary.errors import IdentityInvalid, IdentityMissing
+from ostiary.exchange import Exchange
+
+MAX_TOKEN_BYTES: Final = 8192
+
+_PREFIX: Final = b"bearer "  # the scheme in any case, and exactly one space, where RFC 9110 section 11.4 allows several
+_SCHEME: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?: .*)?", re.DOTALL)
+
+
+def bearer_token(exchange: Exchange) -> bytes:
+    """The token as it was sent, at most `MAX_TOKEN_BYTES` long; its own grammar is the parser's to check.
+
+    Raises `IdentityMissing` where there is no `Authorization`, or one of another scheme: RFC 6750 section 3.1 wants
+    no error code for either. Raises `IdentityInvalid` for anything that is not exactly scheme, one space, token,
+    and `HeaderDuplicated` (400) where there are two.
+    """
+    value = exchange.header(b"authorization")
+    if value is None:
+        raise IdentityMissing("no Authorization header")
+    if value[: len(_PREFIX)].lower() != _PREFIX:
+        raise _no_bearer(value)
+    token = value[len(_PREFIX) :]
+    if len(token) > MAX_TOKEN_BYTES:
+        raise IdentityInvalid("credentials: too long")
+    if not token or b" " in token:
+        raise IdentityInvalid("credentials: not one token")
+    return token
+
+
+def _no_bearer(value: bytes) -> IdentityMissing | IdentityInvalid:
+    scheme = _SCHEME.fullmatch(value[:MAX_TOKEN_BYTES])
+    if scheme is None or scheme[1].lower() == _PREFIX.rstrip():
+        return IdentityInvalid("credentials: malformed")
+    return IdentityMissing("Authorization is of another scheme")

@@ -1,0 +1,44 @@
+"""The same answer, sooner: a token that was verified is not verified again while nothing it rests on changed.
+
+An entry dies with the token's `exp`, with its issuer's key set (a rotation, or a set grown too old) and by the bound.
+The expiry is looked at before the entry is used. Failures are never kept: a flood of bad tokens evicts nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from ostiary.bounded import BoundedMap
+from ostiary.clock import Clock
+from ostiary.exchange import Exchange
+from ostiary.identity.bearer import bearer_token
+from ostiary.identity.jwt import JwtAuthenticator, Proof
+from ostiary.models import Identity
+
+
+class CachingAuthenticator:
+    """Decorates a `JwtAuthenticator`. The map is this one's own, as the settings are: two listeners share nothing.
+
+    Keys are SHA-256 digests: no token is kept in memory longer than its request.
+    """
+
+    def __init__(self, *, authenticator: JwtAuthenticator, clock: Clock, capacity: int = 10_000) -> None:
+        self._authenticator = authenticator
+        self._clock = clock
+        self._proofs: BoundedMap[bytes, Proof] = BoundedMap(capacity)
+
+    def __len__(self) -> int:
+        return len(self._proofs)
+
+    async def identify(self, exchange: Exchange) -> Identity:
+        """As `JwtAuthenticator.identify`."""
+        token = bearer_token(exchange)
+        digest = hashlib.sha256(token).digest()
+        proof = self._proofs.get(digest)
+        if proof is not None:
+            if self._clock.now() < proof.identity.expires_at and proof.store.current is proof.keys:
+                return proof.identity
+            self._proofs.discard(digest)
+        proof = await self._authenticator.verify(token)
+        self._proofs.put(digest, proof)
+        return proof.identity

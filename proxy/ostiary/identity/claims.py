@@ -1,0 +1,69 @@
+"""What the claims of a token must say (RFC 7519 section 4.1, RFC 8725), before and after its signature is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from ostiary.errors import IdentityInvalid
+from ostiary.identity.settings import IssuerSettings
+from ostiary.models import Identity, Json
+
+# Printable ASCII, no space at either end: what looks the same in a log is the same.
+_SUBJECT: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+_TOKEN_ID: Final = re.compile(r"[!-~]{1,256}")
+
+
+def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float) -> Identity:
+    """The identity that these claims state, if they hold at `now` (Unix seconds). Raises `IdentityInvalid`.
+
+    The leeway lets clocks differ: a token is accepted until `exp` plus leeway. `expires_at` is `exp`; in the
+    leeway after it, when this clock says that `exp` is past, it is the instant at which acceptance ends, so that it
+    is always ahead of `now`.
+    """
+    if claims.get("iss") != settings.issuer:
+        raise IdentityInvalid("claim: iss")
+    audience = claims.get("aud")
+    if audience != settings.audience and audience != [settings.audience]:
+        raise IdentityInvalid("claim: aud")
+    if "cnf" in claims:
+        # RFC 7800: bound to a key or certificate. Shown as a plain bearer token, it was taken from its owner.
+        raise IdentityInvalid("claim: cnf, bound to a proof that did not come with it")
+    expires_at = _check_times(claims, settings, now)
+    token_id = claims.get("jti")
+    if "jti" in claims and (not isinstance(token_id, str) or _TOKEN_ID.fullmatch(token_id) is None):
+        raise IdentityInvalid("claim: jti")
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or _SUBJECT.fullmatch(subject) is None:
+        raise IdentityInvalid("claim: sub")
+    return Identity(
+        issuer=settings.issuer,
+        subject=subject,
+        method="jwt",
+        expires_at=expires_at,
+        claims={name: claims[name] for name in settings.claims if name in claims},
+        token_id=token_id,
+    )
+
+
+def _check_times(claims: Mapping[str, Json], settings: IssuerSettings, now: float) -> int:
+    leeway = int(settings.leeway)
+    expires, issued = _date(claims, "exp"), _date(claims, "iat")
+    if now >= expires + leeway:
+        raise IdentityInvalid("claim: exp, expired")
+    if issued > now + leeway:
+        raise IdentityInvalid("claim: iat, in the future")
+    if not 0 < expires - issued <= settings.max_lifetime:
+        raise IdentityInvalid("claim: exp, the lifetime is too long or none")
+    if "nbf" in claims and _date(claims, "nbf") > now + leeway:
+        raise IdentityInvalid("claim: nbf, not yet valid")
+    return expires if now < expires else expires + leeway
+
+
+def _date(claims: Mapping[str, Json], name: str) -> int:
+    value = claims.get(name)
+    # Exactly an integer: True is 1 to Python, and PyJWT reads "123" and 1.5 as dates.
+    if type(value) is not int or value < 0:
+        raise IdentityInvalid(f"claim: {name}")
+    return value

@@ -1,0 +1,215 @@
+"""The one canonicaliser: Host and raw path become a `Target`, or the request is refused.
+
+Policy, cache key, audit and the forwarded request line use its output and nothing else. It refuses and does not
+repair (SECURITY section 2, with the advisories); the one repair is that percent-encoded characters are decoded, once.
+
+Choices where more than one would do:
+
+* The canonical encoding leaves the unreserved characters (RFC 3986 section 2.3) literal and percent-encodes all
+  others: sub-delimiters, `:` and `@` too. They are data here (only a `text` variable matches them), and encoded they
+  are data to every upstream; literal, they are syntax to some (`:verb`, `,`, `=`, `+`).
+* Printable ASCII that RFC 3986 keeps out of paths (`"<>[]^{|}` and the grave accent) is accepted encoded only.
+* A segment of nothing but dots is refused whatever their number, and so is one that compatibility normalisation
+  (NFKC) would turn into such a one, or into one that holds a slash or a backslash.
+* The query is forwarded as it came: printable ASCII without `#`. A control character in it, encoded or not, is
+  refused. A `?` with nothing behind it is no query. It is decoded for the policy only where every server would decode
+  it alike: `+` (a space or a plus), a raw `;` (a separator or data) and an empty parameter (`a&&b`) make it not
+  decodable.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from ostiary.errors import HeaderMalformed, HostUnknown, MessageMalformed, TargetMalformed, TargetTooLong, TokenInQuery
+from ostiary.exchange import Exchange
+from ostiary.models import Target
+
+TARGET_BYTES: Final = 8192
+"""The longest path, and query with it, that is accepted (SECURITY section 3), in bytes."""
+
+OWN_SERVICE: Final = "ostiary"
+"""The reserved name of the service that the proxy's own host is."""
+
+CREDENTIAL_PARAMETERS: Final = frozenset(
+    {
+        *("access_token", "auth_token", "bearer_token", "id_token", "oauth_token", "private_token", "refresh_token"),
+        *("authorization", "bearer", "client_secret", "jwt"),
+    }
+)
+"""Parameters that carry a credential (RFC 6750 section 2.3 and its kind). Names are compared decoded, in lower case and
+with everything but letters and digits taken for `_`, as frameworks do that fold `access.token` into `access_token`."""
+
+# The form almost every path has: nothing to decode, and no segment that begins with a dot.
+_PLAIN: Final = re.compile(rb"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?")
+# pchar and "/" of RFC 3986 section 3.3, less ";", with every "%" the start of a whole escape.
+_PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,=:@/-]|%[0-9A-Fa-f]{2})*")
+_QUERY: Final = re.compile(rb"[!-\"$-~]*")
+_ENCODED_CONTROL: Final = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[Ff])")
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_PARAMETER_SEPARATOR: Final = re.compile(rb"[&;]")
+_NAME_FOLD: Final = re.compile(r"[^a-z0-9]+")
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST_NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+
+# What a decoded segment may not hold: separators, and those that an upstream could take for the end of the path.
+_FORBIDDEN: Final = frozenset("/\\;%?# ")
+
+
+def canonicalise(raw_path: bytes, limit: int = TARGET_BYTES) -> tuple[str, ...]:
+    """The decoded segments of a raw path: `/a/b` is `("a", "b")`, `/a/` is `("a", "")` and `/` is `("",)`.
+
+    Raises `TargetTooLong` above `limit` bytes and `TargetMalformed` for all that has more than one reading.
+    """
+    if len(raw_path) > limit:
+        raise TargetTooLong(f"a path of {len(raw_path)} bytes")
+    if _PLAIN.fullmatch(raw_path):
+        return tuple(raw_path[1:].decode("ascii").split("/"))
+    return _canonicalise_any(raw_path)
+
+
+def _canonicalise_any(raw_path: bytes) -> tuple[str, ...]:
+    if not _PATH.fullmatch(raw_path):
+        raise TargetMalformed("the path has bytes that are not legal in one, or does not start with a slash")
+    pieces = raw_path[1:].split(b"/")
+    if b"" in pieces[:-1]:
+        raise TargetMalformed("the path has an empty segment that is not the last")
+    return tuple(map(_decode_segment, pieces))
+
+
+def _decode_segment(piece: bytes) -> str:
+    if piece == b"":
+        return ""
+    try:
+        segment = unquote_to_bytes(piece).decode("utf-8")
+    except UnicodeDecodeError:
+        raise TargetMalformed("a segment is not UTF-8") from None
+    if not _FORBIDDEN.isdisjoint(segment):
+        raise TargetMalformed("a segment holds an encoded separator or space")
+    if not segment.strip("."):
+        raise TargetMalformed("a segment consists of dots")
+    if not segment.isascii():
+        _check_beyond_ascii(segment)
+    elif not segment.isprintable():
+        raise TargetMalformed("a segment holds a control character")
+    return segment
+
+
+def _check_beyond_ascii(segment: str) -> None:
+    # isprintable() is false for controls, format characters (bidirectional marks are ones), spaces and unassigned ones.
+    if not segment.isprintable():
+        raise TargetMalformed("a segment holds a character that cannot be printed")
+    if not unicodedata.is_normalized("NFC", segment):
+        raise TargetMalformed("a segment is not in Unicode normalisation form C")
+    compatible = unicodedata.normalize("NFKC", segment)
+    if "/" in compatible or "\\" in compatible or not compatible.strip("."):
+        raise TargetMalformed("a segment turns into path syntax under compatibility normalisation")
+
+
+def encode(segments: Sequence[str]) -> str:
+    """The one canonical path of decoded segments, starting with `/`: UTF-8, escapes in upper-case hexadecimal."""
+    return "/" + "/".join([quote(segment, safe="") for segment in segments])
+
+
+def decode_query(raw: bytes) -> tuple[tuple[str, str], ...] | None:
+    """The parameters of a query, decoded, in order; None where servers could disagree about what it says."""
+    if raw == b"":
+        return ()
+    if b"+" in raw or b";" in raw or _BAD_ESCAPE.search(raw):
+        return None
+    pairs: list[tuple[str, str]] = []
+    for piece in raw.split(b"&"):
+        if piece == b"":
+            return None
+        name, _, value = piece.partition(b"=")
+        try:
+            pair = (unquote_to_bytes(name).decode("utf-8"), unquote_to_bytes(value).decode("utf-8"))
+        except UnicodeDecodeError:
+            return None
+        if not (pair[0].isprintable() and pair[1].isprintable()):
+            return None
+        pairs.append(pair)
+    return tuple(pairs)
+
+
+def check_query(raw: bytes) -> None:
+    """Refuse a query that is not printable ASCII, that smuggles controls or that carries a credential."""
+    if not _QUERY.fullmatch(raw):
+        raise TargetMalformed("the query has bytes that are not legal in one")
+    if b"%" in raw and _ENCODED_CONTROL.search(raw):
+        raise TargetMalformed("the query holds an encoded control character")
+    for piece in _PARAMETER_SEPARATOR.split(raw):
+        name = unquote_to_bytes(piece.partition(b"=")[0]).decode("utf-8", "replace").lower()
+        if _NAME_FOLD.sub("_", name).strip("_") in CREDENTIAL_PARAMETERS:
+            raise TokenInQuery
+
+
+class Targets:
+    """A `TargetResolver` over an exact list of host names.
+
+    `hosts` maps names to services; `own_host` is the reserved service `ostiary`. Names are compared in lower case. A
+    port in Host must be one of `ports`: the listener's, and those under which it is published. All else is 421.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Mapping[str, str],
+        own_host: str,
+        ports: frozenset[int],
+        target_bytes: int = TARGET_BYTES,
+    ) -> None:
+        self._target_bytes = target_bytes
+        self._services: dict[bytes, str] = {}  # every spelling of Host that is accepted, in lower case
+        if OWN_SERVICE in hosts.values():
+            raise ValueError(f"the service name {OWN_SERVICE!r} is reserved for the proxy's own host")
+        for host, service in (*hosts.items(), (own_host, OWN_SERVICE)):
+            name = host.lower()
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"{host!r} is not a host name")
+            if name.encode() in self._services:
+                raise ValueError(f"the host {host!r} is listed twice")
+            for suffix in ("", *(f":{port}" for port in ports)):
+                self._services[(name + suffix).encode()] = service
+
+    def resolve(self, exchange: Exchange) -> Target:
+        """Raises `MessageMalformed`, `HeaderDuplicated`, `HeaderMalformed`, `HostUnknown`, `TargetMalformed`,
+        `TargetTooLong` or `TokenInQuery`.
+        """
+        host = exchange.header(b"host")
+        service = None if host is None else self._services.get(host)
+        if service is None:
+            service = self._service(host)
+        raw_path, raw_query = exchange.raw_path, exchange.raw_query
+        if len(raw_path) + len(raw_query) > self._target_bytes:
+            raise TargetTooLong(f"a target of {len(raw_path) + len(raw_query)} bytes")
+        if _PLAIN.fullmatch(raw_path):
+            path = raw_path.decode("ascii")
+            segments = tuple(path[1:].split("/"))
+        else:
+            segments = _canonicalise_any(raw_path)
+            path = encode(segments)
+        if not raw_query:
+            return Target(service=service, segments=segments, path=path, query=None, pairs=())
+        check_query(raw_query)
+        return Target(
+            service=service,
+            segments=segments,
+            path=path,
+            query=raw_query.decode("ascii"),
+            pairs=decode_query(raw_query),
+        )
+
+    def _service(self, host: bytes | None) -> str:
+        if host is None:
+            raise MessageMalformed("a request without Host")
+        if not _HOST.fullmatch(host):
+            raise HeaderMalformed("Host is not a name or address with at most a port")  # RFC 9112 section 3.2: 400
+        service = self._services.get(host.lower())
+        if service is None:
+            raise HostUnknown(host[:255].decode("ascii"))
+        return service
