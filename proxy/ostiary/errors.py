@@ -208,6 +208,15 @@ class RequestMalformed(AccessDenied):
     sentence = "The policy was asked about something that is not a request."
 
 
+# 403 as well, but the proxy's own: no policy is asked, so no policy can give it as a reason.
+
+
+class OriginRefused(AccessError):
+    status = 403
+    reason = "origin-refused"
+    sentence = "Pages of this origin may not use the service from a browser."
+
+
 # 405 to 431: limits, and what this listener does not do.
 
 

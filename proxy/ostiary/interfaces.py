@@ -71,9 +71,16 @@ class CredentialSwapper(Protocol):
         """The credential that the upstream receives. None to give is `CredentialUnavailable` (503)."""
 
 
+Renew: TypeAlias = Callable[[], Awaitable[Credential]]
+"""Swap once more, and record the credential like the first: for a request that is sent again."""
+
+
 class Upstream(Protocol):
-    async def forward(self, exchange: Exchange, target: Target, credential: Credential) -> None:
-        """Carry the request there and the response back, streamed; refuse with 502 or 504."""
+    async def forward(self, exchange: Exchange, target: Target, credential: Credential, renew: Renew) -> None:
+        """Carry the request there and the response back, streamed; refuse with 502 or 504.
+
+        A credential for one call is sent once: who sends a request again calls `renew` for another one.
+        """
 
 
 class Record(Protocol):

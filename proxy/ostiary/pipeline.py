@@ -8,6 +8,7 @@ Each stage is an interface of `interfaces.py`; what stands behind it, cached or 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from ostiary.errors import AccessError, InternalError
 from ostiary.exchange import Exchange
@@ -18,13 +19,14 @@ from ostiary.interfaces import (
     Concierge,
     CredentialSwapper,
     Receive,
+    Record,
     RequestBuilder,
     Scope,
     Send,
     TargetResolver,
     Upstream,
 )
-from ostiary.models import Decision
+from ostiary.models import AccessRequest, Credential, Decision
 from ostiary.problem import Problems
 
 _log = logging.getLogger("ostiary.pipeline")
@@ -73,7 +75,8 @@ class Pipeline:
                 decision.enforce()  # raises AccessDenied
                 credential = await self._swapper.swap(request, decision)
                 await record.commit(credential)  # no record, no access
-                await self._upstream.forward(exchange, target, credential)
+                renew = partial(self._renew, record, request, decision)
+                await self._upstream.forward(exchange, target, credential, renew)
             except AccessError as refusal:
                 record.refused(refusal)
                 await self._problems.answer(exchange, refusal, decision.requestable if decision else None)
@@ -83,3 +86,9 @@ class Pipeline:
                 failure = InternalError(type(error).__name__)
                 record.refused(failure)
                 await self._problems.answer(exchange, failure)
+
+    async def _renew(self, record: Record, request: AccessRequest, decision: Decision) -> Credential:
+        """Another credential for a request that is sent again, recorded like the first."""
+        credential = await self._swapper.swap(request, decision)
+        await record.commit(credential)
+        return credential

@@ -128,7 +128,9 @@ def file_log(
 ) -> FileAuditLog:
     """A `FileAuditLog` over real files."""
     clock = SystemClock() if clock is None else clock
-    files = AuditFiles(directory=directory, worker=worker, clock=clock, max_bytes=max_bytes, keep=keep, sync=sync)
+    files = AuditFiles(
+        directory=directory, worker=worker, clock=SystemClock(), max_bytes=max_bytes, keep=keep, sync=sync
+    )
     return FileAuditLog(sink=files, worker=worker, clock=clock, **settings)
 
 
@@ -284,3 +286,23 @@ def _returned(scripted: Any) -> Any:
     if isinstance(scripted, Exception):
         raise scripted
     return scripted
+
+
+class ScriptedSink:
+    """A `Sink` in memory that fails where its script says so, and keeps what it was given otherwise."""
+
+    def __init__(self, script: Sequence[Exception | None] = ()) -> None:
+        self._script = list(script)
+        self.lines: list[bytes] = []
+
+    def open(self) -> None:
+        return
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        outcome = self._script.pop(0) if self._script else None
+        if outcome is not None:
+            raise outcome
+        self.lines += lines
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,3 @@
+module ostiary/benchmarks/load
+
+go 1.22

@@ -1,0 +1,59 @@
+"""A worker with everything on but OPA: a scripted authorizer allows, so that the rest of the path is what is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from ostiary.app import Policy, compose
+from ostiary.clock import SystemClock
+from ostiary.config import load_config
+from ostiary.credential import ensure_signing_key
+from ostiary.decision.scripted import ScriptedAuthorizer, allow
+from ostiary.opa.catalog import CatalogEntry
+from ostiary.supervisor import bind, private_directory
+from ostiary.worker import WorkerServer
+
+class OneEndpoint:
+    """An endpoint catalog that knows the one endpoint of the bench."""
+
+    async def template(self, service: str, endpoint: str, revision: str) -> CatalogEntry:
+        return CatalogEntry(method="GET", path="/orders/{order_id}", beside=())
+
+
+async def main(path: Path) -> None:
+    config = load_config(path, os.environ)
+    private_directory(config.state)
+    ensure_signing_key(config.signing_key_file, config.signing.algorithm)
+    policy = Policy(
+        authorizer=ScriptedAuthorizer([allow()], repeat=True), catalog=OneEndpoint(), lifespan=contextlib.nullcontext()
+    )
+    with contextlib.closing(bind(config.listen.data.host, config.listen.data.port)) as listener:
+        composed = compose(
+            config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock()
+        )
+        server = WorkerServer(
+            uvicorn.Config(
+                composed.application,
+                http=composed.protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+            )
+        )
+        asyncio.get_running_loop().add_signal_handler(15, server.stop)
+        await server.serve(sockets=[listener])
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""The administrative application, on a listener of its own."""

@@ -1,0 +1,31 @@
+"""`ostiary run`"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ostiary.cli.output import fail
+from ostiary.config import load_config
+from ostiary.logs import configure_logging
+from ostiary.opa.install import OpaNotFound
+from ostiary.opa.probe import OpaNotReady
+from ostiary.supervisor import Supervisor, run_until_signalled
+
+
+def command(
+    config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration.")] = Path(
+        "ostiary.yaml"
+    ),
+) -> None:
+    """Run the proxy in the foreground until SIGTERM or SIGINT, which drain it."""
+    loaded = load_config(config, os.environ)
+    configure_logging(level=loaded.logging.level, form=loaded.logging.format)
+    try:
+        asyncio.run(run_until_signalled(Supervisor(loaded)))
+    except (OpaNotFound, OpaNotReady, OSError) as error:
+        fail(f"{config}: {error}", status=1)

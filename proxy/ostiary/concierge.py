@@ -1,0 +1,182 @@
+"""What the proxy answers itself, to anyone: CORS preflights, and the documents under its own `/.well-known/`.
+
+**CORS** (Fetch standard). A preflight carries no credential, so nobody could be identified: where a service has
+`cors`, the proxy answers and the service never sees it. It is answered with everything the service's settings allow,
+whatever was asked, and the browser compares. From an origin that is not listed it is refused, without a header that
+the page could read. A request that is not a preflight (any other OPTIONS among them) goes on down the pipeline; its
+answer, a refusal too, can be read by the page if the origin is listed. CORS tells browsers what a page may read; it is
+no access control. A service without `cors` has none of this: its preflights are requests like others and need an
+identity.
+
+For a service with `cors`, `exchange.decorations` is never empty. The forwarder then leaves out every `access-control-*`
+header of the upstream, so that there is one authority and no header twice.
+
+**Documents.** Only what is registered, by GET or HEAD, with or without a query. Anything else under `/.well-known/` is
+`unknown-endpoint`, a wrong method included (never 404 or 405). The rest of the own host needs an identity: it goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+import orjson
+
+from ostiary.errors import OriginRefused, UnknownEndpoint
+from ostiary.exchange import Exchange, Header
+from ostiary.models import Target
+
+Document: TypeAlias = tuple[bytes, bytes | Callable[[], bytes]]
+"""A content type, and the body or what makes it."""
+
+JWKS_PATH: Final = "/.well-known/jwks.json"
+PROTECTED_RESOURCE_PATH: Final = "/.well-known/oauth-protected-resource"  # RFC 9728 section 3
+
+_WELL_KNOWN: Final = ".well-known"
+_READING: Final = frozenset({"GET", "HEAD"})
+_VARY: Final[Header] = (b"vary", b"Origin")
+
+# Short, because keys rotate: a verifier may not know a key for this long after it was published (seconds).
+_DOCUMENT_AGE: Final = 60
+
+# An origin as browsers serialise it: lower case, the default port left out, no path (Fetch; RFC 6454 section 6.1).
+_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(?::([1-9][0-9]{0,4}))?")
+_DEFAULT_PORT: Final = {"http": "80", "https": "443"}
+_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorsSettings:
+    """Which pages may use a service from a browser, and how. No `*` anywhere: what is not listed is refused.
+
+    `origins` are compared exactly. `methods` and `headers` are what requests may use, `expose` which response headers
+    a page may read, `credentials` whether cookies and client certificates may be sent along (a bearer token that the
+    page sets itself needs none of it), `max_age` for how many seconds a browser may remember the answer.
+    Raises ValueError.
+    """
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    headers: tuple[str, ...] = ("authorization", "content-type")
+    expose: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age: int = 600
+
+    def __post_init__(self) -> None:
+        for origin in self.origins:
+            parts = _ORIGIN.fullmatch(origin)
+            if parts is None or parts[3] == _DEFAULT_PORT[parts[1]]:
+                raise ValueError(f"{origin!r} is not an origin as browsers send it, such as https://shop.example")
+        for name in (*self.methods, *self.headers, *self.expose):
+            if name == "*" or not _FIELD_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} names no method or header")
+        if self.max_age < 0:
+            raise ValueError("max_age is not negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cors:
+    """The settings as headers."""
+
+    origins: frozenset[bytes]
+    readable: tuple[Header, ...]
+    preflight: tuple[Header, ...]
+    credentials: tuple[Header, ...] = field(default=())
+
+
+class ProxyConcierge:
+    """A `Concierge`. `cors` is by service name, `documents` by path on the host of `own_service`."""
+
+    def __init__(
+        self,
+        *,
+        cors: Mapping[str, CorsSettings],
+        documents: Mapping[str, Document],
+        own_service: str = "ostiary",
+    ) -> None:
+        for path in documents:
+            if not path.startswith(f"/{_WELL_KNOWN}/"):
+                raise ValueError(f"{path!r} would be public, and is not under /{_WELL_KNOWN}/")
+        self._cors = {service: _prepared(settings) for service, settings in cors.items()}
+        self._documents = dict(documents)
+        self._own_service = own_service
+
+    async def answer(self, exchange: Exchange, target: Target) -> bool:
+        """Answer what is the proxy's to answer to anyone. Raises `OriginRefused`, `UnknownEndpoint`."""
+        cors = self._cors.get(target.service)
+        if cors is not None and await self._answer_preflight(exchange, cors):
+            return True
+        if target.service == self._own_service and target.segments[:1] == (_WELL_KNOWN,):
+            await self._answer_document(exchange, target)
+            return True
+        return False
+
+    async def _answer_preflight(self, exchange: Exchange, cors: _Cors) -> bool:
+        """Decorate whatever answer this exchange gets; answer it here if it is a preflight."""
+        exchange.decorations.append(_VARY)
+        origin = exchange.header(b"origin")
+        if origin is None:
+            return False
+        preflight = exchange.method == "OPTIONS" and exchange.header(b"access-control-request-method") is not None
+        if origin not in cors.origins:
+            if preflight:
+                raise OriginRefused(f"a preflight from {origin.decode('latin-1')}")
+            return False
+        exchange.decorations.append((b"access-control-allow-origin", origin))
+        exchange.decorations.extend(cors.credentials)
+        if not preflight:
+            exchange.decorations.extend(cors.readable)
+            return False
+        await exchange.start_response(204, cors.preflight)  # no content-length: RFC 9110 section 8.6
+        await exchange.send_body(b"", more=False)
+        return True
+
+    async def _answer_document(self, exchange: Exchange, target: Target) -> None:
+        document = self._documents.get(target.path)
+        if document is None or exchange.method not in _READING:
+            raise UnknownEndpoint(detail="not a document of the proxy")
+        content_type, content = document
+        body = content if isinstance(content, bytes) else content()
+        headers = [
+            (b"content-type", content_type),
+            (b"cache-control", b"public, max-age=%d" % _DOCUMENT_AGE),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        await exchange.respond(200, headers, body)
+
+
+def protected_resource_metadata(*, resource: str, issuers: Iterable[str]) -> bytes:
+    """The metadata of RFC 9728 section 2: the `resource` identifier, and whose tokens it takes, in the header only.
+
+    Raises ValueError for an identifier that is not https (plain http is for loopback) or has a query or fragment.
+    """
+    parts = urlsplit(resource)
+    local = parts.hostname is not None and (
+        parts.hostname in {"localhost", "127.0.0.1", "::1"} or parts.hostname.endswith(".localhost")
+    )
+    if parts.hostname is None or (parts.scheme != "https" and not (parts.scheme == "http" and local)):
+        raise ValueError(f"{resource!r} is not an https address")
+    if "#" in resource or "?" in resource:
+        raise ValueError(f"{resource!r} has a query or fragment")
+    document: dict[str, object] = {"resource": resource, "bearer_methods_supported": ["header"]}
+    if servers := list(issuers):  # a list without elements is left out: section 3.2
+        document["authorization_servers"] = servers
+    return orjson.dumps(document)
+
+
+def _prepared(settings: CorsSettings) -> _Cors:
+    preflight = [
+        (b"access-control-allow-methods", ", ".join(settings.methods).encode()),
+        (b"access-control-allow-headers", ", ".join(settings.headers).encode()),
+        (b"access-control-max-age", str(settings.max_age).encode()),
+    ]
+    expose = ", ".join(settings.expose).encode()
+    return _Cors(
+        origins=frozenset(origin.encode() for origin in settings.origins),
+        readable=((b"access-control-expose-headers", expose),) if expose else (),
+        preflight=tuple(header for header in preflight if header[1]),
+        credentials=((b"access-control-allow-credentials", b"true"),) if settings.credentials else (),
+    )

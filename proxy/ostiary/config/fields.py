@@ -1,0 +1,283 @@
+"""The values of `ostiary.yaml`: addresses, origins, URLs, hosts, paths and secrets, each with its grammar.
+
+No message shows a URL or a secret that was written: URLs are where passwords are put by mistake.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, ValidationInfo, WithJsonSchema
+
+from ostiary.policy.values import distinct, mistake
+from ostiary.policy.words import quoted
+
+_HOST: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
+_PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
+_PRINTABLE: Final = re.compile(r"[!-~]+")
+VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""An environment variable, as the whole of a secret."""
+
+_SOCKET_PATH_BYTES: Final = 100  # sun_path holds 104 on macOS and 108 on Linux, its final NUL included
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Where to listen. Port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix socket."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port (RFC 6454). A host that is an IPv6 address is without its brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = self.port == _DEFAULT_PORTS[self.scheme]
+        return f"{self.scheme}://{host}" if default else f"{self.scheme}://{host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host can only be this machine: `localhost`, `*.localhost` (RFC 6761) or a loopback address."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_host(text: str) -> str | None:
+    """The host in lower case and without brackets, or None."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError:
+            return None
+    name = text.lower()
+    return name if len(name) <= 253 and _HOST.fullmatch(name) else None
+
+
+def _tcp(value: Any) -> TcpAddress | None:
+    if not isinstance(value, str):
+        return None
+    host_text, _, port = value.rpartition(":")
+    host = _read_host(host_text)
+    if host is None or not _PORT.fullmatch(port) or int(port) > 65535:
+        return None
+    return TcpAddress(host, int(port))
+
+
+def _unix(value: Any, info: ValidationInfo) -> UnixAddress | None:
+    """`unix:run/admin.sock` is below the configuration's directory; `unix:/run/x` and `unix:///run/x` are absolute."""
+    if not isinstance(value, str) or not value.startswith("unix:"):
+        return None
+    written = value.removeprefix("unix:")
+    if written.startswith("//"):
+        written = written.removeprefix("//")
+        if not written.startswith("/"):
+            return None
+    if not written or "\0" in written:
+        return None
+    path = _beside(Path(written), info)
+    if len(bytes(path)) > _SOCKET_PATH_BYTES:
+        raise mistake(f"the path of the socket is longer than {_SOCKET_PATH_BYTES} bytes: {path}")
+    return UnixAddress(path)
+
+
+def _listening(value: Any) -> TcpAddress:
+    address = _tcp(value)
+    if address is None:
+        raise mistake("is not an address to listen on, which is written 127.0.0.1:8080")
+    return address
+
+
+def _private(value: Any, info: ValidationInfo) -> TcpAddress | UnixAddress:
+    address = _unix(value, info) or _tcp(value)
+    if address is None:
+        raise mistake("is not an address, which is written unix:run/admin.sock or 127.0.0.1:8081")
+    if isinstance(address, TcpAddress) and not address.loopback:
+        raise mistake("what is administrative listens on a unix socket or a loopback address only")
+    return address
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths are relative to the file that names them."""
+    base = (info.context or {}).get("base")
+    return Path(base) / path if isinstance(base, Path) else path
+
+
+def _path(value: Any, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return _beside(value, info)
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise mistake(f"{quoted(value)} is not a path")
+    return _beside(Path(value), info)
+
+
+def split_url(value: Any, schemes: str = "http or https") -> SplitResult:
+    """The parts of an http or https URL without user, password or fragment."""
+    sentence = f"is not a URL with {schemes}"
+    if not isinstance(value, str) or not _PRINTABLE.fullmatch(value):
+        raise mistake(sentence)
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise mistake(sentence) from None
+    host = parts.netloc.rpartition("@")[2]
+    host = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
+    if parts.scheme not in _DEFAULT_PORTS or port == 0 or _read_host(host) is None:
+        raise mistake(sentence)
+    if "@" in parts.netloc:
+        raise mistake("a URL carries no user and no password here")
+    if parts.fragment or "#" in value:
+        raise mistake("a URL has no fragment here")
+    return parts
+
+
+def read_origin(value: Any) -> Origin:
+    parts = split_url(value)
+    if parts.path or parts.query or "?" in value:
+        raise mistake("an origin has no path: write scheme, host and port only, http://127.0.0.1:9001")
+    return Origin(parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
+
+
+def _secure(value: Any) -> str:
+    parts = split_url(value)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise mistake("only https is accepted, except on a loopback host")
+    return str(value)
+
+
+def _opa(value: Any, info: ValidationInfo) -> Origin | UnixAddress:
+    address = _unix(value, info)
+    if address is not None:
+        return address
+    if isinstance(value, str) and value.startswith("unix:"):
+        raise mistake("is not a unix socket, which is written unix:///run/opa/opa.sock")
+    origin = read_origin(value)
+    if origin.scheme != "https" and not is_loopback(origin.host):
+        raise mistake("whoever answers there decides: only https is accepted, except on a loopback host")
+    return origin
+
+
+def _host(value: Any) -> str:
+    host = _read_host(value) if isinstance(value, str) and not value.startswith("[") else None
+    if host is None:
+        raise mistake("is not a host's name, which has no scheme, no port and no wildcard")
+    return host
+
+
+def _cors_origin(value: Any) -> str:
+    if value == "*":
+        return "*"
+    origin = str(read_origin(value))
+    if origin != value:
+        raise mistake(f"a browser writes this origin {quoted(origin)}")
+    return origin
+
+
+def _secret(value: Any, info: ValidationInfo) -> SecretStr:
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str) or not value:
+        raise mistake("is not a text; it may also be the name of an environment variable, ${NAME}")
+    found = VARIABLE.fullmatch(value)
+    if found is None:
+        if "${" in value:
+            raise mistake("an environment variable is the whole of a secret, ${NAME}, never a part of it")
+        return SecretStr(value)
+    environ = (info.context or {}).get("environ")
+    filled = environ.get(found[1]) if isinstance(environ, Mapping) else None
+    if not filled:
+        raise mistake(f"the environment variable {found[1]} is not set, or is empty")
+    return SecretStr(filled)
+
+
+def _grant_store(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("sqlite:///", "postgresql://")):
+        raise mistake("is neither a sqlite:/// nor a postgresql:// URL")
+    return secret
+
+
+def _one(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_TEXT_SCHEMA: Final = {"type": "string", "minLength": 1}
+
+ListenAddress: TypeAlias = Annotated[
+    TcpAddress, PlainValidator(_listening), WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]{1,5}$"})
+]
+PrivateAddress: TypeAlias = Annotated[
+    TcpAddress | UnixAddress,
+    PlainValidator(_private),
+    WithJsonSchema({"type": "string", "pattern": "^unix:.+$|:[0-9]{1,5}$"}),
+]
+FilePath: TypeAlias = Annotated[Path, PlainValidator(_path), WithJsonSchema(_TEXT_SCHEMA)]
+SecureUrl: TypeAlias = Annotated[
+    str, AfterValidator(_secure), WithJsonSchema({"type": "string", "pattern": "^https?://", "format": "uri"})
+]
+UpstreamOrigin: TypeAlias = Annotated[
+    Origin, PlainValidator(read_origin), WithJsonSchema({"type": "string", "pattern": "^https?://[^/?#@]+$"})
+]
+OpaAddress: TypeAlias = Annotated[
+    Origin | UnixAddress,
+    PlainValidator(_opa),
+    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|https?://[^/?#@]+)$"}),
+]
+HostName: TypeAlias = Annotated[
+    str, PlainValidator(_host), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,253}$"})
+]
+CorsOrigin: TypeAlias = Annotated[
+    str, PlainValidator(_cors_origin), WithJsonSchema({"type": "string", "pattern": "^(\\*|https?://[^/?#@]+)$"})
+]
+Secret: TypeAlias = Annotated[SecretStr, PlainValidator(_secret), WithJsonSchema(_TEXT_SCHEMA)]
+GrantStoreUrl: TypeAlias = Annotated[Secret, AfterValidator(_grant_store)]
+
+OneText: Final = BeforeValidator(_one)
+"""Takes a list of one for its item."""
+
+Frozen: Final = BeforeValidator(_frozen)
+"""A list in the file is a tuple here."""
+
+Unique: Final = AfterValidator(distinct)
+UniqueOrEmpty: Final = AfterValidator(lambda values: distinct(values) if values else values)
+FILLED: Final[Any] = Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
+UNIQUE: Final[Any] = Field(json_schema_extra={"uniqueItems": True})

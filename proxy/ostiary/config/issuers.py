@@ -1,0 +1,116 @@
+"""Issuers of the tokens that callers present, and how their keys are found (SECURITY section 5)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
+
+from ostiary.config.fields import (
+    FILLED,
+    UNIQUE,
+    FilePath,
+    Frozen,
+    OneText,
+    SecureUrl,
+    Unique,
+    UniqueOrEmpty,
+    is_loopback,
+    split_url,
+)
+from ostiary.policy.model import Strict
+from ostiary.policy.values import ClaimName, Duration, Text, mistake, mistakes_at
+from ostiary.policy.words import closest, quoted
+
+_FAMILIES: Final = {
+    "RS256": "RSA",
+    "RS384": "RSA",
+    "RS512": "RSA",
+    "PS256": "RSA",
+    "PS384": "RSA",
+    "PS512": "RSA",
+    "ES256": "EC",
+    "ES384": "EC",
+    "ES512": "EC",
+    "EdDSA": "OKP",
+}
+"""JWS algorithm to the type of key that it takes (RFC 7518 section 3.1, RFC 8037)."""
+
+_SYMMETRIC: Final = frozenset({"HS256", "HS384", "HS512"})
+
+
+def _algorithm(value: str) -> str:
+    if value in _FAMILIES:
+        return value
+    if value in _SYMMETRIC:
+        raise mistake(f"{quoted(value)} is symmetric: whoever can verify a token could make one")
+    raise mistake(f"{quoted(value)} is not an algorithm for signatures that is accepted{closest(value, _FAMILIES)}")
+
+
+def _one_family(values: tuple[str, ...]) -> tuple[str, ...]:
+    families = sorted({_FAMILIES[value] for value in values})
+    if len(families) > 1:
+        # A second family lets a token choose how it is verified (the confusions of SECURITY section 5).
+        raise mistake(f"the algorithms are of one family, and these are of {' and '.join(families)}")
+    return values
+
+
+def _issuer(value: str) -> str:
+    if value.startswith("spiffe:"):
+        raise mistake("a trust domain is no issuer of plain tokens")
+    return value
+
+
+def _only_true(value: Any) -> Any:
+    if value is False:
+        raise mistake("is true or left out")
+    return value
+
+
+Algorithm: TypeAlias = Annotated[str, AfterValidator(_algorithm), WithJsonSchema({"enum": list(_FAMILIES)})]
+
+
+class Issuer(Strict):
+    """Whose tokens are accepted. Its keys come from exactly one of `jwks_url`, `discovery` and `key_file`."""
+
+    issuer: Annotated[Text, AfterValidator(_issuer)]
+    """The token's `iss`, compared exactly."""
+    audience: Annotated[Text, OneText]
+    """What the token's `aud` must be: this proxy, under the name that the issuer knows it by."""
+    jwks_url: SecureUrl | None = None
+    """Where its keys are published. https, except on a loopback host."""
+    discovery: Annotated[bool, BeforeValidator(_only_true), WithJsonSchema({"const": True})] = False
+    """Find the keys by OpenID Connect Discovery, at the issuer's own origin."""
+    key_file: FilePath | None = None
+    """A local file with its keys: a JWK set, or one public key in PEM."""
+    ca_file: FilePath | None = None
+    """PEM file of the authorities that are trusted when its keys are fetched; the system's if left out."""
+    token_file: FilePath | None = None
+    """A file with the bearer token to fetch its keys with, read each time: for a Kubernetes API server."""
+    algorithms: Annotated[tuple[Algorithm, ...], Frozen, Unique, AfterValidator(_one_family), FILLED]
+    """The signature algorithms that are accepted: asymmetric, of one family."""
+    types: Annotated[tuple[Text, ...], Frozen, Unique, FILLED] = ("JWT", "at+jwt")
+    """The header types (`typ`) that are accepted."""
+    leeway: Annotated[int, Duration(least=0, most=30, whole=True)] = 5
+    """How far its clock may be from ours. Whole seconds."""
+    max_lifetime: Annotated[int, Duration(least=1, most=86400, whole=True)] = 3600
+    """The longest that a token may be good for, from `iat` to `exp`. Whole seconds."""
+    claims: Annotated[tuple[ClaimName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    """The claims that policy may see; no others are passed on."""
+
+    @model_validator(mode="after")
+    def _keys_come_from_one_place(self) -> Issuer:
+        sources = [self.jwks_url is not None, self.discovery, self.key_file is not None]
+        if sum(sources) != 1:
+            raise mistake("needs exactly one of 'jwks_url', 'discovery' and 'key_file'")
+        if self.key_file is not None:
+            fetching = [name for name in ("ca_file", "token_file") if getattr(self, name) is not None]
+            if fetching:
+                raise mistakes_at(
+                    ((name,), "is for keys that are fetched, and these come from a file") for name in fetching
+                )
+        if self.discovery:
+            parts = split_url(self.issuer)
+            if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+                raise mistake("discovery needs an issuer with https, except on a loopback host")
+        return self

@@ -1,0 +1,51 @@
+"""Every limit, each with a name and a safe default."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ostiary.policy.model import Strict
+from ostiary.policy.values import Duration, Size
+
+
+class Limits(Strict):
+    """What a request, a connection and a worker may use. Beyond a limit a request is refused, never queued."""
+
+    header_bytes: Annotated[int, Size(least=1024, most=256 * 1024)] = 32 * 1024
+    """A request's header section; more is 431."""
+    header_count: Annotated[int, Field(ge=8, le=1000)] = 100
+    """A request's header fields; more is 431."""
+    target_bytes: Annotated[int, Size(least=256, most=64 * 1024)] = 8 * 1024
+    """A request's target, path and query; more is 414."""
+    body_bytes: Annotated[int, Size(least=0, most=1024**4)] = 4 * 1024**3
+    """A request's body; more is 413."""
+    header_timeout: Annotated[float, Duration(least=0.1, most=120)] = 10.0
+    """From the first byte of a request (or the opening of a connection) to the end of its headers."""
+    keep_alive_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0
+    """How long a connection may be idle between requests."""
+    body_idle_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0
+    """How long a request's body may pause."""
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Open connections of one worker; more are closed."""
+    connect_timeout: Annotated[float, Duration(least=0.01, most=120)] = 3.0
+    """To open a connection to an upstream, TLS included."""
+    first_byte_timeout: Annotated[float, Duration(least=0.01, most=3600)] = 60.0
+    """From the end of a request to the first byte of the upstream's response; later is 504."""
+    idle_timeout: Annotated[float, Duration(least=0.01, most=3600)] = 60.0
+    """How long a response may pause."""
+    total_timeout: Annotated[float, Duration(least=0.1, most=7 * 86400)] = 3600.0
+    """From a request's first byte to its response's last, streams included."""
+    upstream_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Open connections of one worker to one service; beyond them a request is refused."""
+    upstream_keep_alive: Annotated[float, Duration(least=0, most=3600)] = 30.0
+    """How long an idle connection to an upstream is kept."""
+    response_header_bytes: Annotated[int, Size(least=1024, most=1024**2)] = 64 * 1024
+    """A response's header section; more is 502."""
+    response_body_bytes: Annotated[int, Size(least=0, most=1024**5)] | None = None
+    """A response's body; a longer one is cut off, its connection aborted. No limit if null."""
+    decisions_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    """Decisions that one worker waits for at a time; more are 429."""
+    drain_timeout: Annotated[float, Duration(least=0, most=3600)] = 30.0
+    """How long requests in progress may take to end when the proxy stops."""

@@ -1,0 +1,40 @@
+"""Reading `ostiary.yaml`, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ostiary.config.fields import VARIABLE
+from ostiary.config.model import Config
+from ostiary.policy.document import Place, read_document
+from ostiary.policy.mistakes import Inspection
+
+SECRETS: Final[frozenset[Place]] = frozenset({("opa", "token"), ("grants", "url")})
+"""Where the whole value may be `${NAME}`, an environment variable."""
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read and check the configuration; `environ` fills secrets.
+
+    Relative paths are relative to the file. Raises `ConfigurationError` with every mistake, each
+    `file:line: what is wrong`; a secret is in none of them.
+    """
+    document = read_document(path)
+    inspection = Inspection(document)
+    names = " and ".join(".".join(map(str, place)) for place in sorted(SECRETS))
+    hint = f"an environment variable fills a secret only ({names}): write the value"
+    inspection.refuse({place: hint for place in _variables(document.value, ()) if place not in SECRETS})
+    return inspection.validate(Config, {"base": path.absolute().parent, "environ": environ})
+
+
+def _variables(value: Any, place: Place) -> Iterator[Place]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _variables(entry, (*place, key))
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _variables(entry, (*place, index))
+    elif isinstance(value, str) and VARIABLE.search(value):
+        yield place

@@ -1,0 +1,295 @@
+"""The models behind `ostiary.yaml`. A field's docstring is its text in the JSON Schema and in docs/configuration.md.
+
+A `Config` is frozen and can be pickled, secrets included: a worker that is spawned gets the one that was checked.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+
+from ostiary.config.fields import (
+    FILLED,
+    UNIQUE,
+    CorsOrigin,
+    FilePath,
+    Frozen,
+    GrantStoreUrl,
+    HostName,
+    ListenAddress,
+    OpaAddress,
+    PrivateAddress,
+    Secret,
+    SecureUrl,
+    TcpAddress,
+    Unique,
+    UniqueOrEmpty,
+    UnixAddress,
+    UpstreamOrigin,
+)
+from ostiary.config.issuers import Issuer
+from ostiary.config.limits import Limits
+from ostiary.policy.model import ServiceName, Strict
+from ostiary.policy.values import Duration, Size, mistake, mistakes_at
+from ostiary.policy.words import closest, quoted
+from ostiary.routes import METHODS
+
+_LATER: Final = frozenset({"mtls", "xfcc"})
+_FIELD_NAME: Final = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 section 5.6.2
+
+
+def _proof(value: Any) -> str:
+    if value == "jwt":
+        return "jwt"
+    if value in _LATER:
+        raise mistake(f"{quoted(value)} comes with a later version: this one proves identities with 'jwt' only")
+    raise mistake(f"{quoted(value)} is not a way to prove an identity{closest(str(value), ['jwt'])}")
+
+
+def _field_name(value: str) -> str:
+    if value == "*":
+        raise mistake("there is no wildcard: each header is named")
+    if not _FIELD_NAME.fullmatch(value):
+        raise mistake(f"{quoted(value)} is not the name of a header")
+    return value.lower()
+
+
+def _method(value: Any) -> str:
+    if value in METHODS:
+        return str(value)
+    raise mistake(f"{quoted(value)} is not a method{closest(str(value), METHODS)}")
+
+
+def _workers(value: Any) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024:
+        return value
+    raise mistake(f"{quoted(value)} is not a number of workers, 1 to 1024 or 'auto'")
+
+
+Proof: TypeAlias = Annotated[str, PlainValidator(_proof), WithJsonSchema({"const": "jwt"})]
+FieldName: TypeAlias = Annotated[str, AfterValidator(_field_name)]
+Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": sorted(METHODS)})]
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Listen(Strict):
+    """Where the proxy listens."""
+
+    data: ListenAddress
+    """`host:port` for the requests of callers. Port 0 lets the system choose."""
+    admin: PrivateAddress | None = None
+    """For what is administrative: `unix:path`, or a loopback `host:port`. The socket `admin.sock` below `state` if left
+    out."""
+    identity: Annotated[tuple[Proof, ...], Frozen, Unique, FILLED] = ("jwt",)
+    """How callers prove who they are. Only `[jwt]` for now: a bearer token."""
+    public_ports: Annotated[tuple[Port, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    """Ports, besides the listener's own, that may stand in a request's Host: those that clients see in front of it."""
+
+
+class Credential(Strict):
+    """What the service receives in place of the caller's own credential."""
+
+    strategy: Literal["minted"] = "minted"
+    """`minted`: a JWT signed by this proxy, for this service and one endpoint."""
+    lifetime: Annotated[int, Duration(least=1, most=3600, whole=True)] = 60
+    """How long it is good for, at most; a permission can ask for less. Whole seconds."""
+
+
+class Cors(Strict):
+    """Which pages of other origins may call the service from a browser. Preflights are answered by the proxy."""
+
+    origins: Annotated[tuple[CorsOrigin, ...], Frozen, Unique, FILLED]
+    """Exact origins: `https://app.test`. `"*"` only without `credentials`."""
+    methods: Annotated[tuple[Method, ...], Frozen, Unique, FILLED] = ("GET", "HEAD", "POST")
+    """Methods that pages may use."""
+    headers: Annotated[tuple[FieldName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ("authorization", "content-type")
+    """Request headers that pages may send."""
+    expose: Annotated[tuple[FieldName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    """Response headers that pages may read, besides those that they always may."""
+    credentials: bool = False
+    """Whether a browser may send its cookies and certificates along. Bearer tokens need no such thing."""
+    max_age: Annotated[int, Duration(least=0, most=86400, whole=True)] = 600
+    """How long a browser may remember a preflight's answer. Whole seconds."""
+
+    @model_validator(mode="after")
+    def _no_wildcard_beside(self) -> Cors:
+        if "*" in self.origins and self.credentials:
+            raise mistake("the origin '*' with credentials would let every page act as its visitor: name the origins")
+        if "*" in self.origins and len(self.origins) > 1:
+            raise mistake("the origin '*' stands alone: the others add nothing to it")
+        return self
+
+
+class UpstreamTls(Strict):
+    """How the service's certificate is checked. It always is."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities that are trusted for it; the system's if left out."""
+    server_name: HostName | None = None
+    """The name that its certificate must have; the upstream's host if left out."""
+
+
+class ServiceSettings(Strict):
+    """Where a service of the permission map answers, and where it is."""
+
+    hosts: Annotated[tuple[HostName, ...], Frozen, Unique, FILLED]
+    """Names in a request's Host that mean this service, without a port. Compared in lower case."""
+    upstream: UpstreamOrigin
+    """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
+    credential: Credential = Credential()
+    cors: Cors | None = None
+    tls: UpstreamTls | None = None
+
+    @model_validator(mode="after")
+    def _tls_where_it_is_used(self) -> ServiceSettings:
+        if self.tls is not None and self.upstream.scheme != "https":
+            raise mistakes_at([(("tls",), "the upstream is not https, so no certificate would be checked")])
+        return self
+
+
+class Signing(Strict):
+    """The key that credentials are signed with."""
+
+    key_file: FilePath | None = None
+    """PEM file of the private key, made at the first start where it is absent. `signing-key.pem` below `state` if left
+    out; replicas share one by mounting it."""
+    algorithm: Literal["EdDSA", "ES256"] = "EdDSA"
+    """The signature's algorithm, which must fit the key."""
+    extra_keys: Annotated[tuple[FilePath, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    """PEM files of further public keys that are published beside it: the previous and the next, while keys change."""
+    issuer: SecureUrl | None = None
+    """The `iss` of minted credentials; `https://<own_host>` if left out."""
+
+
+class ManagedOpa(Strict):
+    """OPA as a child process of the proxy, reached over a unix socket."""
+
+    bundle: FilePath
+    """The bundle that it serves: a directory made by `ostiary bundle build`."""
+    binary: FilePath | None = None
+    """The program; found or installed as `ostiary opa install` does if left out."""
+
+
+class Opa(Strict):
+    """The Open Policy Agent that decides. Either `managed` or `url`."""
+
+    managed: ManagedOpa | None = None
+    url: OpaAddress | None = None
+    """An OPA that somebody else runs: `unix:///run/opa/opa.sock`, `http://127.0.0.1:8181` or an https origin."""
+    token: Secret | None = None
+    """A bearer token for the OPA at `url`."""
+    deadline: Annotated[float, Duration(least=0.001, most=30)] = 0.25
+    """How long a decision may take; later is 503."""
+    max_policy_age: Annotated[int, Duration(least=1, most=366 * 86400, whole=True)] = 86400
+    """How old the policy may be before it stops being trusted: `policy-stale`, 503. Whole seconds."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Opa:
+        if (self.managed is None) == (self.url is None):
+            raise mistake("needs exactly one of 'managed' and 'url'")
+        if self.managed is not None and self.token is not None:
+            raise mistakes_at([(("token",), "a managed OPA is reached over its own socket and takes no token")])
+        return self
+
+
+class Audit(Strict):
+    """The record of every request. No record, no access."""
+
+    path: FilePath = Field(default=Path("audit"), validate_default=True)
+    """The directory that holds the audit files."""
+    max_bytes: Annotated[int, Size(least=64 * 1024, most=1024**4)] = 100 * 1024**2
+    """The size at which a file is closed and the next begun."""
+    keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """How many closed files are kept. All if null."""
+    sync: bool = False
+    """Whether each group of records is forced to the disk before a request goes on. Records survive the death of the
+    process either way; only with `true` they survive a power loss."""
+    deadline: Annotated[float, Duration(least=0.01, most=60)] = 1.0
+    """How long writing may take; later is 503."""
+
+
+class Grants(Strict):
+    """Where grants are kept."""
+
+    url: GrantStoreUrl
+    """`sqlite:///file` or `postgresql://…`. Checked, and not used yet: in this version nothing can be granted."""
+
+
+class Errors(Strict):
+    """What refused callers are told."""
+
+    detail: Literal["full", "minimal"] = "full"
+    """`full`: the reasons, and how a denial can be requested. `minimal`: neither; both stay in the audit."""
+
+
+class Logging(Strict):
+    """The proxy's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe that is written."""
+    format: Literal["text", "json"] = "text"
+    """For people, or for programs: one JSON object a line."""
+
+
+class Config(Strict):
+    """How this proxy runs."""
+
+    listen: Listen
+    own_host: HostName = "ostiary.localhost"
+    """The host at which the proxy itself answers: its keys and its metadata."""
+    workers: Annotated[
+        int | Literal["auto"],
+        PlainValidator(_workers),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1024}, {"const": "auto"}]}),
+    ] = 1
+    """Processes that serve requests; `auto` is one for each core."""
+    state: FilePath = Field(default=Path("state"), validate_default=True)
+    """A private directory (0700) for the signing key and the sockets."""
+    issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED]
+    """Those whose tokens are accepted."""
+    services: Annotated[dict[ServiceName, ServiceSettings], Unique, Field(json_schema_extra={"minProperties": 1})]
+    """The services of the permission map, by name."""
+    signing: Signing = Signing()
+    opa: Opa
+    audit: Audit = Field(default_factory=dict, validate_default=True)
+    grants: Grants | None = None
+    limits: Limits = Limits()
+    errors: Errors = Errors()
+    logging: Logging = Logging()
+
+    @property
+    def admin_address(self) -> TcpAddress | UnixAddress:
+        return self.listen.admin or UnixAddress(self.state / "admin.sock")
+
+    @property
+    def signing_key_file(self) -> Path:
+        return self.signing.key_file or self.state / "signing-key.pem"
+
+    @property
+    def credential_issuer(self) -> str:
+        """The `iss` of minted credentials."""
+        return self.signing.issuer or f"https://{self.own_host}"
+
+    @model_validator(mode="after")
+    def _is_unambiguous(self) -> Config:
+        found: list[tuple[tuple[int | str, ...], str]] = []
+        owners = {self.own_host: "the proxy itself"}
+        for name, service in self.services.items():
+            for index, host in enumerate(service.hosts):
+                owner = owners.setdefault(host, f"service {quoted(name)}")
+                if owner != f"service {quoted(name)}":
+                    found.append((("services", name, "hosts", index), f"{quoted(host)} is the host of {owner} already"))
+        issuers = [issuer.issuer for issuer in self.issuers]
+        found.extend(
+            (("issuers", index, "issuer"), f"this issuer is the one of issuers[{issuers.index(issuer)}] already")
+            for index, issuer in enumerate(issuers)
+            if issuer in issuers[:index]
+        )
+        if found:
+            raise mistakes_at(found)
+        return self

@@ -1,0 +1,32 @@
+"""Where a demo keeps its files: a private directory per run, and a name for the latest one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+_LATEST: Final = "demo"
+
+
+def _state_home() -> Path:
+    """XDG Base Directory Specification: `$XDG_STATE_HOME`, else `~/.local/state`."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state") / "ostiary"
+
+
+def new_demo() -> Path:
+    """A new directory (0700) that becomes the latest demo's."""
+    home = _state_home()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="demo-", dir=home))
+    link = place / ".latest"
+    link.symlink_to(place)
+    link.replace(home / _LATEST)
+    return place
+
+
+def latest_demo() -> Path | None:
+    latest = _state_home() / _LATEST
+    return latest.resolve() if latest.is_dir() else None

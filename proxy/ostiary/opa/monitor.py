@@ -1,0 +1,160 @@
+"""How old the policy is, and whether OPA is there: looked at in the background, so that no request has to.
+
+OPA keeps serving the bundle it has when it cannot get a newer one, for ever. So the age of a policy is not the time
+since it was published but the time since it was last *known to be* the published one, and who knows that differs:
+
+* a managed OPA loads a directory, and the directory says what is published (`DirectoryPublication`);
+* an external OPA polls a bundle server, and its status plugin says when that last succeeded (`StatusPublication`).
+  Without the plugin nobody knows, and the age runs from when the revision was first seen here: such an OPA is trusted
+  for `max_policy_age` after each new revision and no longer.
+
+A revision that nobody has confirmed yet was activated since the last look, and counts from when it is first seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Literal, Protocol, Self, TypeAlias
+
+from ostiary.bounded import BoundedMap
+from ostiary.clock import Clock
+from ostiary.errors import PolicyUnavailable
+from ostiary.models import Json
+from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.client import OpaClient
+
+_log = logging.getLogger("ostiary.opa")
+
+State: TypeAlias = Literal["starting", "serving", "down"]
+"""`starting` until OPA answered for the first time; then whether it answered when it was last looked at."""
+
+_REVISIONS: Final = 8  # revisions remembered; two are active at most
+
+
+class Publication(Protocol):
+    async def confirmed(self, revision: str) -> float | None:
+        """Unix seconds at which `revision`, active now, was last known to be the published one; None if unknown."""
+
+
+class DirectoryPublication:
+    """What is published is what the bundle directory holds."""
+
+    def __init__(self, *, bundle: BundleDirectory, clock: Clock) -> None:
+        self._bundle = bundle
+        self._clock = clock
+
+    async def confirmed(self, revision: str) -> float | None:
+        try:
+            published = self._bundle.revision()
+        except BundleError as error:
+            _log.warning("%s", error)
+            return None
+        return self._clock.now() if str(published) == revision else None
+
+
+class StatusPublication:
+    """What is published is what OPA's bundle server says; OPA's status plugin tells when it last did."""
+
+    def __init__(self, *, opa: OpaClient) -> None:
+        self._opa = opa
+        self._warned = False
+
+    async def confirmed(self, revision: str) -> float | None:
+        try:
+            status = await self._opa.status()
+        except PolicyUnavailable as unavailable:
+            if not self._warned:
+                self._warned = True
+                _log.warning(
+                    "OPA at %s does not tell how old its bundle is (%s): enable its status plugin",
+                    self._opa.address,
+                    unavailable.detail,
+                )
+            return None
+        bundles = status.get("bundles")
+        times = [
+            instant
+            for bundle in (bundles.values() if isinstance(bundles, dict) else ())
+            if isinstance(bundle, dict) and bundle.get("active_revision") == revision
+            if (instant := _instant(bundle.get("last_successful_request"))) is not None
+        ]
+        return max(times, default=None)
+
+
+def _instant(value: Json) -> float | None:
+    """An RFC 3339 time as OPA writes it, with up to nine decimals. Go's zero time means never."""
+    try:
+        found = datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return found if found is not None and found > 0 else None
+
+
+class PolicyMonitor:
+    """Looks at OPA every `interval` seconds while it is open (`async with`). Implements `decision.query.Freshness`."""
+
+    def __init__(self, *, opa: OpaClient, publication: Publication, clock: Clock, interval: float = 5.0) -> None:
+        self._opa = opa
+        self._publication = publication
+        self._clock = clock
+        self._interval = interval
+        self._current: BoundedMap[str, float] = BoundedMap(_REVISIONS)
+        self._task: asyncio.Task[None] | None = None
+        self.state: State = "starting"
+        self.revision: str | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="ostiary-policy-monitor")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def age(self, revision: str) -> float:
+        """Seconds since `revision` was last known to be the published one, or was first seen if it never was."""
+        now = self._clock.now()
+        known = self._current.get(revision)
+        if known is None:
+            self._current.put(revision, now)
+            return 0.0
+        return max(now - known, 0.0)
+
+    async def look(self) -> None:
+        """Look once: at health, at the active revision, and at whether that one is still the published one."""
+        try:
+            await self._opa.check_health()
+            revision = await self._opa.revision()
+        except PolicyUnavailable as unavailable:
+            self._now("down", unavailable.detail)
+            return
+        self.revision = revision
+        if revision is None:
+            self._now("down", "no bundle is active")
+            return
+        self._now("serving", f"the bundle {revision} is active")
+        confirmed = await self._publication.confirmed(revision)
+        if confirmed is None:
+            self.age(revision)  # counts from now, if it was not seen before
+            return
+        known = self._current.get(revision)
+        if known is None or confirmed > known:
+            self._current.put(revision, min(confirmed, self._clock.now()))
+
+    async def _run(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._interval)
+
+    def _now(self, state: State, why: str) -> None:
+        if state != self.state:
+            _log.log(logging.INFO if state == "serving" else logging.WARNING, "OPA is %s: %s", state, why)
+        self.state = state

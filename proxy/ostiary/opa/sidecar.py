@@ -1,0 +1,255 @@
+"""OPA as a child process: started, watched, restarted, replaced when its bundle is, and ended with the proxy.
+
+One directory (0700) holds the socket that everybody uses, `opa.sock`. Every OPA listens on a socket of its own beside
+it and takes that name over (rename(2)) once it is ready. So a new bundle costs no request: while OPA with the old one
+still answers, another is started with the new one, and clients go over to it with their next question (`OpaTransport`
+sees that the socket is another). The old one is ended a moment later.
+
+The bundle directory is what is published. Its revisions only grow: one that does not follow the active revision is not
+taken over, and is logged as an error for as long as it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ostiary.decision.revision import Revision
+from ostiary.opa.address import OpaAddress
+from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.client import OpaClient
+from ostiary.opa.monitor import State
+from ostiary.opa.probe import OpaNotReady, wait_until_ready
+from ostiary.opa.process import OpaProcess
+
+_log = logging.getLogger("ostiary.opa")
+
+_SOCKET: Final = "opa.sock"
+_SOCKET_PATH_LIMIT: Final = 100  # bytes; sun_path is 104 on macOS and 108 on Linux
+_LINGER: Final = 1.0
+"""Seconds for which a replaced OPA is kept: longer than a question to it, asked just before, can take."""
+_STABLE: Final = 30.0
+"""Seconds of serving after which a death counts as the first one again."""
+
+
+class ManagedOpa:
+    """Owned by the supervisor, open (`async with`) as long as the proxy runs. Opening returns with OPA serving.
+
+    `directory` is made if it is absent; without one a temporary one is used. `start_timeout`, `interval` (between two
+    looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        binary: Path,
+        bundle: Path,
+        directory: Path | None = None,
+        start_timeout: float = 30.0,
+        interval: float = 1.0,
+        first_pause: float = 0.1,
+        longest_pause: float = 10.0,
+    ) -> None:
+        self._binary = binary
+        self._bundle = BundleDirectory(bundle)
+        self._given_directory = directory
+        self._start_timeout = start_timeout
+        self._interval = interval
+        self._first_pause = first_pause
+        self._longest_pause = longest_pause
+        self._resources = contextlib.ExitStack()
+        self._directory = Path()
+        self._generation = 0
+        self._process: OpaProcess | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._revision: Revision | None = None
+        self.state: State = "starting"
+        self.restarts = 0
+
+    @property
+    def address(self) -> OpaAddress:
+        """Where clients reach it, whichever process serves. Known once it is open."""
+        return OpaAddress(socket=self._directory / _SOCKET)
+
+    @property
+    def revision(self) -> str | None:
+        """The revision of the bundle that was taken over last."""
+        return None if self._revision is None else str(self._revision)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that serves, if one does."""
+        return None if self._process is None or self._process.ended else self._process.pid
+
+    async def __aenter__(self) -> Self:
+        """Raises `OpaNotReady`, with OPA's own words, if OPA does not come up with this bundle."""
+        try:
+            self._prepare_directory()
+            self._process = await self._launch()
+        except BaseException:
+            self._resources.close()
+            raise
+        self.state = "serving"
+        self._spawn(self._supervise(), "ostiary-opa-supervisor")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.state = "down"
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if self._process is not None:
+                await self._process.stop()
+        finally:
+            self._resources.close()
+
+    def _prepare_directory(self) -> None:
+        if self._given_directory is None:
+            self._directory = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="ostiary-opa-")))
+        else:
+            self._directory = _private(self._given_directory.absolute())
+        if len(os.fsencode(self._directory / "opa-000000.sock")) > _SOCKET_PATH_LIMIT:
+            raise OpaNotReady(f"the path {self._directory} is too long for a unix socket: choose a shorter directory")
+        self._lock()
+        self._resources.callback(self._clear)
+        self._clear()
+
+    def _lock(self) -> None:
+        """Two owners would take the socket from each other. The kernel lifts the lock with the owner's end."""
+        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._resources.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OpaNotReady(f"the directory {self._directory} is used by another ostiary") from error
+
+    def _clear(self) -> None:
+        """Remove sockets, also those that an owner which was killed has left."""
+        for socket in self._directory.glob("opa*.sock"):
+            socket.unlink(missing_ok=True)
+
+    async def _launch(self) -> OpaProcess:
+        """Start an OPA with the bundle as it is now, wait until it is ready, and give it the socket's name."""
+        self._published()
+        self._generation += 1
+        socket = self._directory / f"opa-{self._generation:06}.sock"
+        process = await OpaProcess.start(binary=self._binary, bundle=self._bundle.path, socket=socket)
+        try:
+            revision = await self._ready(process, socket)
+            socket.replace(self._directory / _SOCKET)
+        except BaseException:
+            await process.stop()
+            socket.unlink(missing_ok=True)
+            raise
+        self._revision = revision
+        _log.info("OPA (process %d) serves the bundle %s", process.pid, revision)
+        return process
+
+    async def _ready(self, process: OpaProcess, socket: Path) -> Revision:
+        async with OpaClient(address=OpaAddress(socket=socket), deadline=self._start_timeout) as client:
+            waiting = asyncio.ensure_future(
+                wait_until_ready(client, expected=self._published, patience=self._start_timeout)
+            )
+            ending = asyncio.ensure_future(process.wait())
+            try:
+                await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if ending.done():
+                    raise OpaNotReady(ending.result())
+                return waiting.result()
+            finally:
+                waiting.cancel()
+                ending.cancel()
+                await asyncio.gather(waiting, ending, return_exceptions=True)
+
+    def _published(self) -> Revision:
+        """The revision of the bundle directory, if it may be active; `OpaNotReady` if not."""
+        try:
+            revision = self._bundle.revision()
+        except BundleError as error:
+            raise OpaNotReady(str(error)) from error
+        if self._revision is not None and not revision.may_follow(self._revision):
+            raise OpaNotReady(f"the bundle {revision} does not follow {self._revision}, which was active before")
+        return revision
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause, since = self._first_pause, loop.time()
+        retry_at = 0.0
+        while self._process is not None:
+            if said := await self._ended_within(self._process, self._interval):
+                self.state = "down"
+                _log.error("%s", said)
+                pause = self._first_pause if loop.time() - since > _STABLE else pause
+                pause = await self._restart(pause)
+                since = loop.time()
+            elif self._is_outdated() and loop.time() >= retry_at and not await self._replace(self._process):
+                retry_at = loop.time() + self._longest_pause
+
+    async def _ended_within(self, process: OpaProcess, seconds: float) -> str | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await process.wait()
+        except TimeoutError:
+            return None
+
+    async def _restart(self, pause: float) -> float:
+        """Start OPA again, with a pause before each attempt that doubles; the pause for the next death."""
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, self._longest_pause)
+            self.restarts += 1
+            try:
+                self._process = await self._launch()
+            except OpaNotReady as error:
+                _log.error("OPA is down, the next attempt is in %.1f s: %s", pause, error)
+            else:
+                self.state = "serving"
+                return pause
+
+    def _is_outdated(self) -> bool:
+        try:
+            return self._bundle.revision() != self._revision
+        except BundleError:
+            return False  # being replaced, or gone: the monitor sees how long that lasts
+
+    async def _replace(self, old: OpaProcess) -> bool:
+        """Put an OPA with the new bundle in the place of the old one; False if that one has to stay."""
+        try:
+            self._process = await self._launch()
+        except OpaNotReady as error:
+            _log.error("the new bundle is not taken over, %s stays active: %s", self._revision, error)
+            return False
+        self._spawn(self._retire(old), "ostiary-opa-retire")
+        return True
+
+    async def _retire(self, old: OpaProcess) -> None:
+        try:
+            await asyncio.sleep(_LINGER)
+        finally:
+            await old.stop()
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _private(directory: Path) -> Path:
+    """The directory, ours and closed to others: who can write in it can answer in OPA's place."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise OpaNotReady(f"{directory} is not a directory of this user alone: it has to have mode 0700")
+    return directory

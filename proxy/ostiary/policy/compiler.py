@@ -1,0 +1,156 @@
+"""From the permission map to `data.ostiary.map`: the tables that the Rego looks things up in.
+
+Everything a decision needs is one look-up by a ground key; nothing is scanned. The shape, by top-level key:
+
+    format     the number of this format
+    services   service → true
+    endpoints  service → endpoint → "GET /orders/{order_id}": the route table as the proxy reads it
+    routes     service → the route index (`ostiary.policy.routing`)
+    callers    how an identity becomes callers: `subjects`, `workloads` (SPIFFE) and `claims` by issuer; `indexed` lists
+               the claims that an issuer's callers are found by, `demands` what a caller's entry asks beyond its key
+    access     caller → service → endpoint → the id of its terms
+    terms      id → `standing` and `eligible` variants, each with its conditions and credential profile; and what an
+               answer that looked at them depends on (`ostiary.policy.terms`)
+    roles      role → service → endpoints, for explanations
+    hooks      which of the organisation's rules exist: `{"deny": true, "allow": true}`
+
+Terms are interned: the same conditions and credential are stored once, however many permissions have them, so that a
+permission costs one short string. The document is a function of the map: equal maps give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from ostiary.models import Json
+from ostiary.policy.model import Caller, CredentialSettings, Eligibility, PermissionMap
+from ostiary.policy.routing import route_index
+from ostiary.policy.terms import Key, Terms, compile_conditions, conditions_digest
+
+FORMAT: Final = 1
+"""The number of the format of `data.ostiary.map`. It grows with every change that older Rego or proxies misread."""
+
+DEFAULT_LIFETIME: Final = 60
+"""Seconds that a credential lives where the permission says nothing."""
+
+
+def compile_map(permissions: PermissionMap, *, hooks: Collection[str] = ()) -> dict[str, Json]:
+    """The content of `data.ostiary.map`. `hooks` names the rules, `deny` and `allow`, that the organisation has."""
+    services = dict(sorted(permissions.services.items()))
+    terms = Terms()
+    _add_standing(permissions, terms)
+    _add_eligible(permissions, terms)
+    access, distinct = terms.tables()
+    return {
+        "format": FORMAT,
+        "services": dict.fromkeys(services, True),
+        "endpoints": {
+            name: {each.name: f"{each.method} {each.path}" for each in service.endpoints.values()}
+            for name, service in services.items()
+        },
+        "routes": {name: route_index(service.endpoints.values()) for name, service in services.items()},
+        "callers": _callers(permissions.callers),
+        "access": access,
+        "terms": distinct,
+        "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
+        "hooks": dict.fromkeys(sorted(hooks), True),
+    }
+
+
+def _add_standing(permissions: PermissionMap, terms: Terms) -> None:
+    collected: dict[Key, dict[str, Json]] = defaultdict(dict)
+    for permission in permissions.permissions:
+        digest, credential = conditions_digest(permission.when), _credential(permission.credential)
+        for service, endpoint in permissions.covered(permission):
+            variants = collected[permission.caller, service, endpoint.name]
+            if digest in variants:
+                # Two permissions that always hold together: the strictest credential of both.
+                variants[digest]["credential"] = _strictest(variants[digest]["credential"], credential)
+                continue
+            conditions = compile_conditions(permission.when, endpoint.template)
+            variants[digest] = {"id": digest, "credential": credential, **conditions}
+    for key, variants in collected.items():
+        for variant in variants.values():
+            terms.add("standing", key, variant)
+
+
+def _add_eligible(permissions: PermissionMap, terms: Terms) -> None:
+    for eligibility in permissions.eligible:
+        variant = {
+            "id": conditions_digest(eligibility.when),
+            "credential": _credential(eligibility.credential),
+            **_limits(eligibility),
+        }
+        endpoints = permissions.services[eligibility.service].endpoints
+        for name in eligibility.endpoints:
+            conditions = compile_conditions(eligibility.when, endpoints[name].template)
+            terms.add("eligible", (eligibility.caller, eligibility.service, name), {**variant, **conditions})
+
+
+def _limits(eligibility: Eligibility) -> dict[str, Json]:
+    return {
+        "approvers": eligibility.approvers,
+        "approvals": eligibility.approvals,
+        "max_duration": eligibility.max_duration,
+        "max_uses": eligibility.max_uses,
+        "reason_required": eligibility.reason_required,
+    }
+
+
+def _credential(settings: CredentialSettings | None) -> dict[str, Json]:
+    if settings is None:
+        return {"lifetime": DEFAULT_LIFETIME, "per_call": False}
+    lifetime = DEFAULT_LIFETIME if settings.lifetime is None else settings.lifetime
+    return {"lifetime": lifetime, "per_call": settings.per_call}
+
+
+def _strictest(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
+    return {
+        "lifetime": min(one["lifetime"], other["lifetime"]),
+        "per_call": one["per_call"] or other["per_call"],
+    }
+
+
+def _callers(callers: Mapping[str, Caller]) -> dict[str, Json]:
+    """Each caller under the one key it is found by; `demands` holds what else must be true of the identity."""
+    subjects: dict[str, Json] = {}
+    workloads: dict[str, Json] = {}
+    claims: dict[str, Json] = {}
+    demands: dict[str, Json] = {}
+    for name, caller in sorted(callers.items()):
+        wanted = dict(sorted((caller.claims or {}).items()))
+        if caller.spiffe is not None:
+            domain = "/".join(caller.spiffe.split("/")[:3])
+            _append(workloads, [domain, caller.spiffe], name)
+        elif caller.subject is not None:
+            _append(subjects, [_issuer(caller), caller.subject], name)
+            if wanted:
+                demands[name] = wanted
+        else:
+            claim, values = next(iter(wanted.items()))
+            for value in dict.fromkeys(values):
+                _append(claims, [_issuer(caller), claim, value], name)
+            if len(wanted) > 1:
+                demands[name] = wanted
+    return {
+        "subjects": subjects,
+        "workloads": workloads,
+        "claims": claims,
+        "indexed": {issuer: sorted(found) for issuer, found in sorted(claims.items())},
+        "demands": demands,
+    }
+
+
+def _issuer(caller: Caller) -> str:
+    if caller.issuer is None:
+        raise ValueError("a caller without a SPIFFE ID has an issuer")  # the model sees to it
+    return caller.issuer
+
+
+def _append(tree: dict[str, Json], path: Iterable[str], name: str) -> None:
+    *above, last = path
+    for key in above:
+        tree = tree.setdefault(key, {})
+    tree.setdefault(last, []).append(name)

@@ -1,0 +1,108 @@
+"""The route index of one service: what `rego/ostiary/routes` looks a path up in.
+
+A template's *key* is its path with `=` before each literal and `{}` with the type for a variable: `=orders/{}int`. Its
+*shape* is the `sprintf` format that makes that key of a path's segments (`=%[1]s/{}int`), so templates that differ in
+their literals only share one. The `=` is what keeps a segment from spelling a variable's key.
+
+    shapes     path length → [shape, pattern]: the shapes of that length, and what a path of each must match
+    rest       [shape, pattern, length]: the shapes of what is before a `**`, the longest first
+    templates  length → key → method → endpoint; what `**` stands for is spelled `/**` in the key and not counted
+    guards     key → [place, prefix]: the segment at that place must not be one of the literals that follow that prefix
+    siblings   prefix, as a key → the folded literals that follow it
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from ostiary.models import Json
+from ostiary.routes import VARIABLE_TYPES, Endpoint, Literal, Part, Variable, fold
+
+_TEXT: Final = r"[^\p{C}\p{Z}/\\;%?#]"
+_UNDOTTED: Final = r"[^\p{C}\p{Z}/\\;%?#.]"
+
+_PATTERNS: Final[dict[str, str]] = {
+    **VARIABLE_TYPES,
+    # As there, but for the dot segments, which RE2 can exclude only by saying what else there is.
+    "text": rf"(?:{_UNDOTTED}{_TEXT}{{0,255}}|\.{_UNDOTTED}{_TEXT}{{0,254}}|\.\.{_TEXT}{{1,254}})",
+}
+
+_REST: Final = r"(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.\.[A-Za-z0-9._~-]+)"
+"""A segment that `**` stands for: unreserved characters (RFC 3986 section 2.3), and no dot segment."""
+
+_UNUSED: Final = "%.0[1]s"
+"""Prints nothing. A format without a verb would have Go append `%!(EXTRA ...)`."""
+
+
+def route_index(endpoints: Iterable[Endpoint]) -> dict[str, Json]:
+    """The index of endpoints that stand in one table without a conflict (`ostiary.routes.RouteTable`)."""
+    listed = tuple(endpoints)
+    siblings = _siblings(listed)
+    shapes: dict[str, dict[str, str]] = defaultdict(dict)
+    rest: dict[tuple[int, str], str] = {}
+    templates: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    guards: dict[str, Json] = {}
+    for endpoint in listed:
+        parts = endpoint.template.parts
+        fixed = parts[:-1] if endpoint.template.rest else parts
+        length, key = len(fixed), _key(parts)
+        templates[str(length)][key][endpoint.method] = endpoint.name
+        if endpoint.template.rest:
+            rest[-length, _shape(parts)] = _pattern(parts)
+        else:
+            shapes[str(length)][_shape(parts)] = _pattern(parts)
+        if found := _guards(parts, siblings):
+            guards[key] = found
+    return {
+        "shapes": {length: [[*pair] for pair in sorted(found.items())] for length, found in shapes.items()},
+        "rest": [[shape, rest[order], -order[0]] for order in sorted(rest) for shape in order[1:]],
+        "templates": templates,
+        "guards": guards,
+        "siblings": {prefix: dict.fromkeys(sorted(found), True) for prefix, found in siblings.items()},
+    }
+
+
+def _key(parts: Sequence[Part]) -> str:
+    return "/".join(f"={part.text}" if isinstance(part, Literal) else part.pattern for part in parts)
+
+
+def _shape(parts: Sequence[Part]) -> str:
+    spelled = [
+        f"=%[{place}]s" if isinstance(part, Literal) else part.pattern for place, part in enumerate(parts, start=1)
+    ]
+    unused = "" if any(isinstance(part, Literal) for part in parts) else _UNUSED
+    return unused + "/".join(spelled)
+
+
+def _pattern(parts: Sequence[Part]) -> str:
+    """A literal's segment was compared in the key; here it only has to be one segment."""
+    return f"^{'/'.join(_PATTERNS[part.type] if isinstance(part, Variable) else _other(part) for part in parts)}$"
+
+
+def _other(part: Part) -> str:
+    return "[^/]*" if isinstance(part, Literal) else f"{_REST}(?:/{_REST})*"
+
+
+def _siblings(endpoints: Iterable[Endpoint]) -> dict[str, set[str]]:
+    """Folded literals by the prefix they follow, where a variable or `**` stands beside them.
+
+    The empty literal, a path's end, is left out: nothing but itself equals it.
+    """
+    literals: dict[str, set[str]] = defaultdict(set)
+    beside: set[str] = set()
+    for endpoint in endpoints:
+        parts = endpoint.template.parts
+        for place, part in enumerate(parts):
+            prefix = _key(parts[:place])
+            if not isinstance(part, Literal):
+                beside.add(prefix)
+            elif part.text:
+                literals[prefix].add(fold(part.text))
+    return {prefix: literals[prefix] for prefix in sorted(beside) if prefix in literals}
+
+
+def _guards(parts: Sequence[Part], siblings: Mapping[str, set[str]]) -> list[Json]:
+    places = [place for place, part in enumerate(parts) if not isinstance(part, Literal)]
+    return [[place, prefix] for place in places if (prefix := _key(parts[:place])) in siblings]

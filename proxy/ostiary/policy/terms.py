@@ -1,0 +1,142 @@
+"""What a permission says besides who and what: conditions, credential profile, limits; compiled and stored once each.
+
+Compiled conditions are keyed by the end of the reason that they give (`read-only` gives `condition-read-only`):
+
+    source     networks
+    hours      {timezone, windows: [{from, to, days}]}: minutes of a day, from inclusive, to exclusive
+    claims     claim → the values of which one is enough
+    read-only  true
+    query      parameter → its values, or "*"
+    path       [{variable, place, claim}]: the segment at `place` equals that claim, or is in it
+
+The organisation's own are apart, under `custom`. Beside them stands what answers depend on (`vary`, `hours`), so that
+the Rego need not look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
+
+from ostiary.models import Json
+from ostiary.policy.model import Conditions, Hours
+from ostiary.routes import Template
+
+Key: TypeAlias = tuple[str, str, str]
+"""Caller, service, endpoint."""
+
+_DAYS: Final = {
+    "mon": "Monday",
+    "tue": "Tuesday",
+    "wed": "Wednesday",
+    "thu": "Thursday",
+    "fri": "Friday",
+    "sat": "Saturday",
+    "sun": "Sunday",
+}
+_WEEK: Final = tuple(_DAYS.values())
+_DAY: Final = 24 * 60
+
+_DEPENDS_ON: Final = {"source": "source_ip", "query": "query", "path": "segments"}
+"""Condition to the name of `vary` it brings. Claims and method are in every cache key; hours end with the minute."""
+
+
+def canonical(value: Json) -> str:
+    """One text for one JSON value: keys sorted, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def conditions_digest(when: Conditions | None) -> str:
+    """The last part of a permission's id: eight hexadecimal digits of its conditions, whatever order they are in."""
+    return hashlib.sha256(canonical(_written(when)).encode()).hexdigest()[:8]
+
+
+def _written(when: Conditions | None) -> dict[str, Json]:
+    if when is None:
+        return {}
+    found = when.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if not when.read_only:
+        del found["read_only"]
+    return {name: value if name == "custom" else _unordered(value) for name, value in found.items()}
+
+
+def _unordered(value: Json) -> Json:
+    """Every list of a condition means "one of these"."""
+    if isinstance(value, dict):
+        return {key: _unordered(entry) for key, entry in value.items()}
+    return sorted(value, key=canonical) if isinstance(value, list) else value
+
+
+def compile_conditions(when: Conditions | None, template: Template) -> dict[str, Json]:
+    """`conditions`, with `when` and `custom` as the Rego judges them; each left out where there are none."""
+    if when is None:
+        return {}
+    places = dict(template.variables)
+    compiled: dict[str, Json] = {
+        "source": when.source,
+        "hours": None if when.hours is None else _hours(when.hours),
+        "claims": when.claims,
+        "read-only": when.read_only or None,
+        "query": when.query,
+        "path": [
+            # A variable that this template does not have has no place: the condition then never holds.
+            {"variable": variable, "claim": reference.claim}
+            | ({"place": places[variable]} if variable in places else {})
+            for variable, reference in (when.path or {}).items()
+        ]
+        or None,
+    }
+    given = {name: argument for name, argument in compiled.items() if argument is not None}
+    conditions = {name: value for name, value in (("when", given), ("custom", when.custom)) if value}
+    return {"conditions": conditions}
+
+
+def _hours(hours: Hours) -> dict[str, Json]:
+    days = [_DAYS[day] for day in _DAYS if day in hours.days]
+    if hours.start < hours.end:
+        windows = [{"from": hours.start, "to": hours.end, "days": days}]
+    else:
+        # Past midnight, the day is the one it began on. "24 hours ago" would be the wrong day after one of 23.
+        following = [_WEEK[(_WEEK.index(day) + 1) % len(_WEEK)] for day in days]
+        windows = [{"from": hours.start, "to": _DAY, "days": days}, {"from": 0, "to": hours.end, "days": following}]
+    return {"timezone": hours.timezone, "windows": windows}
+
+
+class Terms:
+    """Collects the variants of each caller and endpoint, then stores each distinct set of them once."""
+
+    def __init__(self) -> None:
+        self._variants: dict[str, Json] = {}
+        self._collected: dict[Key, dict[str, list[str]]] = defaultdict(lambda: {"standing": [], "eligible": []})
+
+    def add(self, kind: Literal["standing", "eligible"], key: Key, variant: dict[str, Json]) -> None:
+        content = canonical(variant)
+        self._variants.setdefault(content, variant)
+        self._collected[key][kind].append(content)
+
+    def tables(self) -> tuple[dict[str, Json], dict[str, Json]]:
+        """`access`, caller → service → endpoint → id, and `terms`, id → terms."""
+        access: dict[str, Json] = {}
+        ids: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
+        for (caller, service, endpoint), found in sorted(self._collected.items()):
+            terms = (tuple(found["standing"]), tuple(found["eligible"]))
+            access.setdefault(caller, {}).setdefault(service, {})[endpoint] = ids.setdefault(terms, str(len(ids)))
+        return access, {found: self._document(*terms) for terms, found in ids.items()}
+
+    def _document(self, standing: Iterable[str], eligible: Iterable[str]) -> dict[str, Json]:
+        kinds = {
+            "standing": [self._variants[content] for content in standing],
+            "eligible": [self._variants[content] for content in eligible],
+        }
+        conditions = [variant.get("conditions", {}) for variants in kinds.values() for variant in variants]
+        names = {name for each in conditions for name in each.get("when", {})}
+        depends: dict[str, Json] = {
+            "vary": sorted({_DEPENDS_ON[name] for name in names if name in _DEPENDS_ON}),
+            "hours": "hours" in names,
+            "custom": sorted({name for each in conditions for name in each.get("custom", {})}),
+        }
+        found = {name: value for name, value in (kinds | depends).items() if value}
+        return found | ({"depends": True} if any(depends.values()) else {})

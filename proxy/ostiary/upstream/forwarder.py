@@ -1,0 +1,255 @@
+"""Carrying a request to its upstream and the response back, streamed in both directions.
+
+Who waits for whom: the client is read only when the upstream takes more, and the upstream only when the client does.
+Requests without a body, nearly all of them, need no task besides the one that they arrive in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from ostiary.errors import AccessError, ClientDisconnected, Overloaded, UpstreamFailed, UpstreamTimeout
+from ostiary.exchange import Exchange
+from ostiary.interfaces import Renew
+from ostiary.models import Credential, Target
+from ostiary.upstream.body import RequestBody
+from ostiary.upstream.connection import Connection
+from ostiary.upstream.parser import ClosedBeforeResponse
+from ostiary.upstream.pool import Pool, PoolFacts
+from ostiary.upstream.request import OutboundRequest, RequestWriter
+from ostiary.upstream.response import ResponseHead, ResponseReader
+from ostiary.upstream.settings import UpstreamSettings
+from ostiary.upstream.watch import Watch, Watched
+
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Safe methods: sending one twice asks for nothing that once would not (RFC 9110 section 9.2.2)."""
+
+_CLOSE: Final = (b"connection", b"close")
+
+
+class _Origin:
+    """One upstream: its pool, and what renders its requests and judges its responses."""
+
+    __slots__ = ("pool", "reader", "settings", "writer")
+
+    def __init__(self, settings: UpstreamSettings, internal: frozenset[str]) -> None:
+        self.settings = settings
+        self.pool = Pool(settings)
+        self.writer = RequestWriter(settings)
+        self.reader = ResponseReader(settings, internal=internal)
+
+
+class Forwarder:
+    """The `Upstream` of the request path, one per worker. `upstreams` maps services to where they are.
+
+    Raises `ConfigurationError` where a TLS file cannot be used. `start` and `close` belong to the worker's event loop;
+    `close` lets exchanges in flight end for `drain_timeout` seconds, then aborts them.
+    """
+
+    def __init__(self, upstreams: Mapping[str, UpstreamSettings], *, drain_timeout: float = 10.0) -> None:
+        internal = frozenset(settings.authority for settings in upstreams.values())
+        self._origins = {service: _Origin(settings, internal) for service, settings in upstreams.items()}
+        self._drain_timeout = drain_timeout
+        self._watch = Watch(sweep=self._sweep)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    async def close(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        for origin in self._origins.values():
+            origin.pool.close()
+        try:
+            async with asyncio.timeout(self._drain_timeout):
+                await self._watch.empty()
+        except TimeoutError:
+            self._watch.abort_all(lambda: UpstreamFailed("the proxy is closing"))
+            await self._watch.empty()
+        self._watch.close()
+
+    def facts(self) -> dict[str, PoolFacts]:
+        """The state of every service's connections, for health and metrics."""
+        return {service: origin.pool.facts() for service, origin in self._origins.items()}
+
+    async def forward(self, exchange: Exchange, target: Target, credential: Credential, renew: Renew) -> None:
+        """Forward the exchange and relay the answer.
+
+        `renew` gives a fresh credential, recorded like the first: it is asked for when a request must be sent again and
+        its credential was for one call only.
+
+        Raises `UpstreamFailed` (502) and `UpstreamTimeout` (504), `Overloaded` (503), `BodyTooLarge` (413),
+        `RequestTimeout` (408), `MalformedRequest` (400) and `ClientDisconnected`. Raised after the response started
+        (`exchange.response_started`), it says why the response remains incomplete.
+        """
+        origin = self._origins.get(target.service)
+        if origin is None:
+            raise UpstreamFailed(f"no upstream is configured for the service {target.service!r}")
+        loop = self._loop
+        if loop is None:
+            raise Overloaded("the proxy is closing")
+        call = _Call(exchange, target, credential, renew, origin, loop)
+        self._watch.add(call.watched, loop)
+        try:
+            await call.run()
+        except asyncio.CancelledError:
+            refusal = call.watched.settle()
+            if refusal is None:
+                raise
+            raise refusal from None
+        finally:
+            self._watch.discard(call.watched)
+            call.end()
+
+    def _sweep(self, now: float) -> bool:
+        more = False
+        for origin in self._origins.values():
+            more = origin.pool.sweep(now) or more
+        return more
+
+
+class _Call:
+    """One exchange on its way."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_credential",
+        "_exchange",
+        "_loop",
+        "_origin",
+        "_renew",
+        "_target",
+        "_upload",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        target: Target,
+        credential: Credential,
+        renew: Renew,
+        origin: _Origin,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._exchange = exchange
+        self._target = target
+        self._credential = credential
+        self._renew = renew
+        self._origin = origin
+        self._loop = loop
+        self._body: RequestBody | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
+        self.watched = Watched(exchange, now=loop.time(), total=origin.settings.total_timeout)
+
+    async def run(self) -> None:
+        outbound = self._origin.writer.write(self._exchange, self._target, self._credential)
+        opening: tuple[bytes, ...] = (outbound.head,)
+        if outbound.framing is not None:
+            # Wanting the body is what makes the listener send 100 Continue. What has come with the head goes with it.
+            self._body = RequestBody(self._exchange, outbound.framing, self._origin.settings)
+            self.watched.uploading = True
+            opening += await self._body.next()
+        pool = self._origin.pool
+        connection = pool.take() or await pool.acquire()
+        self._send(connection, opening)
+        try:
+            head = await connection.head()
+        except ClosedBeforeResponse:
+            # Kept alive, and gone as it was used: the upstream read nothing of this request, or shows no sign of it.
+            if connection.served == 1 or self._body is not None or self._exchange.method not in _REPEATABLE:
+                raise
+            connection = await self._send_again(outbound)
+            head = await connection.head()
+        await self._relay(connection, head)
+
+    def end(self) -> None:
+        """Whatever happened: nothing of this exchange goes on."""
+        if self._upload is not None and not self._upload.done():
+            self._upload.cancel()
+            if self._connection is not None:
+                self._connection.close()  # the upstream is owed the rest of a body
+        self._release()
+
+    def _send(self, connection: Connection, opening: tuple[bytes, ...]) -> None:
+        self._connection = connection
+        connection.begin(to_head=self._exchange.method == "HEAD")
+        connection.write(*opening)
+        if self._body is not None and not self._exchange.body_complete:
+            self._upload = self._loop.create_task(self._send_body(self._body, connection))
+        else:
+            self._sent()
+
+    async def _send_again(self, outbound: OutboundRequest) -> Connection:
+        """Send it on another connection, once, and never a credential twice that is for one call."""
+        self._release()
+        if self._credential.per_call:
+            self._credential = await self._renew()
+            outbound = self._origin.writer.write(self._exchange, self._target, self._credential)
+        connection = await self._origin.pool.acquire(fresh=True)
+        self._send(connection, (outbound.head,))
+        return connection
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._origin.pool.release(connection, self._loop.time())
+
+    async def _send_body(self, body: RequestBody, connection: Connection) -> None:
+        try:
+            await body.pump(connection)
+        except AccessError as refusal:
+            self.watched.abort(refusal)
+        else:
+            self._sent()
+
+    def _sent(self) -> None:
+        """The request is complete: now the upstream is awaited."""
+        watched = self.watched
+        watched.uploading = False
+        if self._exchange.response_started:
+            watched.quiet_since = self._loop.time()
+        else:
+            watched.expect(self._origin.settings.first_byte_timeout, _no_first_byte, self._loop.time())
+
+    async def _relay(self, connection: Connection, head: ResponseHead) -> None:
+        exchange, settings, watched = self._exchange, self._origin.settings, self.watched
+        headers = self._origin.reader.relayed(head, self._credential, exchange.decorations)
+        if self._upload is not None and not self._upload.done():
+            # An early response. The client cannot count on the rest of its body being read.
+            headers.append(_CLOSE)
+            if head.status >= 400 or connection.ending:
+                self._stop_sending()
+        watched.expect(settings.client_idle_timeout, _client_quiet, self._loop.time())
+        await exchange.start_response(head.status, headers)
+        more = not connection.complete
+        if not more:  # it came with its head, as most do
+            await exchange.send_body(connection.take(), more=False)
+        while more:
+            watched.expect(settings.idle_timeout, _upstream_quiet, self._loop.time())
+            more = await connection.arrival()
+            watched.expect(settings.client_idle_timeout, _client_quiet, self._loop.time())
+            await exchange.send_body(connection.take(), more=more)
+
+    def _stop_sending(self) -> None:
+        if self._upload is not None:
+            self._upload.cancel()
+        self.watched.uploading = False
+
+
+def _no_first_byte() -> AccessError:
+    return UpstreamTimeout("the upstream did not answer in time")
+
+
+def _upstream_quiet() -> AccessError:
+    return UpstreamTimeout("the upstream stopped sending its response")
+
+
+def _client_quiet() -> AccessError:
+    return ClientDisconnected("the client stopped reading the response")

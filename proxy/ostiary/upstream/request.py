@@ -1,0 +1,141 @@
+"""The request as the upstream reads it: a head rendered once, and the framing of the body that follows it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from ostiary.errors import BodyTooLarge, CredentialUnavailable, HeaderMalformed, MessageMalformed, TargetMalformed
+from ostiary.exchange import Exchange
+from ostiary.models import Credential, Target
+from ostiary.upstream.headers import FRAMING, REMOVED, HeaderRules, remarkable
+from ostiary.upstream.settings import UpstreamSettings
+
+Framing: TypeAlias = int | Literal["chunked"] | None
+"""A declared length in bytes, `chunked`, or None where the request has no body and says nothing of one."""
+
+_TARGET: Final = re.compile(rb"/[!-~]*")
+_FIELD_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BREAKS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+_HTTP: Final = b"\r\nx-forwarded-proto: http"
+_HTTPS: Final = b"\r\nx-forwarded-proto: https"
+
+_HARMLESS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+"""What nearly every `Connection` header says: it names no other header."""
+
+_INDIVISIBLE: Final = FRAMING | {b"transfer-encoding"}
+"""Dropping one of these because `Connection` names it would let a client reframe its own request."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRequest:
+    """`head` ends with the empty line and holds the credential."""
+
+    head: bytes = field(repr=False)
+    framing: Framing
+
+
+class RequestWriter:
+    """Renders the requests of one upstream. What is the same in all of them is rendered once."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        host = (settings.host_header or settings.authority).encode("ascii")
+        self._opening = b" HTTP/1.1\r\nhost: " + host + b"\r\nvia: 1.1 ostiary\r\n"
+        self._body_bytes = settings.body_bytes
+        self._rules = HeaderRules()
+        self._special: dict[frozenset[bytes], HeaderRules] = {}
+
+    def framing(self, exchange: Exchange) -> Framing:
+        """How the request's body is framed towards the upstream; `BodyTooLarge` if it declares too much.
+
+        The listener has refused what is not exactly one framing; this refuses it again, because what is decided here
+        goes out on a connection that other callers share.
+        """
+        framing: Framing = None
+        for name, value in exchange.headers:
+            if name == b"content-length":
+                if framing is not None or not value.isdigit():
+                    raise MessageMalformed("content-length")
+                framing = int(value)
+            elif name == b"transfer-encoding":
+                if framing is not None or value.lower() != b"chunked":
+                    raise MessageMalformed("transfer-encoding")
+                framing = "chunked"
+        if isinstance(framing, int) and framing > self._body_bytes:
+            raise BodyTooLarge(f"{framing} bytes are declared")
+        return framing
+
+    def write(self, exchange: Exchange, target: Target, credential: Credential) -> OutboundRequest:
+        """Raises `AccessError` (400, 413, 503) for what cannot be sent as exactly one clean request."""
+        framing = self.framing(exchange)
+        request_target = target.request_target.encode("utf-8")
+        if _TARGET.fullmatch(request_target) is None:
+            raise TargetMalformed("not a request line")
+        name, value = credential.header
+        if not value or _BREAKS.search(value) is not None:
+            raise CredentialUnavailable("the credential is no header value")
+        parts = [exchange.method.encode("ascii"), b" ", request_target, self._opening]
+        self._keep(exchange, self._rules_for(credential), parts)
+        parts += (
+            name,
+            b": ",
+            value,
+            b"\r\nx-forwarded-for: ",
+            exchange.source_ip.encode("ascii"),
+            _HTTPS if exchange.scope.get("scheme") == "https" else _HTTP,
+            b"\r\nostiary-decision-id: ",
+            exchange.id.encode("ascii"),
+        )
+        if framing is None:
+            parts.append(b"\r\n\r\n")
+        elif framing == "chunked":
+            parts.append(b"\r\ntransfer-encoding: chunked\r\n\r\n")
+        else:
+            parts.append(b"\r\ncontent-length: %d\r\n\r\n" % framing)
+        return OutboundRequest(b"".join(parts), framing)
+
+    def _keep(self, exchange: Exchange, rules: HeaderRules, parts: list[bytes]) -> None:
+        """Add the client's headers that go on, and the host it asked for."""
+        begin = len(parts)
+        keeps = rules.keeps
+        named: set[bytes] = set()
+        secret: bytes | None = None
+        for name, value in exchange.headers:
+            if keeps(name):
+                parts += (name, b": ", value, b"\r\n")
+            elif name == b"host":
+                parts += (b"x-forwarded-host", b": ", value, b"\r\n")
+            elif name == b"authorization":
+                secret = remarkable(value)
+            elif name == b"connection" and value not in _HARMLESS:
+                named |= _named(value)
+        if named or (secret is not None and secret in b"".join(parts[begin:])):
+            del parts[begin:]
+            for name, value in exchange.headers:
+                if name == b"host":
+                    parts += (b"x-forwarded-host", b": ", value, b"\r\n")
+                elif keeps(name) and name not in named and (secret is None or secret not in value):
+                    # A token repeated in a header that no list knows must not get there that way either.
+                    parts += (name, b": ", value, b"\r\n")
+
+    def _rules_for(self, credential: Credential) -> HeaderRules:
+        name = credential.header[0].lower()
+        if not credential.remove and name in REMOVED:
+            return self._rules
+        replaced = credential.remove | {name}
+        rules = self._special.get(replaced)
+        if rules is None:
+            if _FIELD_NAME.fullmatch(name) is None:
+                raise CredentialUnavailable("the credential's header has no proper name")
+            rules = self._special[replaced] = HeaderRules(replaced)
+        return rules
+
+
+def _named(connection: bytes) -> set[bytes]:
+    """The headers that a `Connection` header declares to be for this hop only (RFC 9110 section 7.6.1)."""
+    named = {token.strip().lower() for token in connection.split(b",")}
+    if not named.isdisjoint(_INDIVISIBLE):
+        raise HeaderMalformed("Connection names a header that frames or addresses the message")
+    return named

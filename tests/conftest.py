@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ostiary.opa.install import ensure_opa
+
+
+@pytest.fixture(scope="session")
+def opa_binary() -> Path:
+    """OPA as the installer finds or gets it: `OSTIARY_OPA`, PATH, the user's cache, a release, or `go install`.
+
+    Without one the tests fail: a policy that was not asked has not been tested.
+    """
+    return ensure_opa(progress=lambda line: print(line, flush=True))

@@ -1,0 +1,300 @@
+"""A strict listener on a real socket, and a client that sends exact bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from ostiary.errors import AccessError, IdentityMissing, UnknownEndpoint
+from ostiary.exchange import Exchange
+from ostiary.interfaces import Receive, Scope, Send
+from ostiary.models import Target
+from ostiary.problem import Problems
+from ostiary.routes import Endpoint, RouteTable
+from ostiary.server import Gate, ListenerLimits, Refused, refuse_unless_strict, strict_protocol
+from ostiary.target import Targets
+
+ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
+PATIENCE = 5.0
+"""Seconds after which a test that waits for something gives up."""
+
+
+def attacks() -> list[dict[str, Any]]:
+    """The cases that are one exact message."""
+    return [case for case in json.loads(ATTACKS.read_text()) if "HTTP/" in case["raw_request"].partition("\\r\\n")[0]]
+
+
+def message(raw_request: str, token: str = "t") -> bytes:
+    """The bytes of a case (SECURITY says how they are written)."""
+    raw = raw_request.encode("ascii").decode("unicode_escape").encode("latin-1")
+    return raw.replace(b"{TOKEN}", token.encode())
+
+
+@dataclass
+class Seen:
+    """One request as an application got it."""
+
+    scope: Scope
+    body: bytes = b""
+    disconnected: bool = False
+    target: Target | None = None
+
+
+@dataclass
+class Recorder:
+    """An application that reads the whole body, answers 200 with what `answer` makes, and remembers everything."""
+
+    answer: Callable[[Seen], bytes] = lambda seen: seen.scope["raw_path"]
+    seen: list[Seen] = field(default_factory=list)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen = Seen(scope)
+        self.seen.append(seen)
+        more = True
+        while more:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                seen.disconnected = True
+                return
+            seen.body += event["body"]
+            more = event["more_body"]
+        body = self.answer(seen)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", str(len(body)).encode())],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+
+class Orders:
+    """The fixture of the attack cases as far as listener, target and routes decide it.
+
+    A request is `forwarded` if its target resolves, it has an Authorization header, and its endpoint is a permitted one.
+    """
+
+    def __init__(self) -> None:
+        self.forwarded: list[Seen] = []
+        self._problems = Problems()
+        self._targets = Targets(
+            hosts={"proxy.test": "orders"}, own_host="ostiary.localhost", ports=frozenset({80, 8080})
+        )
+        self._routes = RouteTable(
+            Endpoint.parse(name, text)
+            for name, text in {
+                "create-order": "POST /orders",
+                "list-orders": "GET /orders",
+                "get-order": "GET /orders/{order_id}",
+                "put-order": "PUT /orders/{order_id}",
+                "delete-order": "DELETE /orders/{order_id}",
+                "admin": "GET /orders/admin/**",
+                "refund": "POST /orders/{order_id}/refund",
+            }.items()
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        seen = Seen(scope)
+        try:
+            seen.target = self._targets.resolve(exchange)
+            if exchange.header(b"authorization") is None:
+                raise IdentityMissing
+            endpoint = self._routes.endpoint(exchange.method, seen.target.segments)
+            if endpoint is None or endpoint.name not in ("create-order", "get-order"):
+                raise UnknownEndpoint
+            while not exchange.body_complete:
+                seen.body += await exchange.receive_body()
+            self.forwarded.append(seen)
+            await exchange.respond(200, [], b"forwarded")
+        except AccessError as refusal:
+            await self._problems.answer(exchange, refusal)
+
+
+async def _no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("not asked for")
+
+
+@dataclass
+class Listener:
+    port: int
+    refused: list[tuple[AccessError, Refused]]
+    loop: asyncio.AbstractEventLoop
+    server: uvicorn.Server
+
+    @contextlib.contextmanager
+    def connect(self, *, receive_buffer: int | None = None) -> Iterator[Client]:
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", self.port))
+        with sock:
+            yield Client(sock)
+
+    def exchange(self, raw: bytes) -> list[Response]:
+        """Send bytes on a new connection, say that there are no more once it is answered, and read until it closes."""
+        with self.connect() as client:
+            client.send(raw)
+            return client.responses()
+
+    @property
+    def reasons(self) -> list[str]:
+        return [refusal.reason for refusal, _ in self.refused]
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        found = [value for key, value in self.headers if key == name]
+        assert len(found) <= 1, found
+        return found[0] if found else None
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        document = json.loads(self.body)
+        assert len(document.pop("decision_id")) == 32
+        return document
+
+
+class Client:
+    """A socket, and what has been read from it and not yet been used."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._buffer = b""
+
+    def send(self, raw: bytes) -> None:
+        self.sock.sendall(raw)
+
+    def read_until(self, end: bytes) -> bytes:
+        while end not in self._buffer:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError(self._buffer)
+            self._buffer += data
+        found, _, self._buffer = self._buffer.partition(end)
+        return found + end
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError(self._buffer)
+            self._buffer += data
+        found, self._buffer = self._buffer[:size], self._buffer[size:]
+        return found
+
+    def rest(self) -> bytes:
+        """Everything until the server closes."""
+        while data := self.sock.recv(65536):
+            self._buffer += data
+        found, self._buffer = self._buffer, b""
+        return found
+
+    def response(self, *, head: bool = False) -> Response:
+        """One response, its framing followed to the letter."""
+        status, *lines = self.read_until(b"\r\n\r\n")[:-4].split(b"\r\n")
+        headers = tuple((line.partition(b": ")[0], line.partition(b": ")[2]) for line in lines)
+        answer = Response(int(status.split(b" ")[1]), headers, b"")
+        length = answer.header(b"content-length")
+        if head or answer.status in (100, 204, 304):
+            return answer
+        if answer.header(b"transfer-encoding") == b"chunked":
+            assert length is None
+            return Response(answer.status, headers, b"".join(self.chunks()))
+        body = self.rest() if length is None else self.read(int(length))
+        return Response(answer.status, headers, body)
+
+    def chunks(self) -> Iterator[bytes]:
+        while size := int(self.read_until(b"\r\n"), 16):
+            yield self.read(size)
+            assert self.read(2) == b"\r\n"
+        assert self.read(2) == b"\r\n"
+
+    def responses(self) -> list[Response]:
+        """All responses until the connection ends; after the first, the client says that it sends no more."""
+        found: list[Response] = []
+        with contextlib.suppress(EOFError, ConnectionResetError, TimeoutError):
+            found.append(self.response())
+            self.sock.settimeout(0.2)  # for those that follow
+            while True:
+                found.append(self.response())
+        return found
+
+    def closed(self) -> bool:
+        """Whether the server ends the connection without another byte."""
+        try:
+            return self._buffer == b"" and self.sock.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+@contextlib.contextmanager
+def listener(
+    app: Callable[[Scope, Receive, Send], Any],
+    limits: ListenerLimits | None = None,
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    on_refused: Callable[[AccessError, Refused], None] | None = None,
+) -> Iterator[Listener]:
+    """Serve the application from a thread of its own, as a worker would."""
+    refused: list[tuple[AccessError, Refused]] = []
+    report = on_refused or (lambda refusal, facts: refused.append((refusal, facts)))
+    config = uvicorn.Config(
+        Gate(http=app, lifespan=_no_lifespan),
+        http=strict_protocol(limits, problems=Problems(), on_refused=report),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    refuse_unless_strict(config)
+    server = uvicorn.Server(config)
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(64)
+    ready = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        serving = asyncio.create_task(server._serve([sock]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.002)
+        ready.set()
+        await serving
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(PATIENCE)
+    try:
+        yield Listener(sock.getsockname()[1], refused, loops[0], server)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        sock.close()
+        assert not thread.is_alive()
