@@ -86,7 +86,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         sink=AuditFiles(
             directory=config.audit.path,
             worker=name,
-            clock=clock,
+            clock=SystemClock(),  # its own: the writer is another thread
             max_bytes=config.audit.max_bytes,
             keep=config.audit.keep,
             sync=config.audit.sync,

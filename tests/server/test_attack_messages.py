@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.server import Listener, Orders, attacks, listener, message
 
 CLASSES = ("control", "framing", "header", "method", "path", "upgrade")
-
-# Decided by identity, which is not in this fixture, or by headers that the forwarder removes.
-ELSEWHERE = {"DOS-006"}
 
 
 def cases(*expected: str) -> list[Any]:

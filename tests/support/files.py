@@ -1,5 +1,7 @@
 """The files that people write, in tests: DESIGN's examples, and what a loader says of a wrong one."""
 
+# ruff: noqa: E501 - the examples are the design's, to the letter
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ class Recorder:
 class Orders:
     """The fixture of the attack cases as far as listener, target and routes decide it.
 
-    A request is `forwarded` if its target resolves, it has an Authorization header, and its endpoint is a permitted one.
+    A request is `forwarded` if its target resolves, it has an Authorization header and its endpoint is permitted.
     """
 
     def __init__(self) -> None:
@@ -126,6 +127,18 @@ async def _no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("not asked for")
 
 
+class _Server(uvicorn.Server):
+    """Tells when it serves."""
+
+    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready.set()
+
+
 @dataclass
 class Listener:
     port: int
@@ -144,10 +157,10 @@ class Listener:
             yield Client(sock)
 
     def exchange(self, raw: bytes) -> list[Response]:
-        """Send bytes on a new connection, say that there are no more once it is answered, and read until it closes."""
+        """Send bytes on a new connection and read all that is answered."""
         with self.connect() as client:
             client.send(raw)
-            return client.responses()
+            return client.responses(several=raw.count(b" HTTP/1.") > 1)
 
     @property
     def reasons(self) -> list[str]:
@@ -227,14 +240,14 @@ class Client:
             assert self.read(2) == b"\r\n"
         assert self.read(2) == b"\r\n"
 
-    def responses(self) -> list[Response]:
-        """All responses until the connection ends; after the first, the client says that it sends no more."""
-        found: list[Response] = []
-        with contextlib.suppress(EOFError, ConnectionResetError, TimeoutError):
-            found.append(self.response())
-            self.sock.settimeout(0.2)  # for those that follow
-            while True:
-                found.append(self.response())
+    def responses(self, *, several: bool) -> list[Response]:
+        """The first response and, unless there can be but one, those that follow it shortly."""
+        found = [self.response()]
+        if several and found[0].header(b"connection") != b"close":
+            self.sock.settimeout(0.5)
+            with contextlib.suppress(EOFError, ConnectionResetError, TimeoutError):
+                while True:
+                    found.append(self.response())
         return found
 
     def closed(self) -> bool:
@@ -269,20 +282,16 @@ def listener(
         timeout_graceful_shutdown=1,
     )
     refuse_unless_strict(config)
-    server = uvicorn.Server(config)
+    ready = threading.Event()
+    server = _Server(config, ready)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(64)
-    ready = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
-        serving = asyncio.create_task(server._serve([sock]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.002)
-        ready.set()
-        await serving
+        await server._serve([sock])
 
     def run() -> None:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -298,3 +307,22 @@ def listener(
         thread.join(PATIENCE)
         sock.close()
         assert not thread.is_alive()
+
+
+async def respond(send: Send, body: bytes = b"", *headers: tuple[bytes, bytes], status: int = 200) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return once the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def eventually(holds: Callable[[], object], seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)

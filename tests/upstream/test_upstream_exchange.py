@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.upstream import OK, SECRET, Seen, UpstreamConnection, answers, credential, forwarding, fronted
 
 from ostiary.errors import ClientDisconnected, Overloaded, UpstreamFailed
 from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
+from support.upstream import OK, SECRET, Seen, UpstreamConnection, answers, credential, forwarding, fronted
 
 
 async def test_a_get_arrives_as_exactly_one_clean_request() -> None:
@@ -167,7 +167,9 @@ async def test_100_continue_is_sent_when_the_body_is_wanted() -> None:
 
 async def test_server_sent_events_pass_as_they_are_sent() -> None:
     async def events(connection: UpstreamConnection, seen: Seen) -> None:
-        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         for number in range(4):
             await asyncio.sleep(0.1)
             event = b"data: %d\n\n" % number

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from ostiary.policy.values import distinct, mistake
 from ostiary.policy.words import quoted
@@ -240,14 +249,16 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_AS_TEXT: Final = PlainSerializer(str, return_type=str)
 _TEXT_SCHEMA: Final = {"type": "string", "minLength": 1}
 
 ListenAddress: TypeAlias = Annotated[
-    TcpAddress, PlainValidator(_listening), WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]{1,5}$"})
+    TcpAddress, PlainValidator(_listening), _AS_TEXT, WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]{1,5}$"})
 ]
 PrivateAddress: TypeAlias = Annotated[
     TcpAddress | UnixAddress,
     PlainValidator(_private),
+    _AS_TEXT,
     WithJsonSchema({"type": "string", "pattern": "^unix:.+$|:[0-9]{1,5}$"}),
 ]
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path), WithJsonSchema(_TEXT_SCHEMA)]
@@ -255,11 +266,12 @@ SecureUrl: TypeAlias = Annotated[
     str, AfterValidator(_secure), WithJsonSchema({"type": "string", "pattern": "^https?://", "format": "uri"})
 ]
 UpstreamOrigin: TypeAlias = Annotated[
-    Origin, PlainValidator(read_origin), WithJsonSchema({"type": "string", "pattern": "^https?://[^/?#@]+$"})
+    Origin, PlainValidator(read_origin), _AS_TEXT, WithJsonSchema({"type": "string", "pattern": "^https?://[^/?#@]+$"})
 ]
 OpaAddress: TypeAlias = Annotated[
     Origin | UnixAddress,
     PlainValidator(_opa),
+    _AS_TEXT,
     WithJsonSchema({"type": "string", "pattern": "^(unix:.+|https?://[^/?#@]+)$"}),
 ]
 HostName: TypeAlias = Annotated[

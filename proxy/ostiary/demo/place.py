@@ -16,11 +16,15 @@ def _state_home() -> Path:
     return (Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state") / "ostiary"
 
 
-def new_demo() -> Path:
-    """A new directory (0700) that becomes the latest demo's."""
+def new_demo(directory: Path | None = None) -> Path:
+    """The directory of a demo that begins (0700), a new one unless it is given. It becomes the latest demo's."""
     home = _state_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix="demo-", dir=home))
+    if directory is None:
+        place = Path(tempfile.mkdtemp(prefix="demo-", dir=home))
+    else:
+        place = directory.absolute()
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
     link = place / ".latest"
     link.symlink_to(place)
     link.replace(home / _LATEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ostiary.config import load_config
 from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.demo.services import SERVICES, service_application
 from ostiary.opa.install import ensure_opa
+from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
 from ostiary.supervisor import Supervisor, bind
 from ostiary.verify import Verifier
@@ -40,6 +42,11 @@ class Demo:
     def audit(self) -> Path:
         return self.place / "audit"
 
+    @property
+    def opa_pid(self) -> int | None:
+        """The process of the managed OPA that serves, if one does."""
+        return self.supervisor.opa.pid if isinstance(self.supervisor.opa, ManagedOpa) else None
+
 
 @contextlib.asynccontextmanager
 async def running_demo(place: Path) -> AsyncIterator[Demo]:
@@ -51,7 +58,9 @@ async def running_demo(place: Path) -> AsyncIterator[Demo]:
     ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
     listeners.pop("proxy").close()  # the supervisor binds it itself
     issuer = DemoIssuer(place)
-    build_bundle(assets.demo_bundle(), place / "bundle", opa=ensure_opa(), sequence=1, rego_root=assets.rego())
+    policy = place / "policy"
+    shutil.copytree(assets.demo_bundle(), policy, dirs_exist_ok=True)
+    build_bundle(policy, place / "bundle", opa=ensure_opa(), sequence=1, rego_root=assets.rego())
     config = place / "ostiary.yaml"
     config.write_text(configuration(ports), encoding="utf-8")
     applications: dict[str, ASGIApp] = {"issuer": issuer.application()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 import orjson
 
@@ -17,7 +18,7 @@ def loads(text: bytes) -> Json:
     """
     orjson.loads(text)  # strict about everything but duplicate keys, and fast
     try:
-        return json.loads(text.decode(), object_pairs_hook=_object)
+        return _DECODER.decode(text.decode())
     except RecursionError as error:
         raise ValueError("the document is nested too deeply") from error
 
@@ -27,3 +28,6 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     if len(found) != len(pairs):
         raise ValueError("an object has a key twice")
     return found
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)

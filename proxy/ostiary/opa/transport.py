@@ -10,6 +10,7 @@ from typing import Final
 
 import aiohttp
 from opa_client.opa_async import AsyncOpaClient
+from yarl import URL
 
 from ostiary.opa.address import OpaAddress
 
@@ -50,6 +51,7 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
         self._connections = connections
         self._lease: _Lease | None = None
         self._socket_seen: tuple[int, int, int] | None = None
+        self._urls: dict[str, URL] = {}
         self._base = self.root_url.removesuffix(f"/{self.version}")
 
     async def _init_session(self) -> None:
@@ -82,12 +84,19 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
         lease = await self._leased()
         lease.users += 1
         try:
-            async with self._request(method, self._base + path, data=body, allow_redirects=False) as response:
+            async with self._request(method, self._url(path), data=body, allow_redirects=False) as response:
                 return response.status, await _read(response, limit)
         finally:
             lease.users -= 1
             if lease.retired and lease.users == 0:
                 await lease.session.close()
+
+    def _url(self, path: str) -> URL:
+        """Parsed once: the paths are a handful of constants."""
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = URL(self._base + path)
+        return url
 
     async def close_connection(self) -> None:
         self._lease = None

@@ -1,0 +1,71 @@
+"""`ostiary demo`"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ostiary.cli.output import console, fail, print_json
+from ostiary.demo.place import new_demo
+from ostiary.demo.run import running_demo
+from ostiary.demo.tour import Outcome, Tour, guide
+from ostiary.logs import configure_logging
+from ostiary.opa.install import OpaNotFound
+from ostiary.opa.probe import OpaNotReady
+
+
+def command(
+    check: Annotated[bool, typer.Option("--check", help="Take the tour by itself, print a table, and end.")] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where its files go; a new private directory if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log.")] = False,
+) -> None:
+    """Run an issuer, three services, OPA and the proxy on this machine, and show what they do."""
+    configure_logging(level="info" if verbose else "error", form="text")
+    place = new_demo(directory)
+    try:
+        outcomes = asyncio.run(_check(place) if check else _show(place))
+    except (OpaNotFound, OpaNotReady, OSError) as error:
+        fail(str(error), status=1)
+    if not check:
+        return
+    if as_json:
+        print_json([outcome.document() for outcome in outcomes])
+    else:
+        _print(outcomes)
+    if not all(outcome.held for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+async def _check(place: Path) -> list[Outcome]:
+    async with running_demo(place) as demo:
+        return await Tour(demo).check()
+
+
+async def _show(place: Path) -> list[Outcome]:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    async with running_demo(place) as demo:
+        typer.echo(guide(demo))
+        await ended.wait()
+    return []
+
+
+def _print(outcomes: list[Outcome]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "what it shows", "seen"):
+        table.add_column(heading, overflow="fold")
+    for outcome in outcomes:
+        table.add_row("ok" if outcome.held else "FAILED", outcome.shows, outcome.seen)
+    console().print(table)
+    held = sum(outcome.held for outcome in outcomes)
+    typer.echo(f"{held} held, {len(outcomes) - held} fell short")

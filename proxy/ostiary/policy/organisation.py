@@ -1,0 +1,133 @@
+"""The organisation's own Rego: `package policy` and below. It narrows what the map allows and cannot widen it.
+
+What is refused, because it could widen or would silently not count:
+
+* a file in any other package: a second file of one of ours could add an allow;
+* `condition` without a literal name in its head: `condition(_, _, _) if true` would answer for every name;
+* `deny` that is not a set (`deny contains text`), `allow` that is a function or a set, `caching` that is a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ostiary.models import Json
+from ostiary.policy.rego import Opa, RegoMistake
+
+PACKAGE: Final = "policy"
+TESTS: Final = "*_test.rego"
+"""Files that `opa test` runs and the sidecar does not load. What they define is no hook."""
+
+_HOOKS: Final = frozenset({"deny", "allow"})
+_CONDITION_ARGUMENTS: Final = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Organisation:
+    """What was found in the sources. `mistakes` and `warnings` are complete lines, `file:line: text`."""
+
+    files: tuple[Path, ...]
+    hooks: set[str] = field(default_factory=set)
+    conditions: set[str] = field(default_factory=set)
+    mistakes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_organisation(source: Path, opa: Opa, *, beside: Path) -> Organisation:
+    """Read every `.rego` file under `source`, except under `beside`, which is where the bundle is written."""
+    inside = beside.resolve()
+    files = tuple(path for path in sorted(source.rglob("*.rego")) if not path.resolve().is_relative_to(inside))
+    found = Organisation(files=files)
+    for path in files:
+        tree = opa.parse(path)
+        if isinstance(tree, RegoMistake):
+            found.mistakes.append(f"{path}:{tree.row}: {tree.message}")
+        else:
+            _read_module(found, path, tree)
+    return found
+
+
+def _read_module(found: Organisation, path: Path, tree: Mapping[str, Json]) -> None:
+    package = [part["value"] for part in tree["package"]["path"][1:]]
+    rules = tree.get("rules") or ()
+    if package[:1] != [PACKAGE]:
+        row = tree["package"]["location"]["row"]
+        found.mistakes.append(
+            f"{path}:{row}: the package is {'.'.join(package)!r}; the organisation's own is 'policy', or below it"
+        )
+    elif package == [PACKAGE] and not path.match(TESTS):
+        for rule in rules:
+            _read_rule(found, path, rule)
+    for row in sorted(set(_hoisted_negations(rules))):
+        found.warnings.append(
+            f"{path}:{row}: 'not' over a call on 'input' is undefined, not true, where the field is missing, so the "
+            "rule does not fire; put the call into a rule of its own and negate that"
+        )
+
+
+def _read_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> None:
+    head = rule["head"]
+    reference = [part["value"] for part in head["ref"]]
+    name = reference[0]
+    if name == "condition":
+        mistake = _condition(found, rule, reference)
+    elif name in _HOOKS:
+        mistake = _misshapen(name, head, reference)
+        found.hooks.add(name)
+    elif name == "caching" and "args" in head:
+        mistake = "'caching' is an object, not a function"
+    else:
+        return
+    if mistake:
+        found.mistakes.append(f"{path}:{rule['location']['row']}: {mistake}")
+
+
+def _condition(found: Organisation, rule: Mapping[str, Json], reference: list[str]) -> str:
+    arguments: list[Json] = rule["head"].get("args") or []
+    if len(reference) != 1 or len(arguments) != _CONDITION_ARGUMENTS:
+        return "'condition' is a function of three arguments: condition(\"name\", argument, request)"
+    if rule.get("default") or arguments[0]["type"] != "string":
+        return 'the name of a condition is a literal text in the head: condition("name", argument, request)'
+    name = arguments[0]["value"]
+    if name in _HOOKS:
+        return f"a condition cannot be named {name!r}: 'caching' states that rule's dependencies under it"
+    found.conditions.add(name)
+    return ""
+
+
+def _misshapen(name: str, head: Mapping[str, Json], reference: list[str]) -> str:
+    single = len(reference) == 1 and "args" not in head
+    if name == "deny" and not (single and "key" in head and "value" not in head):
+        return "'deny' is a set of texts: deny contains \"why\" if { ... }"
+    if name == "allow" and not (single and "key" not in head):
+        return "'allow' is true or it is not: allow if { ... }"
+    return ""
+
+
+def _hoisted_negations(node: Json) -> Iterator[int]:
+    """The rows of `not f(input.x)`. OPA evaluates `input.x` before the `not`; only `==` is spared."""
+    if isinstance(node, dict):
+        terms = node.get("terms")
+        operands: list[Json] = terms[1:] if isinstance(terms, list) and not _is_equality(terms[0]) else []
+        if node.get("negated") and any(_reads_input(operand) for operand in operands):
+            yield node["location"]["row"]
+        for child in node.values():
+            yield from _hoisted_negations(child)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _hoisted_negations(child)
+
+
+def _is_equality(operator: Mapping[str, Json]) -> bool:
+    return [part["value"] for part in operator["value"]] in (["equal"], ["eq"])
+
+
+def _reads_input(node: Json) -> bool:
+    if isinstance(node, dict):
+        if node.get("type") == "ref" and node["value"][0].get("value") == "input" and len(node["value"]) > 1:
+            return True
+        return any(_reads_input(child) for child in node.values())
+    return isinstance(node, list) and any(_reads_input(child) for child in node)

@@ -1,0 +1,101 @@
+"""What OPA says about Rego files: their syntax tree, and the mistakes that its compiler finds.
+
+OPA itself is asked, as a child process; nothing here reads Rego by its text.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ostiary.errors import ConfigurationError
+from ostiary.models import Json
+
+_DEADLINE: Final = 120
+"""Seconds for one run of OPA. The largest map measured takes three."""
+
+IMPURE: Final = frozenset(
+    {"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"}
+)
+"""Built-ins whose answer does not follow from the input: a decision made with one could not be replayed, and what it
+depends on could not be told to a cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegoMistake:
+    """One thing that OPA refuses. `row` counts from 1."""
+
+    path: Path
+    row: int
+    message: str
+
+
+class Opa:
+    """The commands of the OPA binary that a build needs."""
+
+    def __init__(self, binary: Path) -> None:
+        self._binary = binary
+
+    def parse(self, path: Path) -> Json | RegoMistake:
+        """The syntax tree of a file, with locations, or the first mistake in it."""
+        run = self._run("parse", "--format", "json", "--json-include", "locations,-comments", str(path))
+        if run.returncode == 0:
+            return json.loads(run.stdout)
+        found = list(_mistakes(run))
+        return found[0] if found else RegoMistake(path=path, row=1, message=_said(run))
+
+    def check(self, path: Path, *, ignore: Sequence[str] = (), capabilities: Path | None = None) -> list[RegoMistake]:
+        """What `opa check --strict` refuses in a directory. `ignore` holds file name patterns."""
+        options = [f"--ignore={pattern}" for pattern in ignore]
+        if capabilities is not None:
+            options.append(f"--capabilities={capabilities}")
+        run = self._run("check", "--strict", "--format", "json", *options, str(path))
+        if run.returncode == 0:
+            return []
+        return list(_mistakes(run)) or [RegoMistake(path=path, row=1, message=_said(run))]
+
+    def pure_capabilities(self) -> Json:
+        """This OPA's capabilities without the `IMPURE` built-ins and without network access."""
+        run = self._run("capabilities", "--current")
+        if run.returncode != 0:
+            raise ConfigurationError([f"{self._binary}: OPA does not tell its capabilities: {_said(run)}"])
+        document = json.loads(run.stdout)
+        document["builtins"] = [each for each in document["builtins"] if each["name"] not in IMPURE]
+        document["allow_net"] = []
+        return document
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(  # noqa: S603 - no shell, and the binary is the configured one
+                [str(self._binary), *arguments],
+                capture_output=True,
+                check=False,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_DEADLINE,
+            )
+        except OSError as error:
+            raise ConfigurationError([f"{self._binary}: OPA cannot be run: {error.strerror}"]) from error
+        except subprocess.TimeoutExpired as error:
+            raise ConfigurationError([f"{self._binary}: OPA did not finish within {_DEADLINE} s"]) from error
+
+
+def _mistakes(run: subprocess.CompletedProcess[str]) -> Iterator[RegoMistake]:
+    for text in (run.stderr, run.stdout):
+        try:
+            document = json.loads(text)
+        except ValueError:
+            continue
+        for error in document.get("errors") or ():
+            location = error.get("location") or {}
+            yield RegoMistake(
+                path=Path(location.get("file", "")), row=max(location.get("row", 1), 1), message=error["message"]
+            )
+
+
+def _said(run: subprocess.CompletedProcess[str]) -> str:
+    return " ".join((run.stderr or run.stdout).split()) or f"exit code {run.returncode}"

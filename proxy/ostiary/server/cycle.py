@@ -1,0 +1,255 @@
+"""One request and its response on a connection: the ASGI side of the listener.
+
+A leaner `RequestResponseCycle` than uvicorn's, and a stricter one: the framing of a response is decided here alone (the
+application's `transfer-encoding` and `connection` are not passed on), no control character leaves in a header, and a
+response that was not completed never looks complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from ostiary.errors import AccessError, InternalError
+from ostiary.exchange import Header
+from ostiary.interfaces import Message, Scope
+
+_log = logging.getLogger("ostiary.server")
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTROLS: Final = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)  # a tab may stand in a value
+_FRAMED_HERE: Final = frozenset({b"transfer-encoding", b"connection"})
+
+
+class Connection(Protocol):
+    """What a cycle needs of the connection it is on."""
+
+    transport: asyncio.Transport
+    flow: FlowControl
+
+    def default_headers(self) -> Sequence[Header]: ...
+    def resume_body(self) -> None:
+        """The application wants more of the body."""
+
+    def completed(self, cycle: Cycle) -> None:
+        """The response is complete."""
+
+    def aborted(self, cycle: Cycle) -> None:
+        """The response will never be complete: the client must see that."""
+
+    def answer(self, refusal: AccessError) -> None:
+        """Answer in place of the application, which sent nothing, and close."""
+
+
+class Cycle:
+    """Request body in, response out. `disconnected` is set by the connection when the client has gone.
+
+    `more_body` is whether the message is still arriving, `buffered` how many bytes of it wait for the application, and
+    `received` how many have come in all. `until_close` says that only the end of the connection ends the response.
+    """
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_connection",
+        "_expects",
+        "_news",
+        "_pieces",
+        "_remaining",
+        "_wake",
+        "buffered",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "received",
+        "response_complete",
+        "response_started",
+        "scope",
+        "until_close",
+    )
+
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects: bool) -> None:
+        self._connection = connection
+        self._expects = expects
+        self._pieces: list[bytes] = []
+        self._news = False
+        self._wake: asyncio.Event | None = None
+        self._bodiless = False
+        self._chunked = False
+        self._remaining = 0
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.buffered = 0
+        self.received = 0
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.until_close = False
+
+    @property
+    def held_back(self) -> bool:
+        """Whether the client waits for 100-continue."""
+        return self._expects and not self.response_started
+
+    def feed(self, body: bytes) -> None:
+        """A piece of the request body has arrived."""
+        self._expects = False  # it did not wait
+        self._pieces.append(body)
+        self.buffered += len(body)
+        self.received += len(body)
+        self._news = True
+        if self._wake is not None:
+            self._wake.set()
+
+    def feed_end(self) -> None:
+        """The request has arrived entirely."""
+        self._expects = False
+        self.more_body = False
+        self._news = True
+        if self._wake is not None:
+            self._wake.set()
+
+    def disconnect(self) -> None:
+        """There is nobody to answer any more."""
+        self.disconnected = True
+        if self._wake is not None:
+            self._wake.set()
+
+    async def run_asgi(self, app: object) -> None:
+        """Call the application and clean up behind it, however it ends."""
+        try:
+            await app(self.scope, self.receive, self.send)  # type: ignore[operator]  # as uvicorn hands it over
+        except asyncio.CancelledError:
+            self._connection.aborted(self)
+            raise
+        except Exception:  # noqa: BLE001 # whatever it raises, the client's wait has to end
+            _log.exception("the application failed")
+            self._give_up()
+        else:
+            if not self.response_complete and not self.disconnected:
+                if not self.response_started:
+                    _log.error("the application returned without a response")
+                self._give_up()
+
+    def _give_up(self) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        if self.response_started:
+            self._connection.aborted(self)
+        else:
+            self._connection.answer(InternalError("no response"))
+
+    async def receive(self) -> Message:
+        connection = self._connection
+        if self._expects and not self.response_started and not self.disconnected:
+            self._expects = False
+            connection.transport.write(_CONTINUE)
+        if not self._news and self.more_body:
+            connection.resume_body()
+        while not (self._news or self.disconnected or self.response_complete):
+            if self._wake is None:
+                self._wake = asyncio.Event()
+            self._wake.clear()
+            await self._wake.wait()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._news = False
+        self._pieces = []
+        self.buffered = 0
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Message) -> None:
+        flow = self._connection.flow
+        if flow.write_paused and not self.disconnected:
+            await flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if not self.response_started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"expected 'http.response.start', not {kind!r}")
+            self._send_head(message["status"], message.get("headers", ()))
+        elif self.response_complete:
+            raise RuntimeError(f"{kind!r} after the response was complete")
+        elif kind != "http.response.body":
+            raise RuntimeError(f"expected 'http.response.body', not {kind!r}")
+        else:
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+
+    def _send_head(self, status: int, headers: Iterable[Header]) -> None:
+        if status < 200:
+            raise RuntimeError("an application answers once, and not with an interim response")
+        self._bodiless = status in (204, 304) or self.scope["method"] == "HEAD"
+        if self._expects:
+            self.keep_alive = False  # whether the body comes all the same cannot be known
+        length: int | None = None
+        lines = [STATUS_LINE[status]]
+        defaults = self._connection.default_headers()
+        if defaults:
+            headers = tuple(headers)
+            given = {name.lower() for name, _ in headers}
+            lines += [name + b": " + value + b"\r\n" for name, value in defaults if name not in given]
+        for name, value in headers:
+            name = name.lower()  # noqa: PLW2901 # ASGI asks for lower case; framing must not depend on who obeys
+            if name in _FRAMED_HERE:
+                if name == b"connection" and b"close" in value.lower():
+                    self.keep_alive = False
+                continue
+            if name == b"content-length":
+                if status == 204:
+                    continue  # RFC 9110 section 8.6
+                if length is not None or not value.isdigit():
+                    raise RuntimeError("a response has one Content-Length, of digits, or none")
+                length = int(value)
+            lines.append(name + b": " + value + b"\r\n")
+        if not self._bodiless:
+            self._frame(length, lines)
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        head = b"".join(lines)
+        if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(lines):  # the CR LF of each line, and no more
+            raise RuntimeError("a response header holds a control character")
+        self.response_started = True
+        self._connection.transport.write(head + b"\r\n")
+
+    def _frame(self, length: int | None, lines: list[bytes]) -> None:
+        if length is not None:
+            self._remaining = length
+        elif self.scope["http_version"] == "1.1":
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            self.until_close = True
+            self.keep_alive = False
+
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        transport = self._connection.transport
+        if self._bodiless:
+            pass
+        elif self._chunked:
+            if body and more:
+                transport.writelines([b"%x\r\n" % len(body), body, b"\r\n"])
+            elif body:
+                transport.writelines([b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"])
+            elif not more:
+                transport.write(b"0\r\n\r\n")
+        else:
+            if not self.until_close:
+                self._remaining -= len(body)
+                if self._remaining < 0 or (self._remaining and not more):
+                    raise RuntimeError("the response is not as long as its Content-Length")
+            if body:
+                transport.write(body)
+        if not more:
+            self.response_complete = True
+            if self._wake is not None:
+                self._wake.set()
+            self._connection.completed(self)

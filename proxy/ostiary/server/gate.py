@@ -1,0 +1,56 @@
+"""What stands before the application, and before the process starts to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from uvicorn.config import Config
+
+from ostiary.interfaces import Receive, Scope, Send
+from ostiary.server.protocol import StrictProtocol
+
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class UnsafeListener(RuntimeError):
+    """The server is configured so that requests could come in past the strict protocol."""
+
+
+class Gate:
+    """The outermost ASGI callable: scopes of type `http` and `lifespan` go to one application each, others nowhere.
+
+    `Mount` and most middleware hand a websocket on as well; some look at nothing but http (SECURITY section 4).
+    """
+
+    def __init__(self, *, http: App, lifespan: App) -> None:
+        self._http = http
+        self._lifespan = lifespan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})  # before accepting it: a 403
+        else:
+            raise UnsafeListener(f"a scope of type {kind!r}")
+
+
+def refuse_unless_strict(config: Config) -> None:
+    """Raise `UnsafeListener` unless this configuration serves HTTP by a `strict_protocol` and nothing besides.
+
+    uvicorn falls back to h11 in silence where httptools is absent, and trusts X-Forwarded-* from loopback by default.
+    """
+    protocol = config.http
+    if not (isinstance(protocol, type) and issubclass(protocol, StrictProtocol) and protocol.terms is not None):
+        raise UnsafeListener(f"http is {protocol!r}, not a protocol made by strict_protocol()")
+    if config.ws != "none":
+        raise UnsafeListener(f"ws is {config.ws!r}, not 'none'")
+    if config.proxy_headers:
+        raise UnsafeListener("proxy_headers is on: clients could name their own address")
+    if config.root_path:
+        raise UnsafeListener(f"root_path is {config.root_path!r}: paths are forwarded as they came")

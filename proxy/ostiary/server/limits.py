@@ -1,0 +1,67 @@
+"""What the listener puts up with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerLimits:
+    """Every limit of one listener process. Sizes in bytes, times in seconds, all above zero (else `ValueError`).
+
+    `header_timeout` holds twice: for the first byte of a new connection, and for a header section once it has begun.
+    A request body must bring `body_rate` bytes a second, averaged over each `body_timeout`; the clock stands still
+    while the application holds the client back. `write_timeout` is how long a client may take next to nothing of a
+    response that waits for it. `linger` is how long a connection that is given up is still read, so that the answer is
+    not lost to a reset (RFC 9112 section 9.6). After `pipelined` requests that wait behind one another the connection
+    closes; a client repeats what was not answered (RFC 9112 section 9.3.2).
+    """
+
+    header_bytes: int = 32 * 1024
+    header_count: int = 100
+    target_bytes: int = 8 * 1024
+    body_bytes: int = 4 * 1024**3
+    header_timeout: float = 10.0
+    keep_alive_timeout: float = 15.0
+    body_timeout: float = 10.0
+    body_rate: int = 256
+    write_timeout: float = 30.0
+    linger: float = 1.0
+    connections: int = 4096
+    connections_per_peer: int = 1024
+    pipelined: int = 32
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if not getattr(self, limit.name) > 0:
+                raise ValueError(f"the limit {limit.name} must be above zero, not {getattr(self, limit.name)!r}")
+
+
+class Census:
+    """How many connections there are, in all and from each address. A peer without an address counts in all only."""
+
+    __slots__ = ("_limit", "_peers", "_per_peer", "_total")
+
+    def __init__(self, *, limit: int, per_peer: int) -> None:
+        self._limit = limit
+        self._per_peer = per_peer
+        self._total = 0
+        self._peers: dict[str, int] = {}
+
+    def enter(self, peer: str | None) -> bool:
+        """Count a connection in, and say whether there is room for it. It has to `leave` in either case."""
+        self._total += 1
+        if peer is None:
+            return self._total <= self._limit
+        mine = self._peers[peer] = self._peers.get(peer, 0) + 1
+        return self._total <= self._limit and mine <= self._per_peer
+
+    def leave(self, peer: str | None) -> None:
+        self._total -= 1
+        if peer is None:
+            return
+        left = self._peers[peer] - 1
+        if left:
+            self._peers[peer] = left
+        else:
+            del self._peers[peer]

@@ -1,0 +1,213 @@
+"""What a good configuration becomes."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Final
+
+import pytest
+from pydantic import ValidationError
+
+from ostiary.config import Config, load_config
+from ostiary.config.fields import Origin, UnixAddress, is_loopback
+from support.files import CONFIG, mistakes
+
+LEAST: Final = """\
+listen: {data: "127.0.0.1:0"}
+issuers: [{issuer: https://idp.test, audience: [proxy], key_file: keys.json, algorithms: [ES256, ES384]}]
+services: {orders: {hosts: [Orders.LOCALHOST], upstream: "https://orders.internal"}}
+opa: {url: "unix:///run/opa/opa.sock", token: "${OPA_TOKEN}"}
+"""
+
+
+def load(path: Path, text: str, **environ: str) -> Config:
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, environ)
+
+
+def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
+    config = load(tmp_path / "ostiary.yaml", CONFIG)
+    assert config.model_dump() == {
+        "listen": {
+            "data": "127.0.0.1:8080",
+            "admin": f"unix:{tmp_path}/run/admin.sock",
+            "identity": ("jwt",),
+            "public_ports": (),
+        },
+        "own_host": "ostiary.localhost",
+        "workers": 1,
+        "state": tmp_path / "state",
+        "issuers": (
+            {
+                "issuer": "https://idp.test",
+                "audience": "proxy",
+                "jwks_url": "https://idp.test/jwks",
+                "discovery": False,
+                "key_file": None,
+                "ca_file": None,
+                "token_file": None,
+                "algorithms": ("ES256",),
+                "types": ("JWT", "at+jwt"),
+                "leeway": 5,
+                "max_lifetime": 3600,
+                "claims": ("groups", "tenant"),
+            },
+        ),
+        "services": {
+            "orders": {
+                "hosts": ("orders.localhost",),
+                "upstream": "http://127.0.0.1:9001",
+                "credential": {"strategy": "minted", "lifetime": 60},
+                "cors": None,
+                "tls": None,
+            }
+        },
+        "signing": {"key_file": None, "algorithm": "EdDSA", "extra_keys": (), "issuer": None},
+        "opa": {
+            "managed": {"bundle": tmp_path / "build/demo", "binary": None},
+            "url": None,
+            "token": None,
+            "deadline": 0.25,
+            "max_policy_age": 86400,
+        },
+        "audit": {"path": tmp_path / "audit", "max_bytes": 104857600, "keep": None, "sync": False, "deadline": 1.0},
+        "grants": {"url": config.grants.url if config.grants else None},
+        "limits": {
+            "header_bytes": 32768,
+            "header_count": 100,
+            "target_bytes": 8192,
+            "body_bytes": 4294967296,
+            "header_timeout": 10.0,
+            "keep_alive_timeout": 30.0,
+            "body_idle_timeout": 30.0,
+            "connections": 10000,
+            "connect_timeout": 3.0,
+            "first_byte_timeout": 60.0,
+            "idle_timeout": 60.0,
+            "total_timeout": 3600.0,
+            "upstream_connections": 256,
+            "upstream_keep_alive": 30.0,
+            "response_header_bytes": 65536,
+            "response_body_bytes": None,
+            "decisions_in_flight": 1024,
+            "drain_timeout": 30.0,
+        },
+        "errors": {"detail": "full"},
+        "logging": {"level": "info", "format": "text"},
+    }
+    assert config.grants is not None
+    assert config.grants.url.get_secret_value() == "sqlite:///ostiary.db"
+
+
+def test_what_is_left_out_is_found_below_the_state_directory(tmp_path: Path) -> None:
+    config = load(tmp_path / "ostiary.yaml", LEAST, OPA_TOKEN="s3cret")
+    assert (config.admin_address, config.signing_key_file, config.credential_issuer, config.audit.path) == (
+        UnixAddress(tmp_path / "state/admin.sock"),
+        tmp_path / "state/signing-key.pem",
+        "https://ostiary.localhost",
+        tmp_path / "audit",
+    )
+
+
+def test_values_have_one_form(tmp_path: Path) -> None:
+    config = load(tmp_path / "ostiary.yaml", LEAST, OPA_TOKEN="s3cret")
+    orders = config.services["orders"]
+    assert (config.issuers[0].audience, orders.hosts, orders.upstream, config.opa.url, config.listen.data.port) == (
+        "proxy",
+        ("orders.localhost",),
+        Origin("https", "orders.internal", 443),
+        UnixAddress(Path("/run/opa/opa.sock")),
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "origin", "text"),
+    [
+        ("http://127.0.0.1:9001", Origin("http", "127.0.0.1", 9001), "http://127.0.0.1:9001"),
+        ("http://[::1]:80", Origin("http", "::1", 80), "http://[::1]"),
+        ("https://API.test", Origin("https", "api.test", 443), "https://api.test"),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(written: str, origin: Origin, text: str, tmp_path: Path) -> None:
+    config = load(tmp_path / "ostiary.yaml", LEAST.replace("https://orders.internal", written), OPA_TOKEN="s3cret")
+    upstream = config.services["orders"].upstream
+    assert (upstream, str(upstream)) == (origin, text)
+
+
+def test_a_secret_comes_from_the_environment_and_is_never_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load(tmp_path / "ostiary.yaml", LEAST + "grants: {url: 'postgresql://u:p4ss@db/g'}\n", OPA_TOKEN="s3cret")
+    assert config.opa.token is not None
+    assert config.opa.token.get_secret_value() == "s3cret"
+    logging.getLogger("test").error("%s %r", config, config)
+    shown = f"{config} {config!r} {config.model_dump_json()} {caplog.text}"
+    assert "s3cret" not in shown
+    assert "p4ss" not in shown
+
+
+def test_a_configuration_survives_being_pickled_secrets_included(tmp_path: Path) -> None:
+    """A worker that is spawned gets the configuration that was checked."""
+    config = load(tmp_path / "ostiary.yaml", LEAST, OPA_TOKEN="s3cret")
+    copy = pickle.loads(pickle.dumps(config))
+    assert copy == config
+    assert copy.opa.token.get_secret_value() == "s3cret"
+
+
+def test_a_configuration_does_not_change(tmp_path: Path) -> None:
+    config = load(tmp_path / "ostiary.yaml", LEAST, OPA_TOKEN="s3cret")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.workers = 2  # type: ignore[misc]
+
+
+def test_cors_settings_have_safe_defaults(tmp_path: Path) -> None:
+    text = LEAST.replace('internal"', 'internal", cors: {origins: ["https://app.test", "http://localhost:3000"]}')
+    cors = load(tmp_path / "ostiary.yaml", text, OPA_TOKEN="s3cret").services["orders"].cors
+    assert cors is not None
+    assert cors.model_dump() == {
+        "origins": ("https://app.test", "http://localhost:3000"),
+        "methods": ("GET", "HEAD", "POST"),
+        "headers": ("authorization", "content-type"),
+        "expose": (),
+        "credentials": False,
+        "max_age": 600,
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("idp.localhost", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost.test", False),
+        ("127.0.0.1.test", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_a_loopback_host_can_only_be_this_machine(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_every_mistake_is_reported_at_once_by_line(tmp_path: Path) -> None:
+    text = """\
+listen: {data: 8080, admin: "0.0.0.0:8081"}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_uri: https://idp.test/jwks, algorithms: [HS256], leeway: 1h}
+services:
+  orders: {hosts: [orders.localhost, ostiary.localhost], upstream: "${UPSTREAM}"}
+  billing: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9002/"}
+opa: {managed: {bundle: build}, token: "${NOT_SET}", dead_line: 1s}
+limits: {header_bytes: lots}
+limits: {header_count: 1}
+"""
+    assert mistakes(lambda path: load_config(path, {}), tmp_path / "ostiary.yaml", text) == EVERY
+
+
+EVERY: Final = []

@@ -1,0 +1,176 @@
+"""How old the policy is known to be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ostiary.clock import ManualClock
+from ostiary.opa.address import OpaAddress
+from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.client import OpaClient
+from ostiary.opa.monitor import DirectoryPublication, PolicyMonitor, StatusPublication
+from support.opa import NOW, REVISION, FakeOpa, response, write_bundle
+
+
+class OpaWithStatus(FakeOpa):
+    """Healthy, with this revision, and with this status (None: its plugin is off)."""
+
+    def __init__(self, revision: str | None = REVISION, status: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.revision = revision
+        self.status = status
+        self.healthy = True
+        self.reply = self._answer
+
+    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+        path = self.requests[-1].split(b" ")[1]
+        if path.startswith(b"/health"):
+            writer.write(response(b"{}", status=200 if self.healthy else 500))
+        elif path == b"/v1/status" and self.status is None:
+            off = {"code": "internal_error", "message": "status plugin not enabled"}
+            writer.write(response(json.dumps(off).encode(), status=500))
+        elif path == b"/v1/status":
+            writer.write(response(json.dumps({"result": self.status}).encode()))
+        else:
+            bundles = {} if self.revision is None else {"main": {"revision": self.revision}}
+            writer.write(response(json.dumps({"provenance": {"bundles": bundles}}).encode()))
+
+
+def status(revision: str, at: str) -> dict[str, Any]:
+    return {"bundles": {"main": {"name": "main", "active_revision": revision, "last_successful_request": at}}}
+
+
+async def test_a_directory_confirms_what_it_holds(tmp_path: Path) -> None:
+    clock, opa = ManualClock(float(NOW)), OpaWithStatus()
+    bundle = BundleDirectory(write_bundle(tmp_path / "bundle"))
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=DirectoryPublication(bundle=bundle, clock=clock), clock=clock)
+        await monitor.look()
+        assert (monitor.state, monitor.revision, monitor.age(REVISION)) == ("serving", REVISION, 0)
+        clock.advance(100)
+        assert monitor.age(REVISION) == 100
+        await monitor.look()
+        assert monitor.age(REVISION) == 0
+        # Something newer is published and OPA does not take it over: now the age grows, looked at or not.
+        write_bundle(bundle.path, revision="8-ff")
+        clock.advance(50)
+        await monitor.look()
+        assert monitor.age(REVISION) == 50
+        (bundle.path / ".manifest").unlink()
+        clock.advance(50)
+        await monitor.look()
+        assert monitor.age(REVISION) == 100
+        # OPA has taken it over since the last look.
+        assert monitor.age("8-ff") == 0
+        clock.advance(7)
+        assert monitor.age("8-ff") == 7
+
+
+async def test_the_status_plugin_confirms_with_the_time_of_its_last_success() -> None:
+    clock = ManualClock(float(NOW))  # 2026-09-21T14:13:20Z
+    opa = OpaWithStatus(status=status(REVISION, "2026-09-21T14:13:10.123456789Z"))
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
+        await monitor.look()
+        assert monitor.age(REVISION) == pytest.approx(9.88, abs=0.01)
+        clock.advance(1000)  # the bundle server is away: no later success
+        await monitor.look()
+        assert monitor.age(REVISION) == pytest.approx(1009.88, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        {},
+        {"bundles": None},
+        {"bundles": {"main": None}},
+        status("6-old", "2026-09-21T14:13:10Z"),
+        status(REVISION, "0001-01-01T00:00:00Z"),
+        status(REVISION, "yesterday"),
+        {"bundles": {"main": {"active_revision": REVISION}}},
+    ],
+    ids=repr,
+)
+async def test_without_a_confirmation_the_age_runs_from_the_first_sight(found: dict[str, Any] | None) -> None:
+    clock, opa = ManualClock(float(NOW)), OpaWithStatus(status=found)
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
+        await monitor.look()
+        clock.advance(60)
+        await monitor.look()
+        assert monitor.age(REVISION) == 60
+
+
+async def test_an_opa_that_does_not_tell_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    opa = OpaWithStatus()
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=ManualClock())
+        await monitor.look()
+        await monitor.look()
+    assert caplog.text.count("enable its status plugin") == 1
+
+
+async def test_a_time_in_the_future_makes_nothing_younger_than_now() -> None:
+    clock, opa = ManualClock(float(NOW)), OpaWithStatus(status=status(REVISION, "2036-09-21T14:13:10Z"))
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
+        await monitor.look()
+        opa.status = status(REVISION, "yesterday")
+        clock.advance(10)
+        await monitor.look()
+        assert monitor.age(REVISION) == 10
+
+
+async def test_it_looks_by_itself_and_says_when_opa_goes_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ostiary.opa")
+    clock, opa = ManualClock(float(NOW)), OpaWithStatus()
+
+    async def until(state: str) -> None:
+        async with asyncio.timeout(5):
+            while monitor.state != state:  # noqa: ASYNC110  # the monitor runs on its own
+                await asyncio.sleep(0.005)
+
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock, interval=0.01)
+        assert monitor.state == "starting"
+        async with monitor:
+            await until("serving")
+            opa.healthy = False
+            await until("down")
+            opa.healthy = True
+            await until("serving")
+            opa.revision = None
+            await until("down")
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("OPA is")]
+    assert lines == [
+        f"OPA is serving: the bundle {REVISION} is active",
+        "OPA is down: OPA answered 500",
+        f"OPA is serving: the bundle {REVISION} is active",
+        "OPA is down: no bundle is active",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (None, "no manifest that can be read"),
+        ("{", "is not JSON"),
+        ('{"revision":"7-a","revision":"8-b"}', "is not JSON"),
+        ("[]", "no revision of the form"),
+        ("{}", "no revision of the form"),
+        ('{"revision":7}', "no revision of the form"),
+        ('{"revision":"v7"}', "no revision of the form"),
+    ],
+)
+def test_a_directory_that_is_no_bundle_has_no_revision(tmp_path: Path, manifest: str | None, words: str) -> None:
+    if manifest is not None:
+        (tmp_path / ".manifest").write_text(manifest)
+    with pytest.raises(BundleError, match=words):
+        BundleDirectory(tmp_path).revision()

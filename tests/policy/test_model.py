@@ -1,0 +1,234 @@
+"""What a good permission map becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from ostiary.policy.model import Conditions, PermissionMap, load_permissions
+from support.files import CONDITIONS, PERMISSIONS, mistakes
+
+
+def load(path: Path, text: str) -> PermissionMap:
+    path.write_text(text, encoding="utf-8")
+    return load_permissions(path)
+
+
+def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
+    permission_map = load(tmp_path / "permissions.yaml", PERMISSIONS)
+    assert permission_map.model_dump(mode="json", by_alias=True, exclude_none=True) == {
+        "services": {
+            "orders": {
+                "endpoints": {
+                    "list-orders": "GET /orders",
+                    "get-order": "GET /orders/{order_id}",
+                    "create-order": "POST /orders",
+                    "invoices": "GET /orders/{order_id}/invoices/**",
+                }
+            },
+            "billing": {"endpoints": {"charge": "POST /charges", "refund": "POST /charges/{charge_id}/refund"}},
+        },
+        "roles": {"order-reader": {"orders": ["list-orders", "get-order"]}},
+        "callers": {
+            "web": {"issuer": "https://idp.test", "subject": "web"},
+            "reporting": {"spiffe": "spiffe://shop.test/reporting"},
+            "support": {"issuer": "https://idp.test", "claims": {"groups": ["support"]}},
+            "support-lead": {"issuer": "https://idp.test", "claims": {"groups": ["support-lead"]}},
+        },
+        "permissions": [
+            {"caller": "web", "roles": ["order-reader"]},
+            {
+                "caller": "web",
+                "service": "orders",
+                "endpoints": ["create-order"],
+                "when": {"source": ["10.0.0.0/8"], "read_only": False},
+            },
+            {
+                "caller": "web",
+                "service": "billing",
+                "endpoints": ["charge"],
+                "credential": {"per_call": True, "lifetime": 30},
+            },
+        ],
+        "eligible": [
+            {
+                "caller": "support",
+                "service": "billing",
+                "endpoints": ["refund"],
+                "approvers": ["support-lead"],
+                "approvals": 1,
+                "max_duration": 1800,
+                "max_uses": 5,
+                "reason_required": True,
+                "when": {"source": ["10.0.0.0/8"], "read_only": False},
+            }
+        ],
+    }
+
+
+def test_every_condition_of_the_design_loads_unchanged(tmp_path: Path) -> None:
+    indented = "".join(f"      {line}\n" for line in CONDITIONS.splitlines())
+    text = f"""\
+services:
+  orders: {{endpoints: {{get: "GET /tenants/{{tenant_id}}/orders"}}}}
+callers:
+  web: {{issuer: https://idp.test, subject: web}}
+permissions:
+  - caller: web
+    service: orders
+    endpoints: [get]
+    when:
+{indented}      custom: {{ticket: {{open: true}}, weekday: }}
+"""
+    when = load(tmp_path / "permissions.yaml", text).permissions[0].when
+    assert when is not None
+    assert when.model_dump(by_alias=True) == {
+        "source": ["10.0.0.0/8", "2001:db8::/32"],
+        "hours": {
+            "from": "08:00",
+            "to": "18:00",
+            "days": ["mon", "tue", "wed", "thu", "fri"],
+            "timezone": "Europe/Paris",
+        },
+        "claims": {"tenant": ["acme"], "groups": ["support"]},
+        "read_only": True,
+        "query": {"status": ["open", "paid"], "page": "*"},
+        "path": {"tenant_id": {"claim": "tenant"}},
+        "custom": {"ticket": {"open": True}, "weekday": None},
+    }
+    assert when.hours is not None
+    assert (when.hours.start, when.hours.end) == (480, 1080)
+
+
+def test_hours_may_be_written_without_quotes_and_days_left_out() -> None:
+    when = Conditions.model_validate({"hours": {"from": "22:00", "to": "24:00", "timezone": "UTC"}})
+    assert when.hours is not None
+    assert (when.hours.start, when.hours.end, len(when.hours.days)) == (1320, 1440, 7)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [("10.0.0.7", "10.0.0.7/32"), ("2001:DB8::/32", "2001:db8::/32"), ("::1", "::1/128"), ("0.0.0.0/0", "0.0.0.0/0")],
+)
+def test_a_network_has_one_form(written: str, canonical: str) -> None:
+    assert Conditions.model_validate({"source": [written]}).source == [canonical]
+
+
+def test_a_map_without_permissions_is_legal_and_permits_nothing(tmp_path: Path) -> None:
+    permission_map = load(
+        tmp_path / "permissions.yaml", "services:\n  orders: {endpoints: {a: GET /a}}\npermissions: []\n"
+    )
+    assert (permission_map.callers, permission_map.permissions, permission_map.eligible) == ({}, [], [])
+
+
+def test_what_a_permission_covers_is_each_endpoint_once() -> None:
+    permission_map = PermissionMap.model_validate(
+        {
+            "services": {"orders": {"endpoints": {"list": "GET /a", "get": "GET /a/{id}"}}},
+            "roles": {"lister": {"orders": ["list"]}, "reader": {"orders": ["get", "list"]}},
+            "callers": {"web": {"issuer": "https://idp.test", "subject": "web"}},
+            "permissions": [
+                {"caller": "web", "roles": ["lister", "reader"]},
+                {"caller": "web", "service": "orders", "endpoints": ["get"]},
+            ],
+        }
+    )
+    covered = [
+        [(service, endpoint.name) for service, endpoint in permission_map.covered(permission)]
+        for permission in permission_map.permissions
+    ]
+    assert covered == [[("orders", "list"), ("orders", "get")], [("orders", "get")]]
+
+
+def test_read_only_narrows_a_role_that_also_writes(tmp_path: Path) -> None:
+    text = PERMISSIONS.replace("[list-orders, get-order]}", "[list-orders, create-order]}").replace(
+        "roles: [order-reader]}", "roles: [order-reader], when: {read_only: true}}"
+    )
+    assert load(tmp_path / "permissions.yaml", text).permissions[0].when == Conditions(read_only=True)
+
+
+def test_callers_may_overlap(tmp_path: Path) -> None:
+    text = PERMISSIONS.replace("permissions:", "  web-too: {issuer: https://idp.test, subject: web}\npermissions:")
+    permission_map = load(tmp_path / "permissions.yaml", text)
+    assert permission_map.callers["web-too"] == permission_map.callers["web"]
+
+
+def test_a_map_made_in_python_is_checked_as_one_from_a_file() -> None:
+    with pytest.raises(ValidationError, match="unknown caller 'wob'"):
+        PermissionMap.model_validate(
+            {
+                "services": {"orders": {"endpoints": {"list": "GET /a"}}},
+                "permissions": [{"caller": "wob", "service": "orders", "endpoints": ["list"]}],
+            }
+        )
+
+
+def test_a_map_survives_being_written_and_read_again() -> None:
+    permission_map = PermissionMap.model_validate(yaml.safe_load(PERMISSIONS))
+    written = permission_map.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert PermissionMap.model_validate(written) == permission_map
+
+
+def test_every_mistake_is_reported_at_once_by_line(tmp_path: Path) -> None:
+    text = """\
+services:
+  orders:
+    endpoints:
+      list-orders: GET /orders
+      get-order: GET orders/{order_id}
+      again: GET /orders
+    owner: me
+  orders: {endpoints: {a: GET /a}}
+roles:
+  reader: {order: [list-orders], orders: [list-order]}
+callers:
+  anyone: {issuer: https://idp.test}
+  web: {issuer: https://idp.test, subject: web}
+permissions:
+  - {caller: wob, roles: [raeder], when: {source: [10.0.0.1/8], hours: {from: "8", to: "18:00", timezone: Mars}}}
+  - {caller: web, service: orders, endpoints: [get-order], when: {source: []}}
+  - {caller: web, service: orders, endpoints: [get-order]}
+  - {caller: web, service: !!str orders, endpoints: [get-order]}
+eligible:
+  - {caller: anyone, service: orders, endpoints: [list-orders], approvers: [web, nobody], max_duration: 1y}
+"""
+    assert mistakes(load_permissions, tmp_path / "permissions.yaml", text) == EVERY
+
+
+EVERY = []
+
+
+def test_what_is_cut_out_is_no_further_mistake(tmp_path: Path) -> None:
+    """A broken endpoint is known by name: the roles and permissions that use it are not blamed."""
+    text = PERMISSIONS.replace("GET /orders/{order_id}\n", "GET /orders/{order_id\n")
+    assert mistakes(load_permissions, tmp_path / "permissions.yaml", text) == [
+        "permissions.yaml:5: services.orders.endpoints.get-order: the segment '{order_id' of '/orders/{order_id' is not a "
+        "variable: that is a whole segment, '{name}' or '{name:type}', the name made of letters, digits and _"
+    ]
+
+
+def test_indices_are_those_of_the_file_after_something_was_cut_out(tmp_path: Path) -> None:
+    text = PERMISSIONS.replace(
+        "permissions:\n",
+        "permissions:\n  - {caller: web}\n  - {caller: web, roles: [order-reader]}\n",
+    )
+    assert mistakes(load_permissions, tmp_path / "permissions.yaml", text) == [
+        "permissions.yaml:18: permissions[0]: names neither roles nor a service with endpoints",
+        "permissions.yaml:20: permissions[2]: is the same as permissions[1], line 19",
+    ]
+
+
+def test_a_flood_of_mistakes_is_reported_in_bounded_time(tmp_path: Path) -> None:
+    """Suggestions cost a comparison with every known name; after a budget, mistakes come without."""
+    callers = "".join(f"  caller-{n}: {{issuer: https://idp.test, subject: s{n}}}\n" for n in range(2000))
+    wrong = "".join(f"  - {{caller: caler-{n}, service: orders, endpoints: [a]}}\n" for n in range(2000))
+    text = f"services:\n  orders: {{endpoints: {{a: GET /a}}}}\ncallers:\n{callers}permissions:\n{wrong}"
+    found = mistakes(load_permissions, tmp_path / "permissions.yaml", text)
+    assert len(found) == 2000
+    assert (
+        found[0] == "permissions.yaml:2005: permissions[0].caller: unknown caller 'caler-0' (did you mean 'caller-0'?)"
+    )
+    assert found[-1] == "permissions.yaml:4004: permissions[1999].caller: unknown caller 'caler-1999'"
