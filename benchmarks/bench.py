@@ -240,7 +240,7 @@ def ostiary(place: Path, issuer: DemoIssuer, upstream: int, variant: str) -> Ite
         f"listen: {{data: 127.0.0.1:{port}}}\n"
         f"issuers: [{{issuer: {ISSUER}, audience: {AUDIENCE}, key_file: jwks.json, algorithms: [ES256], claims: [groups]}}]\n"
         f'services: {{orders: {{hosts: [orders.localhost], upstream: "http://127.0.0.1:{upstream}"}}}}\n'
-        "opa: {managed: {bundle: bundle}}\n"
+        "opa: {managed: {bundle: bundle}, deadline: 5s}\n"  # a busy machine is to give slow rounds, not void ones
         "audit: {path: audit/}\n",
         encoding="utf-8",
     )

@@ -1,5 +1,7 @@
 """Configuration and permission map, read together."""
 
+# ruff: noqa: E501 - the complete lines, as people see them
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,4 +43,12 @@ def test_what_does_not_fit_together_is_said_in_one_sentence_each(tmp_path: Path)
     assert check_agreement(*both(tmp_path, config, permissions)) == EXPECTED
 
 
-EXPECTED = []
+EXPECTED = [
+    "service 'billing' is in the permission map and not in the configuration: it cannot be reached (did you mean 'biling'?)",
+    "service 'biling' is in the configuration and not in the permission map: all is denied (did you mean 'billing'?)",
+    "caller 'web' has an issuer that is not configured, 'https://idp.tset' (did you mean 'https://idp.test'?)",
+    "caller 'reporting' is a SPIFFE ID, which a listener with identity [jwt] never proves",
+    "caller 'support' depends on the claim 'groups', which issuer 'https://idp.test' is not configured to show to the policy: it never holds (did you mean 'group'?)",
+    "caller 'support-lead' depends on the claim 'groups', which issuer 'https://idp.test' is not configured to show to the policy: it never holds (did you mean 'group'?)",
+    "eligible[0].when depends on the claim 'tenant', which issuer 'https://idp.test' is not configured to show to the policy: it never holds",
+]

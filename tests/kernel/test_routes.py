@@ -381,7 +381,7 @@ def test_an_endpoint_and_what_is_beside_it_answer_as_the_whole_table(
 @given(tables())
 def test_nothing_beside_an_endpoint_can_be_left_out(endpoints: list[Endpoint]) -> None:
     routes = RouteTable(endpoints)
-    words = ["a", "A", "b", "B", "1", "x.y", "-", "c", "q:r", ""]
+    words = [*LITERALS, "B", "c", "2", "z.w", "q:r", ""]
     for endpoint in endpoints:
         beside = routes.beside(endpoint)
         for text in beside:

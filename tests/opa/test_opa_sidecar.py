@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from ostiary.opa.external import ExternalOpa
 from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.process import OpaProcess
 from ostiary.opa.sidecar import ManagedOpa
-from support.opa import ALLOWED, DENIED, REGO, REVISION, FakeOpa, document, response, write_bundle
+from support.opa import ALLOWED, DENIED, REGO, REVISION, FakeOpa, document, response, until, write_bundle
 
 QUESTION = {"subject": {"id": "web"}}
 
@@ -47,12 +47,6 @@ def open_files() -> set[str]:
 
 def environment(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what is waited for happens in other processes
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -310,6 +304,13 @@ class TestANewBundle:
         switch = revisions.index("8-ff")
         assert set(revisions[switch + len(asking) :]) == {"8-ff"}
         assert managed.restarts == 0
+
+    async def test_with_the_same_sequence_is_taken_over(
+        self, managed: ManagedOpa, client: OpaClient, bundle: Path
+    ) -> None:
+        write_bundle(bundle, revision="7-other")
+        await until(lambda: managed.revision == "7-other")
+        assert (await client.query(QUESTION)).revision == "7-other"
 
     async def test_that_is_broken_is_not_taken_over(
         self, managed: ManagedOpa, client: OpaClient, bundle: Path, caplog: pytest.LogCaptureFixture

@@ -166,3 +166,10 @@ class FakeOpa:
                 if self.close:
                     break
         writer.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until something that happens in another process or task has happened."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # what is waited for happens in other processes
+            await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""An upstream that is scripted byte by byte, a real listener in front of the forwarder, and a client that is neither."""
+"""An upstream scripted byte by byte, a real listener in front of the forwarder, and a client of raw requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
 from ostiary.models import Credential, Target
 from ostiary.problem import Problems
-from ostiary.upstream import Forwarder, UpstreamSettings
+from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
 
 SECRET = b"swapped-credential-0123456789"
 
@@ -34,6 +34,15 @@ def credential(number: int = 0, *, per_call: bool = False, **fields: Any) -> Cre
     """The credential of the n-th swap."""
     header = (b"authorization", b"Bearer " + SECRET + b"-%d" % number)
     return Credential(**{"header": header, "id": f"jti-{number}", "expires_at": 2**40, "per_call": per_call, **fields})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once the condition holds; `TimeoutError` if it does not within five seconds."""
+    async with asyncio.timeout(5):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.005)
 
 
 @dataclass
@@ -75,7 +84,7 @@ class UpstreamConnection:
 
     async def pieces(self, seen: Seen) -> AsyncIterator[bytes]:
         if seen.values("transfer-encoding") == ["chunked"]:
-            while (length := int(await self.reader.readline(), 16)) > 0:
+            while (length := int(await self.reader.readuntil(b"\r\n"), 16)) > 0:
                 yield await self.reader.readexactly(length)
                 await self.reader.readexactly(2)
             await self.reader.readexactly(2)
@@ -237,12 +246,8 @@ class Front:
 
     async def settled(self, *, idle: int = 0) -> None:
         """Return once no connection is in use, and `idle` ones are kept."""
-        async with asyncio.timeout(5):
-            while True:
-                facts = self.forwarder.facts()["orders"]
-                if (facts.open, facts.idle) == (idle, idle):
-                    return
-                await asyncio.sleep(0.005)
+        expected = PoolFacts(open=idle, idle=idle, waiting=0)
+        await until(lambda: self.forwarder.facts()["orders"] == expected)
 
 
 @contextlib.asynccontextmanager

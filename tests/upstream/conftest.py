@@ -1,4 +1,4 @@
-"""What is served is served on uvloop, and the sockets of plain asyncio differ in places: every promise holds on both."""
+"""The proxy runs on uvloop, whose sockets differ from asyncio's in places: every promise holds on both."""
 
 from __future__ import annotations
 

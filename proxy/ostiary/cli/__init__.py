@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ostiary.cli import bundle, check, demo, map, opa, run, schema, token, version
+from ostiary.cli import bundle, check, demo, explain, map, opa, run, schema, token, version
 from ostiary.cli.output import reporting_mistakes
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("run")(run.command)
 app.command("check")(check.command)
+app.command("explain")(explain.command)
 app.command("map")(map.command)
 app.command("token")(token.command)
 app.command("schema")(schema.command)

@@ -17,9 +17,13 @@ MISTAKE: Final = 2
 """The exit status for something that people wrote."""
 
 
-def console(*, stderr: bool = False) -> Console:
+_UNBOUNDED: Final = 500
+"""Columns where nobody watches: a table is then not folded, so that a program can read it line by line."""
+
+
+def console() -> Console:
     """For people. Plain text where nobody watches; markup is off, since what is printed may hold brackets."""
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=not (sys.stdout.isatty()))
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
 
 
 def print_json(document: Any) -> None:

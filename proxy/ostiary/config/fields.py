@@ -280,7 +280,7 @@ HostName: TypeAlias = Annotated[
 CorsOrigin: TypeAlias = Annotated[
     str, PlainValidator(_cors_origin), WithJsonSchema({"type": "string", "pattern": "^(\\*|https?://[^/?#@]+)$"})
 ]
-Secret: TypeAlias = Annotated[SecretStr, PlainValidator(_secret), WithJsonSchema(_TEXT_SCHEMA)]
+Secret: TypeAlias = Annotated[SecretStr, PlainValidator(_secret), _AS_TEXT, WithJsonSchema(_TEXT_SCHEMA)]
 GrantStoreUrl: TypeAlias = Annotated[Secret, AfterValidator(_grant_store)]
 
 OneText: Final = BeforeValidator(_one)

@@ -18,6 +18,7 @@ from ostiary.config.fields import (
     is_loopback,
     split_url,
 )
+from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import Strict
 from ostiary.policy.values import ClaimName, Duration, Text, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
@@ -67,6 +68,9 @@ def _only_true(value: Any) -> Any:
     return value
 
 
+STAND_IN: Final = {"issuer": "stand-in", "audience": "stand-in", "key_file": "stand-in", "algorithms": ["ES256"]}
+"""What takes the place of a missing list's item."""
+
 Algorithm: TypeAlias = Annotated[str, AfterValidator(_algorithm), WithJsonSchema({"enum": list(_FAMILIES)})]
 
 
@@ -75,7 +79,7 @@ class Issuer(Strict):
 
     issuer: Annotated[Text, AfterValidator(_issuer)]
     """The token's `iss`, compared exactly."""
-    audience: Annotated[Text, OneText]
+    audience: Annotated[Text, OneText, StandIn("stand-in")]
     """What the token's `aud` must be: this proxy, under the name that the issuer knows it by."""
     jwks_url: SecureUrl | None = None
     """Where its keys are published. https, except on a loopback host."""
@@ -87,7 +91,9 @@ class Issuer(Strict):
     """PEM file of the authorities that are trusted when its keys are fetched; the system's if left out."""
     token_file: FilePath | None = None
     """A file with the bearer token to fetch its keys with, read each time: for a Kubernetes API server."""
-    algorithms: Annotated[tuple[Algorithm, ...], Frozen, Unique, AfterValidator(_one_family), FILLED]
+    algorithms: Annotated[
+        tuple[Algorithm, ...], Frozen, Unique, AfterValidator(_one_family), FILLED, StandIn(["ES256"])
+    ]
     """The signature algorithms that are accepted: asymmetric, of one family."""
     types: Annotated[tuple[Text, ...], Frozen, Unique, FILLED] = ("JWT", "at+jwt")
     """The header types (`typ`) that are accepted."""

@@ -30,8 +30,9 @@ from ostiary.config.fields import (
     UnixAddress,
     UpstreamOrigin,
 )
-from ostiary.config.issuers import Issuer
+from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
+from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
 from ostiary.policy.values import Duration, Size, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
@@ -80,7 +81,7 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 class Listen(Strict):
     """Where the proxy listens."""
 
-    data: ListenAddress
+    data: Annotated[ListenAddress, StandIn("127.0.0.1:0")]
     """`host:port` for the requests of callers. Port 0 lets the system choose."""
     admin: PrivateAddress | None = None
     """For what is administrative: `unix:path`, or a loopback `host:port`. The socket `admin.sock` below `state` if left
@@ -137,9 +138,9 @@ class UpstreamTls(Strict):
 class ServiceSettings(Strict):
     """Where a service of the permission map answers, and where it is."""
 
-    hosts: Annotated[tuple[HostName, ...], Frozen, Unique, FILLED]
+    hosts: Annotated[tuple[HostName, ...], Frozen, Unique, FILLED, StandIn(["stand-in.invalid"])]
     """Names in a request's Host that mean this service, without a port. Compared in lower case."""
-    upstream: UpstreamOrigin
+    upstream: Annotated[UpstreamOrigin, StandIn("https://stand-in.invalid")]
     """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
     credential: Credential = Credential()
     cors: Cors | None = None
@@ -169,7 +170,7 @@ class Signing(Strict):
 class ManagedOpa(Strict):
     """OPA as a child process of the proxy, reached over a unix socket."""
 
-    bundle: FilePath
+    bundle: Annotated[FilePath, StandIn("stand-in")]
     """The bundle that it serves: a directory made by `ostiary bundle build`."""
     binary: FilePath | None = None
     """The program; found or installed as `ostiary opa install` does if left out."""
@@ -239,7 +240,7 @@ class Logging(Strict):
 class Config(Strict):
     """How this proxy runs."""
 
-    listen: Listen
+    listen: Annotated[Listen, StandIn({"data": "127.0.0.1:0"})]
     own_host: HostName = "ostiary.localhost"
     """The host at which the proxy itself answers: its keys and its metadata."""
     workers: Annotated[
@@ -250,12 +251,17 @@ class Config(Strict):
     """Processes that serve requests; `auto` is one for each core."""
     state: FilePath = Field(default=Path("state"), validate_default=True)
     """A private directory (0700) for the signing key and the sockets."""
-    issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED]
+    issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED, StandIn([STAND_IN])]
     """Those whose tokens are accepted."""
-    services: Annotated[dict[ServiceName, ServiceSettings], Unique, Field(json_schema_extra={"minProperties": 1})]
+    services: Annotated[
+        dict[ServiceName, ServiceSettings],
+        Unique,
+        Field(json_schema_extra={"minProperties": 1}),
+        StandIn({"stand-in": {"hosts": ["stand-in.invalid"], "upstream": "https://stand-in.invalid"}}),
+    ]
     """The services of the permission map, by name."""
     signing: Signing = Signing()
-    opa: Opa
+    opa: Annotated[Opa, StandIn({"managed": {"bundle": "stand-in"}})]
     audit: Audit = Field(default_factory=dict, validate_default=True)
     grants: Grants | None = None
     limits: Limits = Limits()

@@ -23,11 +23,12 @@ class Revision:
         return None if found is None else cls(int(found[1]), found[2])
 
     def may_follow(self, earlier: Revision) -> bool:
-        """Whether this can be what is active after `earlier`: itself, or one with a higher sequence.
+        """Whether this can be what is active after `earlier`: any but one with a lower sequence.
 
-        Another digest under the same sequence cannot: nobody could say which of the two is the newer.
+        Two bundles with one sequence are not ordered, so either may follow the other: that is what somebody gets who
+        builds twice between two commits. Who relies on this against rollback gives every bundle its own sequence.
         """
-        return self.sequence > earlier.sequence or self == earlier
+        return self.sequence >= earlier.sequence
 
     def __str__(self) -> str:
         return f"{self.sequence}-{self.digest}"

@@ -26,7 +26,7 @@ _KEY_ID: Final = "demo-1"
 IDENTITIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "web": {},
     "reporting": {},
-    "stranger": {},
+    "auditor": {},
     "ann": {"groups": ["support"]},
     "lee": {"groups": ["support-lead"]},
 }

@@ -49,7 +49,7 @@ class Demo:
 
 
 @contextlib.asynccontextmanager
-async def running_demo(place: Path) -> AsyncIterator[Demo]:
+async def running_demo(place: Path, *, level: str = "error") -> AsyncIterator[Demo]:
     """The demo in `place` (a private directory), serving when this is entered and ended when it is left.
 
     Raises `ConfigurationError`, `OpaNotFound` or `OpaNotReady` when it cannot come up.
@@ -62,7 +62,7 @@ async def running_demo(place: Path) -> AsyncIterator[Demo]:
     shutil.copytree(assets.demo_bundle(), policy, dirs_exist_ok=True)
     build_bundle(policy, place / "bundle", opa=ensure_opa(), sequence=1, rego_root=assets.rego())
     config = place / "ostiary.yaml"
-    config.write_text(configuration(ports), encoding="utf-8")
+    config.write_text(configuration(ports, level=level), encoding="utf-8")
     applications: dict[str, ASGIApp] = {"issuer": issuer.application()}
     for service in SERVICES:
         verifier = Verifier(
@@ -127,7 +127,7 @@ def _listen(preferred: int) -> socket.socket:
         return bind("127.0.0.1", 0)
 
 
-def configuration(ports: dict[str, int]) -> str:
+def configuration(ports: dict[str, int], *, level: str = "info") -> str:
     """The demo's `ostiary.yaml`, as a person would have written it."""
     services = "\n".join(
         f'  {service}: {{hosts: [{service}.localhost], upstream: "http://127.0.0.1:{ports[service]}", '
@@ -145,4 +145,5 @@ services:
 {services}
 opa: {{managed: {{bundle: bundle}}}}
 audit: {{path: audit/}}
+logging: {{level: {level}}}
 """

@@ -89,7 +89,7 @@ STOPS: Final = (
     Stop(
         shows="a method that the endpoint does not have",
         subject="web",
-        method="DELETE",
+        method="PUT",
         service="orders",
         path="/orders/42",
         status=403,
@@ -98,11 +98,19 @@ STOPS: Final = (
     Stop(
         shows="allowed from 10.0.0.0/8 only, and this is 127.0.0.1",
         subject="web",
-        method="POST",
+        method="DELETE",
         service="orders",
-        path="/orders",
+        path="/orders/42",
         status=403,
         reasons=("condition-source",),
+    ),
+    Stop(
+        shows="a rule of the organisation, with its text",
+        subject="web",
+        service="orders",
+        path="/orders?page=all",
+        status=403,
+        reasons=("policy-denied",),
     ),
     Stop(
         shows="eligible, but not granted: it would have to be requested",

@@ -5,8 +5,8 @@ it and takes that name over (rename(2)) once it is ready. So a new bundle costs 
 still answers, another is started with the new one, and clients go over to it with their next question (`OpaTransport`
 sees that the socket is another). The old one is ended a moment later.
 
-The bundle directory is what is published. Its revisions only grow: one that does not follow the active revision is not
-taken over, and is logged as an error for as long as it is there.
+The bundle directory is what is published. Sequences only grow: a bundle with a lower one than the active bundle has is
+not taken over, and is logged as an error for as long as it is there.
 """
 
 from __future__ import annotations

@@ -68,6 +68,15 @@ class Document:
             text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
         return text
 
+    def put(self, place: Place, value: Any) -> None:
+        """Set a key of a mapping that is there; its line is the mapping's."""
+        holder: Any = self.value
+        for step in place[:-1]:
+            holder = _below(holder, step)
+        line = self.line(place)
+        holder[place[-1]] = value
+        holder.lines[place[-1]] = line
+
     def cut(self, places: Iterable[Place]) -> bool:
         """Take out what is at these places, or what is nearest above. False if that would be everything."""
         holders: dict[int, tuple[Mapping | Sequence, set[Any]]] = {}

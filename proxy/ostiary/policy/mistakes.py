@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,14 @@ from ostiary.policy.document import Document, Place
 from ostiary.policy.words import Nearest, either, quoted
 
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StandIn:
+    """Annotates a required key: what takes its place once its absence is reported, so that the rest is checked."""
+
+    value: Any
+
 
 REFERENCE: Final = "reference"
 """The type of a mistake between parts that are well-formed each: found last, and the reason for no other."""
@@ -46,6 +55,7 @@ class Inspection:
         self._nearest = Nearest()
         self._lines = [(line, f"{document.name}:{line}: {sentence}") for line, sentence in document.mistakes]
         self._shadow: set[Place] = set()
+        self._filled: set[Place] = set()
 
     def refuse(self, places: Mapping[Place, str]) -> None:
         """Report these mistakes, and leave out what is there from all that follows."""
@@ -70,20 +80,35 @@ class Inspection:
 
     def _learn(self, model: type[BaseModel], entries: list[ErrorDetails]) -> bool:
         """Report what is new, and cut it out. False if nothing is left to be learnt from another look."""
-        places = []
+        broken = []
         for entry in entries:
             place = entry["loc"]
             if _KEY in place:
                 place = place[: place.index(_KEY)]
-            if not self._is_shadowed(entry, place):
+            if not self._follows(place) and not self._follows(entry.get("ctx", {}).get("other")):
                 self._report(place, self._sentence(model, entry, place))
-            places.append(place)
+            if entry["type"] != "missing" or not self._fill(model, place):
+                broken.append(place)
         final = all(entry["type"] == REFERENCE for entry in entries)
-        return not final and self._cut(places)
+        return not final and self._cut(broken)
 
-    def _is_shadowed(self, entry: ErrorDetails, place: Place) -> bool:
-        other = entry.get("ctx", {}).get("other")
-        return any(self._document.original(each) in self._shadow for each in (place, other) if each is not None)
+    def _follows(self, place: Place | None) -> bool:
+        """Whether what is wrong there follows from what has been reported, or from a stand-in."""
+        if place is None:
+            return False
+        original = self._document.original(place)
+        return original in self._shadow or any(original[:length] in self._filled for length in range(len(original)))
+
+    def _fill(self, model: type[BaseModel], place: Place) -> bool:
+        """Put a stand-in where a required key is missing, so that what is beside it can be checked."""
+        original = self._document.original(place)
+        stand_in = next((mark for mark in _marks_at(model, place) if isinstance(mark, StandIn)), None)
+        if stand_in is None or original in self._filled:
+            return False
+        self._filled.add(original)
+        self._shade(original)
+        self._document.put(place, stand_in.value)
+        return True
 
     def _report(self, place: Place, sentence: str) -> None:
         document = self._document
@@ -93,10 +118,12 @@ class Inspection:
     def _cut(self, places: Iterable[Place]) -> bool:
         places = list(places)
         for place in places:
-            original = self._document.original(place)
-            # What is above a cut may now be empty or lack something, which nobody wrote.
-            self._shadow.update(original[:length] for length in range(len(original) + 1))
+            self._shade(self._document.original(place))
         return self._document.cut(places)
+
+    def _shade(self, original: Place) -> None:
+        # What is above a cut may now be empty or lack something, which nobody wrote.
+        self._shadow.update(original[:length] for length in range(len(original) + 1))
 
     def _sentence(self, model: type[BaseModel], entry: ErrorDetails, place: Place) -> str:
         kind, value, context = entry["type"], entry.get("input"), entry.get("ctx", {})
@@ -144,6 +171,18 @@ def keys_at(model: type[BaseModel], place: Place) -> tuple[str, ...]:
 
 def _keys(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(field.alias or name for name, field in model.model_fields.items())
+
+
+def _marks_at(model: type[BaseModel], place: Place) -> list[Any]:
+    holder: Any = model
+    for step in place[:-1]:
+        holder = _below(holder, step)
+    holder = _unwrapped(holder)
+    if not (isinstance(holder, type) and issubclass(holder, BaseModel)):
+        return []
+    return next(
+        (field.metadata for name, field in holder.model_fields.items() if place[-1] == (field.alias or name)), []
+    )
 
 
 def _below(annotation: Any, step: int | str) -> Any:

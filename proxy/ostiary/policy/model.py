@@ -32,7 +32,7 @@ from pydantic_core import PydanticCustomError, ValidationError
 
 from ostiary.models import Json
 from ostiary.policy.document import plain, read_document
-from ostiary.policy.mistakes import Inspection
+from ostiary.policy.mistakes import Inspection, StandIn
 from ostiary.policy.references import Known, find_mistakes
 from ostiary.policy.values import (
     FILLED,
@@ -317,7 +317,7 @@ class CredentialSettings(Strict):
 class Permission(Strict):
     """A caller may use endpoints: those of roles, or those named of one service."""
 
-    caller: str
+    caller: Annotated[str, StandIn("")]
     """Who: a name of `callers`."""
     roles: Annotated[Listing | None, Present] = None
     """Roles, all of whose endpoints this covers. Not together with `service`."""
@@ -344,17 +344,17 @@ class Permission(Strict):
 class Eligibility(Strict):
     """What a caller may request for a while, within these limits, from these approvers."""
 
-    caller: str
+    caller: Annotated[str, StandIn("")]
     """Who may request: a name of `callers`."""
-    service: str
+    service: Annotated[str, StandIn("")]
     """The service whose `endpoints` follow."""
-    endpoints: Endpoints
+    endpoints: Annotated[Endpoints, StandIn(["?"])]
     """Names of the service's endpoints, each one; there is no wildcard."""
-    approvers: Listing
+    approvers: Annotated[Listing, StandIn(["?"])]
     """Callers, any of whom may approve. Nobody approves a request of their own."""
     approvals: Annotated[int, Field(ge=1, le=10)] = 1
     """How many different approvers it takes."""
-    max_duration: Annotated[int, Duration(least=1, most=7 * 86400, whole=True)]
+    max_duration: Annotated[int, Duration(least=1, most=7 * 86400, whole=True), StandIn(1)]
     """The longest that a grant may last: whole seconds, 1s to 168h."""
     max_uses: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | None, Present] = None
     """How many requests a grant is good for; any number if left out."""

@@ -62,7 +62,7 @@ def find_mistakes(permission_map: PermissionMap, known: Known) -> list[InitError
     check = _Check(permission_map, known)
     found = [(place, message, None) for place, message in (*check.services(), *check.roles(), *check.entries())]
     repeated = [
-        (place, f"is the same as {place[0]}[{first}]", (place[0], first)) for place, first in check.repetitions()
+        (place, f"is the same as {place[0]}[{other}]", (place[0], other)) for place, other in check.repetitions()
     ]
     return [
         InitErrorDetails(
@@ -104,7 +104,7 @@ class _Check:
             yield from self._approvers(("eligible", index), eligibility)
 
     def repetitions(self) -> Iterator[tuple[Place, int]]:
-        """Each entry that says what one before it says, with the index of that one."""
+        """Each entry that says what one before it says, with the index of the nearest such."""
         sections: dict[str, Iterable[Permission | Eligibility]] = {
             "permissions": self._map.permissions,
             "eligible": self._map.eligible,
@@ -112,9 +112,10 @@ class _Check:
         for section, entries in sections.items():
             seen: dict[object, int] = {}
             for index, entry in enumerate(entries):
-                first = seen.setdefault(_essence(entry), index)
-                if first != index:
-                    yield (section, index), first
+                essence = _essence(entry)
+                if essence in seen:
+                    yield (section, index), seen[essence]
+                seen[essence] = index
 
     def _entry(self, place: Place, entry: Permission | Eligibility) -> Found:
         if entry.caller not in self._known.callers:
@@ -141,6 +142,8 @@ class _Check:
 
     def _possible(self, place: Place, entry: Permission | Eligibility, when: Conditions) -> Found:
         """Named endpoints must each be able to meet the conditions; of a role's, one is enough."""
+        if not when.read_only and not when.path:
+            return
         named = entry.service is not None
         endpoints = list(self._covered(entry))
         if when.read_only:
@@ -187,10 +190,11 @@ def _names(endpoints: Iterable[Endpoint]) -> str:
 
 def _essence(entry: Permission | Eligibility) -> object:
     """Equal for entries that say the same, in whatever order their lists are."""
-    return tuple((name, _unordered(getattr(entry, name))) for name in type(entry).model_fields)
+    said = entry.__dict__
+    return tuple([(name, _unordered(said[name])) for name in said if said[name] is not None])
 
 
 def _unordered(value: Any) -> object:
     if isinstance(value, list):
-        return frozenset(value)
+        return value[0] if len(value) == 1 else frozenset(value)
     return value.model_dump_json() if isinstance(value, BaseModel) else value

@@ -12,7 +12,7 @@ import re
 import zoneinfo
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
@@ -192,6 +192,7 @@ def _no_wildcard(value: str) -> str:
     return value
 
 
+@lru_cache(maxsize=4096)  # maps repeat the same few networks in thousands of permissions
 def _network(value: str) -> str:
     address, slash, bits = value.partition("/")
     example = "a network is written 10.0.0.0/8 or 2001:db8::/32"

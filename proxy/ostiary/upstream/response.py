@@ -58,6 +58,7 @@ class ResponseReader:
         secret = remarkable(credential.header[1])
         decorated = {name for name, _ in decorations if name != b"vary"} if decorations else None
         relayed: list[Header] = []
+        named: set[bytes] = set()
         for name, value in head.headers:
             name = name.lower()  # noqa: PLW2901 - the parser keeps the upstream's spelling
             if secret is not None and secret in value:
@@ -73,8 +74,12 @@ class ResponseReader:
                 location = self._location(value)
                 if location is not None:
                     relayed.append((name, location))
+            elif name == b"connection":
+                named.update(token.strip().lower() for token in value.split(b","))
             elif name == b"transfer-encoding" and (value.lower() != b"chunked" or head.version != "1.1"):
                 raise UpstreamFailed("the upstream's transfer encoding is not chunked")
+        if named:
+            relayed = [pair for pair in relayed if pair[0] not in named or pair[0] == b"content-length"]
         return relayed
 
     def _check_length(self, value: bytes) -> None:

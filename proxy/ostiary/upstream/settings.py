@@ -47,7 +47,8 @@ class UpstreamSettings:
 
     `first_byte_timeout` runs from the last byte of the request to the complete response head, `idle_timeout` between
     two pieces of the response, or of a request body that the upstream does not take. `client_idle_timeout` bounds how
-    long the client may send or take nothing. `total_timeout` bounds the whole exchange, streams included.
+    long the client may send or take nothing. `total_timeout` bounds the whole exchange, streams included. `keep_alive`
+    is how long an idle connection is kept.
 
     `body_bytes` limits the request body, `response_body_bytes` (None: no limit) the response's, and
     `response_header_bytes` each header section of the response, interim ones and trailers included.
@@ -66,7 +67,7 @@ class UpstreamSettings:
     idle_timeout: float = 60.0
     client_idle_timeout: float = 60.0
     total_timeout: float = 3600.0
-    keep_alive: float = 15.0
+    keep_alive: float = 4.0  # shorter than the five seconds after which many servers close, so that we close first
     body_bytes: int = 2 * 1024**3
     response_header_bytes: int = 64 * 1024
     response_body_bytes: int | None = None

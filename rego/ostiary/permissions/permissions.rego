@@ -1,0 +1,120 @@
+# METADATA
+# description: |
+#   what the callers of an identity may do with the requested endpoint: by a permission that stands,
+#   or by an eligibility and a grant for it
+package ostiary.permissions
+
+import data.ostiary.callers
+import data.ostiary.conditions
+import data.ostiary.grants
+import data.ostiary.routes
+
+# METADATA
+# description: |
+#   the terms of each caller of the identity that has some for the requested endpoint: `standing`
+#   and `eligible` variants, and what an answer that looked at them depends on
+terms[caller] := data.ostiary.map.terms[id] if {
+	some caller in callers.names
+	id := data.ostiary.map.access[caller][input.resource.id][routes.endpoint]
+}
+
+# METADATA
+# description: |
+#   everything that allows the request, as `[caller, variant of the terms, grant or null]`, the one
+#   to be named first: standing before grant, then the lowest caller name, then what ends last
+allowing := _standing if {
+	input.context.grants == []
+} else := array.concat(_standing, _granted)
+
+_standing := [[caller, variant, null] |
+	some caller, found in terms
+	some variant in found.standing
+	conditions.all_hold(variant)
+]
+
+_granted := [[caller, variant, grant] |
+	some [caller, _, _, grant, variant] in sort([[grant.caller, 0 - grant.expires_at, grant.id, grant, variant] |
+		some grant in grants.active
+		some variant in terms[grant.caller].eligible
+		conditions.all_hold(variant)
+	])
+]
+
+# METADATA
+# description: |
+#   the caller and the permission or grant to be named, with the strictest credential profile of
+#   everything that allowed; undefined if nothing did
+basis := {
+	"caller": caller,
+	"permission": concat("/", [caller, input.resource.id, routes.endpoint, variant.id]),
+	"grant": null,
+	"expires_at": null,
+	"credential": _credential,
+} if {
+	[caller, variant, grant] := allowing[0]
+	grant == null
+} else := {
+	"caller": caller,
+	"permission": null,
+	"grant": grant.id,
+	"expires_at": grant.expires_at,
+	"credential": _credential,
+} if {
+	[caller, _, grant] := allowing[0]
+}
+
+_credential := allowing[0][1].credential if {
+	count(allowing) == 1
+} else := {
+	"lifetime": min([variant.credential.lifetime | some [_, variant, _] in allowing]),
+	"per_call": true in [variant.credential.per_call | some [_, variant, _] in allowing],
+}
+
+# METADATA
+# description: |
+#   why the map does not allow the request: the reasons of every caller, since any of them could
+#   have been the one that the identity is meant to be
+reasons contains "unknown-caller" if count(callers.names) == 0
+
+reasons contains "permission-missing" if {
+	some caller in callers.names
+	not terms[caller]
+}
+
+reasons contains reason if {
+	some found in terms
+	some kind in ["standing", "eligible"]
+	some variant in found[kind]
+	some reason in conditions.failures(variant)
+}
+
+reasons contains "grant-required" if {
+	some caller in _ungranted
+	not caller in _expired
+}
+
+reasons contains "grant-expired" if {
+	some caller in _ungranted
+	caller in _expired
+}
+
+# METADATA
+# description: what could be requested instead, by the first caller that has no grant; else null
+default requestable := null
+
+requestable := {
+	"caller": caller,
+	"service": input.resource.id,
+	"endpoint": routes.endpoint,
+	"approvers": terms[caller].eligible[0].approvers,
+	"max_duration": terms[caller].eligible[0].max_duration,
+} if {
+	caller := min(_ungranted)
+}
+
+_ungranted := {caller |
+	some caller, found in terms
+	found.eligible
+} - {grant.caller | some grant in grants.active}
+
+_expired := {grant.caller | some grant in grants.expired}

@@ -1,0 +1,38 @@
+# METADATA
+# description: |
+#   the shape of a request: whatever is judged later was checked here first, so that no built-in
+#   of ours ever meets a value of a type it fails on
+package ostiary.requests
+
+# METADATA
+# description: |
+#   true if the input is a request as the decision contract has it
+#   ---
+#   types matter as much as presence: `data.x[2]` would find the key "2". They are told by their
+#   order, which is null, booleans, numbers, strings, arrays, objects, sets: what lies between the
+#   least string and the least array is a string
+well_formed if {
+	names := [
+		input.subject.id,
+		input.subject.properties.issuer,
+		input.subject.properties.method,
+		input.action.name,
+		input.resource.id,
+	]
+	min(names) >= ""
+	max(names) < []
+	is_object(input.subject.properties.claims)
+
+	# A path has at least one segment, which is empty for `/`.
+	segments := input.resource.properties.segments
+	is_array(segments)
+	min(segments) >= ""
+	max(segments) < []
+	is_array(input.context.grants)
+
+	# Whole seconds. The bound keeps the same instant in nanoseconds within 64 bits.
+	time := input.context.time
+	time >= 0
+	time < 9000000000
+	floor(time) == time
+}
