@@ -210,6 +210,7 @@ def issuer_settings(issuer: Issuer) -> IssuerSettings:
         algorithms=tuple(issuer.algorithms),
         keys=keys,
         types=tuple(issuer.types),
+        allow_untyped=issuer.allow_untyped,
         leeway=issuer.leeway,
         max_lifetime=issuer.max_lifetime,
         claims=tuple(issuer.claims),

@@ -52,6 +52,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
                 "token_file": None,
                 "algorithms": ("ES256",),
                 "types": ("JWT", "at+jwt"),
+                "allow_untyped": False,
                 "leeway": 5,
                 "max_lifetime": 3600,
                 "claims": ("groups", "tenant"),

@@ -95,7 +95,7 @@ class RunningProxy:
     trusted: Trusted
     log: Path
     port: int = 0
-    tokens: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list, repr=False)
 
     @property
     def pid(self) -> int:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostiary.errors import CredentialUnavailable, TargetMalformed, UpstreamFailed
+from ostiary.errors import CredentialUnavailable, MessageMalformed, TargetMalformed, UpstreamFailed
 from ostiary.exchange import Exchange, Header
 from ostiary.models import Credential, Target
 from ostiary.upstream import UpstreamSettings, headers
@@ -161,11 +161,17 @@ def test_a_credential_that_is_no_header_is_not_sent(header: Header) -> None:
         sent(credential=credential(header=header))
 
 
-@pytest.mark.parametrize("path", ["", "orders", "/a b", "/a\r\nx: y", "/a\x00", "/é", "http://evil/"])
+@pytest.mark.parametrize("path", ["", "orders", "/a b", "/a\r\nx: y", "/a\x00", "/é", "/\ud800", "http://evil/"])
 def test_a_target_that_is_no_request_line_is_not_sent(path: str) -> None:
     scope = {"method": "GET", "raw_path": b"/", "query_string": b"", "headers": [], "client": None}
     with pytest.raises(TargetMalformed):
         RequestWriter(SETTINGS).write(Exchange(scope, _never, _never), _target(path), credential())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"+1", b"1, 1", b"0x1", b"1" * 5000, "\u0663".encode()])
+def test_a_length_that_is_no_number_is_400(value: bytes) -> None:
+    with pytest.raises(MessageMalformed):
+        sent((b"content-length", value), method="POST")
 
 
 def test_where_a_request_came_from_is_told_from_the_socket() -> None:

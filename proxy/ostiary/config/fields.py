@@ -211,7 +211,7 @@ def _host(value: Any) -> str:
 
 def _cors_origin(value: Any) -> str:
     if value == "*":
-        return "*"
+        raise mistake("a page of any origin is nobody in particular: name the origins")
     origin = str(read_origin(value))
     if origin != value:
         raise mistake(f"a browser writes this origin {quoted(origin)}")
@@ -278,7 +278,7 @@ HostName: TypeAlias = Annotated[
     str, PlainValidator(_host), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,253}$"})
 ]
 CorsOrigin: TypeAlias = Annotated[
-    str, PlainValidator(_cors_origin), WithJsonSchema({"type": "string", "pattern": "^(\\*|https?://[^/?#@]+)$"})
+    str, PlainValidator(_cors_origin), WithJsonSchema({"type": "string", "pattern": "^https?://[^/?#@]+$"})
 ]
 Secret: TypeAlias = Annotated[SecretStr, PlainValidator(_secret), _AS_TEXT, WithJsonSchema(_TEXT_SCHEMA)]
 GrantStoreUrl: TypeAlias = Annotated[Secret, AfterValidator(_grant_store)]

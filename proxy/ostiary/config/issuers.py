@@ -24,18 +24,19 @@ from ostiary.policy.values import ClaimName, Duration, Text, mistake, mistakes_a
 from ostiary.policy.words import closest, quoted
 
 _FAMILIES: Final = {
-    "RS256": "RSA",
-    "RS384": "RSA",
-    "RS512": "RSA",
-    "PS256": "RSA",
-    "PS384": "RSA",
-    "PS512": "RSA",
-    "ES256": "EC",
-    "ES384": "EC",
-    "ES512": "EC",
-    "EdDSA": "OKP",
+    "RS256": "RSASSA-PKCS1-v1_5",
+    "RS384": "RSASSA-PKCS1-v1_5",
+    "RS512": "RSASSA-PKCS1-v1_5",
+    "PS256": "RSASSA-PSS",
+    "PS384": "RSASSA-PSS",
+    "PS512": "RSASSA-PSS",
+    "ES256": "ECDSA",
+    "ES384": "ECDSA",
+    "ES512": "ECDSA",
+    "EdDSA": "EdDSA",
 }
-"""JWS algorithm to the type of key that it takes (RFC 7518 section 3.1, RFC 8037)."""
+"""JWS algorithm to its family (RFC 7518 section 3.1, RFC 8037). The two of RSA differ in their padding, so no token
+may choose between them."""
 
 _SYMMETRIC: Final = frozenset({"HS256", "HS384", "HS512"})
 
@@ -97,6 +98,8 @@ class Issuer(Strict):
     """The signature algorithms that are accepted: asymmetric, of one family."""
     types: Annotated[tuple[Text, ...], Frozen, Unique, FILLED] = ("JWT", "at+jwt")
     """The header types (`typ`) that are accepted."""
+    allow_untyped: bool = False
+    """Whether a token whose header has no `typ` is accepted too: those of Kubernetes service accounts have none."""
     leeway: Annotated[int, Duration(least=0, most=30, whole=True)] = 5
     """How far its clock may be from ours. Whole seconds."""
     max_lifetime: Annotated[int, Duration(least=1, most=86400, whole=True)] = 3600

@@ -105,7 +105,7 @@ class Cors(Strict):
     """Which pages of other origins may call the service from a browser. Preflights are answered by the proxy."""
 
     origins: Annotated[tuple[CorsOrigin, ...], Frozen, Unique, FILLED]
-    """Exact origins: `https://app.test`. `"*"` only without `credentials`."""
+    """Exact origins: `https://app.test`. Never `"*"`."""
     methods: Annotated[tuple[Method, ...], Frozen, Unique, FILLED] = ("GET", "HEAD", "POST")
     """Methods that pages may use."""
     headers: Annotated[tuple[FieldName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ("authorization", "content-type")
@@ -116,14 +116,6 @@ class Cors(Strict):
     """Whether a browser may send its cookies and certificates along. Bearer tokens need no such thing."""
     max_age: Annotated[int, Duration(least=0, most=86400, whole=True)] = 600
     """How long a browser may remember a preflight's answer. Whole seconds."""
-
-    @model_validator(mode="after")
-    def _no_wildcard_beside(self) -> Cors:
-        if "*" in self.origins and self.credentials:
-            raise mistake("the origin '*' with credentials would let every page act as its visitor: name the origins")
-        if "*" in self.origins and len(self.origins) > 1:
-            raise mistake("the origin '*' stands alone: the others add nothing to it")
-        return self
 
 
 class UpstreamTls(Strict):

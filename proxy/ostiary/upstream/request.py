@@ -17,7 +17,6 @@ Framing: TypeAlias = int | Literal["chunked"] | None
 
 _TARGET: Final = re.compile(rb"/[!-~]*")
 _FIELD_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_BREAKS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 _HTTP: Final = b"\r\nx-forwarded-proto: http"
 _HTTPS: Final = b"\r\nx-forwarded-proto: https"
@@ -56,7 +55,7 @@ class RequestWriter:
         framing: Framing = None
         for name, value in exchange.headers:
             if name == b"content-length":
-                if framing is not None or not value.isdigit():
+                if framing is not None or not value.isdigit() or len(value) > 19:
                     raise MessageMalformed("content-length")
                 framing = int(value)
             elif name == b"transfer-encoding":
@@ -70,11 +69,11 @@ class RequestWriter:
     def write(self, exchange: Exchange, target: Target, credential: Credential) -> OutboundRequest:
         """Raises `AccessError` (400, 413, 503) for what cannot be sent as exactly one clean request."""
         framing = self.framing(exchange)
-        request_target = target.request_target.encode("utf-8")
+        request_target = target.request_target.encode("utf-8", "surrogatepass")
         if _TARGET.fullmatch(request_target) is None:
             raise TargetMalformed("not a request line")
         name, value = credential.header
-        if not value or _BREAKS.search(value) is not None:
+        if not value or b"\r" in value or b"\n" in value or b"\0" in value:
             raise CredentialUnavailable("the credential is no header value")
         parts = [exchange.method.encode("ascii"), b" ", request_target, self._opening]
         self._keep(exchange, self._rules_for(credential), parts)

@@ -20,12 +20,37 @@ terms[caller] := data.ostiary.map.terms[id] if {
 
 # METADATA
 # description: |
-#   everything that allows the request, as `[caller, variant of the terms, grant or null]`, the one
-#   to be named first: standing before grant, then the lowest caller name, then what ends last
-allowing := _standing if {
-	input.context.grants == []
-} else := array.concat(_standing, _granted)
+#   the caller and the permission or grant to be named, with the strictest credential profile of
+#   everything that allowed; undefined if nothing did
+basis := {
+	"caller": caller,
+	"permission": concat("/", [caller, input.resource.id, routes.endpoint, variant.id]),
+	"grant": null,
+	"expires_at": null,
+	"credential": _credential,
+} if {
+	[caller, variant, _] := _standing[0]
+} else := {
+	"caller": caller,
+	"permission": null,
+	"grant": grant.id,
+	"expires_at": grant.expires_at,
+	"credential": _credential,
+} if {
+	[caller, _, grant] := _granted[0]
+}
 
+_credential := _standing[0][1].credential if {
+	count(_standing) == 1
+	input.context.grants == []
+} else := {"lifetime": min(lifetimes), "per_call": true in each_call} if {
+	variants := [variant | some [_, variant, _] in array.concat(_standing, _granted)]
+	lifetimes := [variant.credential.lifetime | some variant in variants]
+	each_call := [variant.credential.per_call | some variant in variants]
+}
+
+# Everything that allows, as `[caller, variant of the terms, grant or null]`, in the order in which it
+# is named: standing before grant, then the lowest caller name, then what ends last.
 _standing := [[caller, variant, null] |
 	some caller, found in terms
 	some variant in found.standing
@@ -39,36 +64,6 @@ _granted := [[caller, variant, grant] |
 		conditions.all_hold(variant)
 	])
 ]
-
-# METADATA
-# description: |
-#   the caller and the permission or grant to be named, with the strictest credential profile of
-#   everything that allowed; undefined if nothing did
-basis := {
-	"caller": caller,
-	"permission": concat("/", [caller, input.resource.id, routes.endpoint, variant.id]),
-	"grant": null,
-	"expires_at": null,
-	"credential": _credential,
-} if {
-	[caller, variant, grant] := allowing[0]
-	grant == null
-} else := {
-	"caller": caller,
-	"permission": null,
-	"grant": grant.id,
-	"expires_at": grant.expires_at,
-	"credential": _credential,
-} if {
-	[caller, _, grant] := allowing[0]
-}
-
-_credential := allowing[0][1].credential if {
-	count(allowing) == 1
-} else := {
-	"lifetime": min([variant.credential.lifetime | some [_, variant, _] in allowing]),
-	"per_call": true in [variant.credential.per_call | some [_, variant, _] in allowing],
-}
 
 # METADATA
 # description: |

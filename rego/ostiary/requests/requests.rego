@@ -12,22 +12,20 @@ package ostiary.requests
 #   order, which is null, booleans, numbers, strings, arrays, objects, sets: what lies between the
 #   least string and the least array is a string
 well_formed if {
-	names := [
+	# A path has at least one segment, which is empty for `/`.
+	segments := input.resource.properties.segments
+	is_array(segments)
+	segments != []
+	texts := array.concat(segments, [
 		input.subject.id,
 		input.subject.properties.issuer,
 		input.subject.properties.method,
 		input.action.name,
 		input.resource.id,
-	]
-	min(names) >= ""
-	max(names) < []
+	])
+	min(texts) >= ""
+	max(texts) < []
 	is_object(input.subject.properties.claims)
-
-	# A path has at least one segment, which is empty for `/`.
-	segments := input.resource.properties.segments
-	is_array(segments)
-	min(segments) >= ""
-	max(segments) < []
 	is_array(input.context.grants)
 
 	# Whole seconds. The bound keeps the same instant in nanoseconds within 64 bits.
