@@ -63,10 +63,16 @@ class DataApplication(Starlette):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
-    """A worker's application, and the protocol class that its listener must have."""
+    """A worker's application, and the protocol class that its listener must have.
 
-    application: ASGIApp
+    `application` has an ASGI lifespan; whoever would rather have its errors than a server's log enters `lifespan()`.
+    """
+
+    application: DataApplication
     protocol: type[asyncio.Protocol]
+
+    def lifespan(self) -> AbstractAsyncContextManager[object]:
+        return self.application.router.lifespan_context(self.application)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,14 +174,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
 def opa_policy(config: Config, address: OpaAddress, *, clock: Clock) -> Policy:
     """The policy that OPA holds: every decision is asked for."""
     opa = config.opa
-    token = None if opa.token is None else opa.token.get_secret_value()
-    client = OpaClient(address=address, token=token, deadline=opa.deadline)
-    publication = (
-        StatusPublication(opa=client)
-        if opa.managed is None
-        else DirectoryPublication(bundle=BundleDirectory(opa.managed.bundle), clock=clock)
-    )
-    monitor = PolicyMonitor(opa=client, publication=publication, clock=clock)
+    client, monitor = policy_monitor(config, address, clock=clock)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -191,6 +190,21 @@ def opa_policy(config: Config, address: OpaAddress, *, clock: Clock) -> Policy:
         catalog=OpaEndpointCatalog(source=client, clock=clock),
         lifespan=lifespan(),
     )
+
+
+def policy_monitor(
+    config: Config, address: OpaAddress, *, clock: Clock, data_deadline: float = 5.0
+) -> tuple[OpaClient, PolicyMonitor]:
+    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's."""
+    opa = config.opa
+    token = None if opa.token is None else opa.token.get_secret_value()
+    client = OpaClient(address=address, token=token, deadline=opa.deadline, data_deadline=data_deadline)
+    publication = (
+        StatusPublication(opa=client)
+        if opa.managed is None
+        else DirectoryPublication(bundle=BundleDirectory(opa.managed.bundle), clock=clock)
+    )
+    return client, PolicyMonitor(opa=client, publication=publication, clock=clock)
 
 
 # From what people wrote to what each stage takes: the stages never see the configuration.

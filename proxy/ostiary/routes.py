@@ -41,6 +41,7 @@ compile that one."""
 
 _LITERAL: Final = re.compile(r"[A-Za-z0-9._~-]+")
 _VARIABLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::([a-z]+))?\}")
+_DOT_SEGMENTS: Final = frozenset({".", ".."})
 _SEPARATORS: Final = frozenset("/\\;%?#")
 _TEXT_LENGTH: Final = 256
 
@@ -136,7 +137,7 @@ def _part(text: str, segment: str, *, last: bool) -> Part:
         raise TemplateError(f"'**' can only be the last segment, which it is not in {text!r}")
     if "{" in segment or "}" in segment:
         return _variable(text, segment)
-    if _is_dots(segment):
+    if not segment.strip("."):  # the canonicaliser refuses them, whatever their number
         raise TemplateError(f"a segment of dots can never be requested, so {text!r} cannot be matched")
     if not _LITERAL.fullmatch(segment):
         raise TemplateError(f"the segment {segment!r} of {text!r} has characters beyond A-Z a-z 0-9 . _ ~ -")
@@ -180,14 +181,10 @@ class Endpoint:
         return self.template.text
 
 
-def _is_dots(segment: str) -> bool:
-    return not segment.strip(".")  # "." and "..", and longer runs, which some systems treat alike
-
-
 def _is_text(segment: str) -> bool:
     return (
         0 < len(segment) <= _TEXT_LENGTH
-        and not _is_dots(segment)
+        and segment not in _DOT_SEGMENTS
         and " " not in segment
         and _SEPARATORS.isdisjoint(segment)
         and segment.isprintable()  # no control, no format character (the bidirectional marks are ones), no space
@@ -355,7 +352,7 @@ class RouteTable:
 
 
 def _is_rest_segment(segment: str) -> bool:
-    return _LITERAL.fullmatch(segment) is not None and not _is_dots(segment)
+    return _LITERAL.fullmatch(segment) is not None and segment not in _DOT_SEGMENTS
 
 
 def _siblings(node: _Node, kind: str | None) -> Iterator[str]:

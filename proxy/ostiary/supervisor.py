@@ -1,8 +1,12 @@
-"""The owner of everything that a machine has once: OPA, the signing key, the listening sockets, and the workers.
+"""The owner of everything that a machine has once: the signing key, the listening sockets, OPA, and the workers.
 
 There is a supervisor even when there is one worker. Workers are processes that share the listening socket and the
-OPA; one that dies is started again, with back-off when it dies young. SIGTERM and SIGINT drain: workers stop accepting,
-finish what they have within `limits.drain_timeout`, and OPA ends last. A worker whose supervisor is gone ends by itself.
+OPA; one that dies is started again (`crew`). SIGTERM and SIGINT drain: workers stop accepting, finish what they have
+within `limits.drain_timeout`, and OPA ends last; a second signal ends the workers at once. A worker whose supervisor is
+gone ends by itself, and OPA is on a leash.
+
+The port is bound first, so that one that is taken is told at once, and listened on last, so that a connection is
+refused rather than left waiting while OPA starts.
 """
 
 from __future__ import annotations
@@ -10,213 +14,166 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import socket
-import stat
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 import uvicorn
 
-from ostiary import worker
+from ostiary import app
 from ostiary.admin.app import Health, admin_application
+from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.config.fields import UnixAddress
 from ostiary.credential.keys import ensure_signing_key
-from ostiary.errors import ConfigurationError
+from ostiary.crew import Crew
+from ostiary.listening import Server, bind, listen, listen_unix, private_directory
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import ensure_opa
+from ostiary.opa.monitor import PolicyMonitor
 from ostiary.opa.sidecar import ManagedOpa
+from ostiary.worker import WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
 
-_STABLE: Final = 10.0
-"""Seconds a worker must have lived for its end not to count as dying young."""
+_HEALTH_DEADLINE: Final = 1.0
+"""Seconds that OPA has to show that it is there, when somebody asks for the proxy's health."""
+_CLOSING: Final = 2.0
+"""Seconds that a drained worker has, beside the audit's deadline, to close its parts."""
 
-_BACKOFF_LIMIT: Final = 30.0
-_BACKLOG: Final = 2048
-
-
-class PolicyService(Protocol):
-    """OPA as the supervisor sees it, managed or external."""
-
-    @property
-    def address(self) -> OpaAddress: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-
-
-@dataclass(slots=True)
-class _Worker:
-    name: str
-    process: BaseProcess
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    started: float = field(default_factory=time.monotonic)
+PolicyService: TypeAlias = ManagedOpa | ExternalOpa
 
 
 class Supervisor:
     """Runs a proxy until `stop()`.
 
     `ready` is set once every worker accepts. `data_address` is the address that was bound (port 0 is legal), known
-    after `ready`.
+    after `ready`. `data` is a socket that is bound already, for who had to know the port before; it is closed here.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, opa_binary: Path | None = None, data: socket.socket | None = None) -> None:
         self._config = config
-        self._context = multiprocessing.get_context("spawn")
-        self._workers: dict[str, _Worker] = {}
-        self._stopping = asyncio.Event()
-        self._failures: list[BaseException] = []
+        self._opa_binary = opa_binary
+        self._data = data
+        self._workers = worker_count(config)
+        self._crew: Crew | None = None
+        self._monitor: PolicyMonitor | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._stops = 0
         self.ready = asyncio.Event()
         self.data_address: tuple[str, int] = ("", 0)
         self.opa: PolicyService | None = None
 
     def stop(self) -> None:
-        self._stopping.set()
+        """End `run`, wherever it is: drain, and end every part. Called once more, the workers are not waited for."""
+        self._stops += 1
+        if self._stops > 1:
+            if self._crew is not None:
+                self._crew.kill()
+        elif self._running is not None:
+            self._running.cancel()
 
     async def run(self) -> None:
         """Start every part in order, serve until stopped, end every part in the opposite order.
 
-        Raises `ConfigurationError` when something that people wrote stops it, and `OSError` when an address is taken.
+        Raises `ConfigurationError` when something that people wrote stops it, `OpaNotReady` when OPA does not come up,
+        and `OSError` when an address is taken or a directory cannot be used.
         """
+        if self._stops:
+            return
+        self._running = asyncio.create_task(self._run(), name="supervisor")
+        try:
+            await self._running
+        except asyncio.CancelledError:
+            if not self._stops:
+                raise
+
+    async def _run(self) -> None:
         config = self._config
         async with AsyncExitStack() as stack:
+            address = config.listen.data
+            data = stack.enter_context(contextlib.closing(self._data or bind(address.host, address.port)))
+            self.data_address = data.getsockname()[:2]
             private_directory(config.state)
             ensure_signing_key(config.signing_key_file, config.signing.algorithm)
-            data = stack.enter_context(contextlib.closing(bind(config.listen.data.host, config.listen.data.port)))
-            self.data_address = data.getsockname()[:2]
-            self.opa = await stack.enter_async_context(self._opa())
+            self.opa = opa = await stack.enter_async_context(self._opa())
+            self._monitor = await stack.enter_async_context(self._watched(opa.address))
             await stack.enter_async_context(self._admin())
-            tasks = [
-                asyncio.create_task(self._keep(f"w{number}", data), name=f"worker-{number}")
-                for number in range(worker_count(config))
-            ]
-            stack.push_async_callback(self._drain, tasks, data)
-            await self._until_stopped(tasks)
-        if self._failures:
-            raise self._failures[0]
+            listen(data)
+            self._crew = crew = self._new_crew(opa.address, data)
+            stack.push_async_callback(self._drain, crew, data)
+            announcing = asyncio.create_task(self._announce(crew), name="announce")
+            stack.callback(announcing.cancel)
+            await crew.serve()
 
-    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
-        stopping = asyncio.create_task(self._stopping.wait())
-        ready = asyncio.create_task(self._announce())
-        try:
-            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            ready.cancel()
-
-    async def _announce(self) -> None:
-        while len(self._workers) < worker_count(self._config):
-            await asyncio.sleep(0.01)
-        for one in list(self._workers.values()):
-            await one.ready.wait()
-        _log.info("serving on %s:%d with %d worker(s)", *self.data_address, len(self._workers))
+    async def _announce(self, crew: Crew) -> None:
+        await crew.ready.wait()
+        _log.info("serving on %s:%d with %d worker(s)", *self.data_address, crew.size)
         self.ready.set()
+
+    async def _drain(self, crew: Crew, data: socket.socket) -> None:
+        data.close()  # with the workers' copies closed too, a new connection is refused instead of left waiting
+        _log.info("draining")
+        await crew.drain(patience=self._config.limits.drain_timeout + self._config.audit.deadline + _CLOSING)
+
+    def _new_crew(self, opa: OpaAddress, data: socket.socket) -> Crew:
+        return Crew(
+            [
+                WorkerSettings(name=f"w{number}", config=self._config, opa_address=opa, port=self.data_address[1])
+                for number in range(self._workers)
+            ],
+            data=data,
+        )
 
     # OPA
 
     def _opa(self) -> contextlib.AbstractAsyncContextManager[PolicyService]:
         opa = self._config.opa
         if opa.managed is not None:
-            binary = opa.managed.binary or ensure_opa()
+            binary = opa.managed.binary or self._opa_binary or ensure_opa()
             return ManagedOpa(binary=binary, bundle=opa.managed.bundle, directory=self._config.state / "opa")
-        return ExternalOpa(address=OpaAddress.parse(str(opa.url)), token=None if opa.token is None else opa.token.get_secret_value())
+        token = None if opa.token is None else opa.token.get_secret_value()
+        return ExternalOpa(address=OpaAddress.parse(str(opa.url)), token=token)
 
-    # workers
-
-    async def _keep(self, name: str, data: socket.socket) -> None:
-        """Run one worker, again and again, until the supervisor stops."""
-        delay = 0.1
-        while not self._stopping.is_set():
-            one = self._spawn(name, data)
-            self._workers[name] = one
-            await one.ended.wait()
-            if self._stopping.is_set():
-                return
-            if not one.ready.is_set() and not self.ready.is_set():
-                # It never served at all: that is a mistake to show, not a crash to repeat.
-                self._failures.append(ConfigurationError([f"{name} did not start (exit code {one.process.exitcode})"]))
-                return
-            lived = time.monotonic() - one.started
-            delay = 0.1 if lived > _STABLE else min(delay * 2, _BACKOFF_LIMIT)
-            _log.error("%s died (exit code %s) and is started again in %.1f s", name, one.process.exitcode, delay)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay)
-
-    def _spawn(self, name: str, data: socket.socket) -> _Worker:
-        if self.opa is None:
-            raise RuntimeError("workers are started after OPA")
-        loop = asyncio.get_running_loop()
-        receiver, sender = self._context.Pipe(duplex=False)
-        settings = worker.WorkerSettings(
-            name=name, config=self._config, opa_address=self.opa.address, port=self.data_address[1]
-        )
-        process = self._context.Process(target=worker.main, args=(settings, data, sender), name=name)
-        process.start()
-        sender.close()
-        one = _Worker(name=name, process=process)
-        loop.add_reader(receiver.fileno(), self._heard, receiver, one)
-        loop.add_reader(process.sentinel, self._died, one)
-        return one
-
-    def _heard(self, receiver: Connection, one: _Worker) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            if receiver.recv() == worker.READY:
-                one.ready.set()
-                return
-        asyncio.get_running_loop().remove_reader(receiver.fileno())
-        receiver.close()
-
-    def _died(self, one: _Worker) -> None:
-        asyncio.get_running_loop().remove_reader(one.process.sentinel)
-        one.process.join()
-        one.ended.set()
-
-    async def _drain(self, tasks: list[asyncio.Task[None]], data: socket.socket) -> None:
-        self._stopping.set()
-        data.close()  # with the workers' copies closed too, a new connection is refused instead of left waiting
-        _log.info("draining")
-        for one in self._workers.values():
-            if one.process.is_alive():
-                one.process.terminate()
-        waiting = [asyncio.create_task(one.ended.wait()) for one in self._workers.values()]
-        _, late = await asyncio.wait(waiting, timeout=self._config.limits.drain_timeout + 2) if waiting else (None, set())
-        for one in self._workers.values():
-            if not one.ended.is_set():
-                _log.error("%s did not drain in time and is killed", one.name)
-                one.process.kill()
-        for task in late:
-            await task
-        await asyncio.gather(*tasks, return_exceptions=True)
+    @contextlib.asynccontextmanager
+    async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:
+        client, monitor = app.policy_monitor(self._config, address, clock=SystemClock(), data_deadline=_HEALTH_DEADLINE)
+        async with client, monitor:
+            yield monitor
 
     # administration
 
-    def health(self) -> Health:
-        policy = self.opa
+    async def health(self) -> Health:
+        """What is there now: OPA is asked, not remembered."""
+        monitor, crew = self._monitor, self._crew
+        policy, revision = "starting", None
+        if monitor is not None:
+            await monitor.look()
+            policy, revision = monitor.state, monitor.revision
+            if revision is not None and monitor.age(revision) > self._config.opa.max_policy_age:
+                policy = "stale"
         return Health(
-            policy="starting" if policy is None else policy.state,
-            revision=None if policy is None else policy.revision,
-            workers=worker_count(self._config),
-            workers_ready=sum(one.ready.is_set() and not one.ended.is_set() for one in self._workers.values()),
+            draining=self._stops > 0,
+            policy=policy,
+            revision=revision,
+            workers=self._workers,
+            workers_ready=0 if crew is None else crew.serving,
         )
 
     @contextlib.asynccontextmanager
     async def _admin(self) -> AsyncIterator[None]:
         address = self._config.admin_address
-        listener = bind_unix(address.path) if isinstance(address, UnixAddress) else bind(address.host, address.port)
-        server = worker.WorkerServer(
+        if isinstance(address, UnixAddress):
+            listener = listen_unix(address.path)
+        else:
+            listener = bind(address.host, address.port)
+            listen(listener)
+        server = Server(
             uvicorn.Config(
                 admin_application(self.health),
                 ws="none",
@@ -225,6 +182,7 @@ class Supervisor:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                timeout_graceful_shutdown=1,
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin")
@@ -244,49 +202,16 @@ def worker_count(config: Config) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def private_directory(path: Path) -> Path:
-    """The directory, made 0700 if it is not there. Raises `ConfigurationError` if others can get into it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise ConfigurationError([f"{path}: holds keys and sockets, and has to be this user's alone (mode 0700)"])
-    return path
+def serve(config: Config) -> None:
+    """Run a proxy until SIGTERM or SIGINT. Blocks, and raises what `Supervisor.run` and `ensure_opa` do."""
+    binary = None
+    if config.opa.managed is not None and config.opa.managed.binary is None:
+        # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
+        binary = ensure_opa(progress=_log.info)
+    asyncio.run(_run_until_signalled(Supervisor(config, opa_binary=binary)))
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Port 0 is any free one. Raises `OSError` with the address in it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """A listening unix socket (0600) in a private directory; one that was left behind is replaced."""
-    private_directory(path.parent)
-    if path.is_socket():
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {path}: {error.strerror}") from error
-    return listener
-
-
-async def run_until_signalled(supervisor: Supervisor) -> None:
-    """Run until SIGTERM or SIGINT."""
+async def _run_until_signalled(supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)

@@ -1,7 +1,8 @@
 """One worker process: an event loop, the data listener, and the parts that `app.compose` puts behind it.
 
-Started by the supervisor with the shared listening socket. It says `READY` once it accepts, drains on SIGTERM, and
-ends by itself when the supervisor is gone, so that no worker serves without the OPA that decides for it.
+Started by the supervisor with the shared listening socket. It says `READY` once it accepts, or `StartFailure` with the
+reason why it never will; drains on SIGTERM; and ends by itself when the supervisor is gone, so that no worker serves
+without the OPA that decides for it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
+import math
 import multiprocessing
 import signal
 import socket
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
@@ -23,11 +26,22 @@ import uvloop
 from ostiary import app
 from ostiary.clock import SystemClock
 from ostiary.config import Config
+from ostiary.errors import ConfigurationError
+from ostiary.listening import Server
 from ostiary.logs import configure_logging
 from ostiary.opa.address import OpaAddress
 from ostiary.server import refuse_unless_strict
 
+_log = logging.getLogger("ostiary.worker")
+
 READY: Final = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFailure:
+    """Why a worker cannot start, in lines for whoever started it."""
+
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +55,38 @@ class WorkerSettings:
 
 
 def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
-    """The entry point of the process."""
+    """The entry point of the process. Exit status 1: it could not start, or did not end as it should."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor decides for all
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     configure_logging(level=settings.config.logging.level, form=settings.config.logging.format)
-    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, listener, sender))
+    supervisor = _Supervisor(sender)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listener, supervisor))
+    except ConfigurationError as error:
+        supervisor.tell(StartFailure(lines=error.mistakes))
+        sys.exit(1)
+    except OSError as error:
+        supervisor.tell(StartFailure(lines=(str(error),)))
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor has to hear of it
+        _log.exception("%s failed", settings.name)
+        supervisor.tell(StartFailure(lines=(f"{type(error).__name__}: {error}",)))
+        sys.exit(1)
 
 
-async def _serve(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
-    limits = settings.config.limits
+class _Supervisor:
+    """Who started this process, and hears of its state."""
+
+    def __init__(self, sender: Connection) -> None:
+        self._sender = sender
+
+    def tell(self, message: str | StartFailure) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which its sentinel tells too
+            self._sender.send(message)
+
+
+async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: _Supervisor) -> None:
     clock = SystemClock()
     policy = app.opa_policy(settings.config, settings.opa_address, clock=clock)
     composed = app.compose(settings.config, name=settings.name, port=settings.port, policy=policy, clock=clock)
@@ -57,45 +94,32 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, sender: Conn
         composed.application,
         http=composed.protocol,
         ws="none",
-        lifespan="on",
+        lifespan="off",  # entered below: uvicorn would turn what goes wrong in it into a line of its log
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(limits.drain_timeout)),
+        timeout_graceful_shutdown=max(1, math.ceil(settings.config.limits.drain_timeout)),
     )
     refuse_unless_strict(configuration)
-    server = WorkerServer(configuration)
+
+    def started() -> None:
+        # What start-up made lives as long as the worker does: it is not looked at again by the collector.
+        gc.collect()
+        gc.freeze()
+        supervisor.tell(READY)
+
+    server = Server(configuration, started=started)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        loop.add_reader(parent.sentinel, server.stop)
-    announcing = asyncio.create_task(_announce(server, sender))
-    try:
+        loop.add_reader(parent.sentinel, _orphaned, loop, parent.sentinel, server)
+    async with composed.lifespan():
         await server.serve(sockets=[listener])
-    finally:
-        announcing.cancel()
-        if parent is not None:
-            loop.remove_reader(parent.sentinel)
 
 
-async def _announce(server: WorkerServer, sender: Connection) -> None:
-    while not server.started:
-        await asyncio.sleep(0.01)
-    # What start-up made lives as long as the worker does: it is not looked at again by the collector.
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError):  # the supervisor is gone, which its sentinel tells too
-        sender.send(READY)
-
-
-class WorkerServer(uvicorn.Server):
-    """uvicorn's server, stopped by us instead of by the signal handlers it would install."""
-
-    def stop(self) -> None:
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+def _orphaned(loop: asyncio.AbstractEventLoop, sentinel: int, server: Server) -> None:
+    loop.remove_reader(sentinel)  # it stays readable
+    _log.error("the supervisor is gone: draining")
+    server.stop()

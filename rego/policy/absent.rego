@@ -3,5 +3,5 @@
 # metadata here: a package has one description, and this one is the organisation's to describe.)
 package policy
 
-# No condition holds that the organisation has not defined.
-condition(_, _, _) if false
+# No condition has this name, for names start with a letter: what is not defined does not hold.
+condition("", _, _) := false

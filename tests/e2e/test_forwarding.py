@@ -38,7 +38,7 @@ async def test_the_upstream_sees_one_clean_request(proxy: RunningProxy, orders: 
     assert seen.headers == [
         ("host", f"127.0.0.1:{orders_port}"),
         ("via", "1.1 ostiary"),
-        ("x-forwarded-host", f"orders.localhost:{proxy.port}"),
+        ("x-forwarded-host", f"ORDERS.localhost:{proxy.port}"),
         ("accept", "text/plain"),
         ("x-request-id", "r-1"),
         ("authorization", credential),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ostiary.errors import AccessError
 from ostiary.server import ListenerLimits, Refused
-from ostiary.server.protocol import _unmapped
-from support.server import Recorder, Seen, eventually, listener
+from ostiary.server.connection import _unmapped
+from support.server import Listener, Recorder, Seen, eventually, listener
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -19,6 +20,25 @@ CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 def problem(status: int, reason: str, title: str) -> dict[str, Any]:
     return {"type": "about:blank", "status": status, "title": title, "reasons": [reason]}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Recorder, Listener]]:
+    recorder = Recorder()
+    with listener(recorder) as running:
+        yield recorder, running
+
+
+@pytest.fixture
+def served(shared: tuple[Recorder, Listener]) -> Listener:
+    shared[1].refused.clear()
+    return shared[1]
+
+
+@pytest.fixture
+def recorder(shared: tuple[Recorder, Listener]) -> Recorder:
+    shared[0].seen.clear()
+    return shared[0]
 
 
 # What the application sees.
@@ -133,6 +153,23 @@ def test_a_refusal_is_a_problem_document_and_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "target"),
+    [
+        (b"\r\nGET /a\xff b\x01?secret HTTP/1.1\r\nHost: h\r\n\r\n", b"/a\xff b\x01"),
+        (b"GET @evil/a HTTP/1.1\r\nHost: h\r\n\r\n", b"@evil/a"),
+        (b"GET \x01", None),
+    ],
+)
+def test_a_target_that_cannot_be_parsed_is_reported_as_it_came(raw: bytes, target: bytes | None) -> None:
+    with listener(Recorder()) as served, served.connect() as client:
+        client.send(raw)
+        assert client.response().status == 400
+    ((refusal, facts),) = served.refused
+    assert refusal.reason == "target-malformed"
+    assert (facts.method, facts.target) == ("GET" if target else None, target)
+
+
+@pytest.mark.parametrize(
     ("raw", "status", "reason"),
     [
         (b"GET /a HTTP/1.1\r\n\r\n", 400, "message-malformed"),
@@ -170,15 +207,16 @@ def test_a_refusal_is_a_problem_document_and_is_reported() -> None:
         (b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "message-malformed"),
     ],
 )  # fmt: skip
-def test_what_is_not_one_clean_request_is_refused(raw: bytes, status: int, reason: str) -> None:
-    app = Recorder()
-    with listener(app) as served, served.connect() as client:
+def test_what_is_not_one_clean_request_is_refused(
+    recorder: Recorder, served: Listener, raw: bytes, status: int, reason: str
+) -> None:
+    with served.connect() as client:
         client.send(raw)
         answer = client.response(head=raw.startswith(b"HEAD"))
         assert (answer.status, answer.header(b"connection")) == (status, b"close")
         assert client.closed()
     assert served.reasons == [reason]
-    assert app.seen == []
+    assert recorder.seen == []
     assert "secret" not in repr(served.refused)
     if status == 405:
         assert answer.header(b"allow") == b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"

@@ -1,33 +1,50 @@
-"""The command `ostiary`. One module per command; this one puts them together and shows mistakes."""
+"""The command `ostiary`. One module per command; this one puts them together and shows mistakes.
+
+A command's module is imported when the command is used: the parts of a proxy take a second to import, which neither
+`ostiary version` nor a worker, which imports this package to find its way, should wait for.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 import typer
 
-from ostiary.cli import bundle, check, demo, explain, map, opa, run, schema, token, version
-from ostiary.cli.output import reporting_mistakes
+from ostiary.cli.lazy import lazy_group
+
+COMMANDS: Final = {
+    "demo": "Run an issuer, three services, OPA and the proxy on this machine, and show what they do.",
+    "run": "Run the proxy in the foreground until SIGTERM or SIGINT, which drain it.",
+    "check": "Check the configuration, the permission map, the Rego, and whether every part can be reached.",
+    "explain": "Say which permission allows a request, or each reason why not and what would.",
+    "map": "Show who may call what, as it is written.",
+    "bundle": "Policy bundles: what OPA loads.",
+    "token": "Print a token of the demo's issuer.",
+    "schema": "Print the JSON Schema of a file format, for editors.",
+    "opa": "Open Policy Agent, the engine that decides.",
+    "version": "Print the versions of ostiary and of what decides and parses for it.",
+}
+"""Every command, in the order of the help, with its line there. Each is the module of that name beside this one."""
 
 app = typer.Typer(
     name="ostiary",
+    cls=lazy_group(COMMANDS, package=__name__),
     help="A zero-standing-privilege access proxy: every request is decided by Open Policy Agent.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.command)
-app.command("run")(run.command)
-app.command("check")(check.command)
-app.command("explain")(explain.command)
-app.command("map")(map.command)
-app.command("token")(token.command)
-app.command("schema")(schema.command)
-app.command("version")(version.command)
-app.add_typer(bundle.app, name="bundle")
-app.add_typer(opa.app, name="opa")
+
+
+@app.callback()
+def _ostiary() -> None:
+    """A zero-standing-privilege access proxy: every request is decided by Open Policy Agent."""
 
 
 def main() -> None:
     """Exit status 0: done. 1: the answer is no. 2: something that people wrote, or the command itself, is wrong."""
+    from ostiary.cli.output import reporting_mistakes  # imported here: a worker has no use for it
+
     with reporting_mistakes():
         app()

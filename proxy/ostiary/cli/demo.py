@@ -36,6 +36,8 @@ def command(
         outcomes = asyncio.run(_check(place, level) if check else _show(place, level))
     except (OpaNotFound, OpaNotReady, OSError) as error:
         fail(str(error), status=1)
+    except asyncio.CancelledError:  # a signal ended it
+        raise typer.Exit(1 if check else 0) from None
     if not check:
         return
     if as_json:
@@ -47,19 +49,25 @@ def command(
 
 
 async def _check(place: Path, level: str) -> list[Outcome]:
+    _cancel_when_signalled()
     async with running_demo(place, level=level) as demo:
         return await Tour(demo).check()
 
 
 async def _show(place: Path, level: str) -> list[Outcome]:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
+    _cancel_when_signalled()
     async with running_demo(place, level=level) as demo:
         typer.echo(guide(demo))
-        await ended.wait()
+        await asyncio.get_running_loop().create_future()  # until a signal
     return []
+
+
+def _cancel_when_signalled() -> None:
+    """SIGINT and SIGTERM cancel this task, which ends every part in order, wherever it is."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
 
 
 def _print(outcomes: list[Outcome]) -> None:

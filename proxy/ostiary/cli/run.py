@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from ostiary.config import load_config
 from ostiary.logs import configure_logging
 from ostiary.opa.install import OpaNotFound
 from ostiary.opa.probe import OpaNotReady
-from ostiary.supervisor import Supervisor, run_until_signalled
+from ostiary.supervisor import serve
 
 
 def command(
@@ -26,6 +25,6 @@ def command(
     loaded = load_config(config, os.environ)
     configure_logging(level=loaded.logging.level, form=loaded.logging.format)
     try:
-        asyncio.run(run_until_signalled(Supervisor(loaded)))
+        serve(loaded)
     except (OpaNotFound, OpaNotReady, OSError) as error:
         fail(f"{config}: {error}", status=1)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,10 +19,11 @@ from ostiary import assets
 from ostiary.config import load_config
 from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.demo.services import SERVICES, service_application
+from ostiary.listening import Server, bind, listen
 from ostiary.opa.install import ensure_opa
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
-from ostiary.supervisor import Supervisor, bind
+from ostiary.supervisor import Supervisor
 from ostiary.verify import Verifier
 
 _PREFERRED: Final = {"proxy": 8080, "issuer": 9000, "orders": 9001, "billing": 9002, "reports": 9003}
@@ -52,32 +53,36 @@ class Demo:
 async def running_demo(place: Path, *, level: str = "error") -> AsyncIterator[Demo]:
     """The demo in `place` (a private directory), serving when this is entered and ended when it is left.
 
-    Raises `ConfigurationError`, `OpaNotFound` or `OpaNotReady` when it cannot come up.
+    Raises `ConfigurationError`, `OpaNotFound`, `OpaNotReady` or `OSError` when it cannot come up.
     """
-    listeners = {name: _listen(port) for name, port in _PREFERRED.items()}
-    ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
-    listeners.pop("proxy").close()  # the supervisor binds it itself
-    issuer = DemoIssuer(place)
-    policy = place / "policy"
-    shutil.copytree(assets.demo_bundle(), policy, dirs_exist_ok=True)
-    build_bundle(policy, place / "bundle", opa=ensure_opa(), sequence=1, rego_root=assets.rego())
-    config = place / "ostiary.yaml"
-    config.write_text(configuration(ports, level=level), encoding="utf-8")
-    applications: dict[str, ASGIApp] = {"issuer": issuer.application()}
-    for service in SERVICES:
-        verifier = Verifier(
-            issuer=f"https://{OWN_HOST}",
-            audience=service,
-            jwks_url=f"http://127.0.0.1:{ports['proxy']}/.well-known/jwks.json",
-            host_header=OWN_HOST,
-        )
-        applications[service] = service_application(service, verifier=verifier, directory=place)
-    supervisor = Supervisor(load_config(config, os.environ))
     async with contextlib.AsyncExitStack() as stack:
-        for name, application in applications.items():
-            await stack.enter_async_context(_served(application, listeners[name]))
+        listeners = {name: stack.enter_context(_listening(port)) for name, port in _PREFERRED.items()}
+        ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+        issuer = DemoIssuer(place)
+        opa = ensure_opa()
+        policy = place / "policy"
+        shutil.copytree(assets.demo_bundle(), policy, dirs_exist_ok=True)
+        build_bundle(policy, place / "bundle", opa=opa, sequence=1, rego_root=assets.rego())
+        config = place / "ostiary.yaml"
+        config.write_text(configuration(ports, level=level), encoding="utf-8")
+        supervisor = Supervisor(load_config(config, os.environ), opa_binary=opa, data=listeners.pop("proxy"))
+        applications: dict[str, ASGIApp] = {"issuer": issuer.application()}
+        applications |= _services(place, proxy=ports["proxy"])
+        await stack.enter_async_context(_served({listeners[name]: one for name, one in applications.items()}))
         await stack.enter_async_context(supervised(supervisor))
         yield Demo(place=place, ports=ports, issuer=issuer, supervisor=supervisor)
+
+
+def _services(place: Path, *, proxy: int) -> dict[str, ASGIApp]:
+    jwks_url = f"http://127.0.0.1:{proxy}/.well-known/jwks.json"
+    return {
+        name: service_application(
+            name,
+            verifier=Verifier(issuer=f"https://{OWN_HOST}", audience=name, jwks_url=jwks_url, host_header=OWN_HOST),
+            directory=place,
+        )
+        for name in SERVICES
+    }
 
 
 @contextlib.asynccontextmanager
@@ -97,34 +102,47 @@ async def supervised(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _served(application: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    server = _Server(uvicorn.Config(application, log_config=None, access_log=False, ws="none", lifespan="on"))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+async def _served(applications: Mapping[socket.socket, ASGIApp]) -> AsyncIterator[None]:
+    """Each application behind its listening socket. They end together."""
+    running = [(listener, _server(application)) for listener, application in applications.items()]
+    serving = [asyncio.create_task(server.serve(sockets=[listener])) for listener, server in running]
     try:
-        while not server.started:
-            if serving.done():
-                await serving
+        while not all(server.started for _, server in running):
+            for task in serving:
+                if task.done():
+                    await task
             await asyncio.sleep(0.01)
         yield
     finally:
-        server.should_exit = True
-        await serving
+        for _, server in running:
+            server.stop()
+        await asyncio.gather(*serving)
 
 
-class _Server(uvicorn.Server):
-    """Signals are the supervisor's."""
+def _server(application: ASGIApp) -> Server:
+    return Server(
+        uvicorn.Config(
+            application, log_config=None, access_log=False, ws="none", lifespan="on", timeout_graceful_shutdown=1
+        )
+    )
 
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
 
-
-def _listen(preferred: int) -> socket.socket:
-    """A listening socket on the preferred port, or on any other if that is taken."""
+def _listening(preferred: int) -> contextlib.closing[socket.socket]:
+    """A socket that listens on the preferred port, or on any other if that is taken."""
     try:
-        return bind("127.0.0.1", preferred)
+        found = _listen(preferred)
     except OSError:
-        return bind("127.0.0.1", 0)
+        found = _listen(0)
+    return contextlib.closing(found)
+
+
+def _listen(port: int) -> socket.socket:
+    """Bound and listening at once: another demo could bind to what only is bound."""
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(contextlib.closing(bind("127.0.0.1", port)))
+        listen(found)
+        stack.pop_all()
+    return found
 
 
 def configuration(ports: dict[str, int], *, level: str = "info") -> str:

@@ -4,9 +4,9 @@ A template's *key* is its path with `=` before each literal and `{}` with the ty
 *shape* is the `sprintf` format that makes that key of a path's segments (`=%[1]s/{}int`), so templates that differ in
 their literals only share one. The `=` is what keeps a segment from spelling a variable's key.
 
-    shapes     path length → [shape, pattern]: the shapes of that length, and what a path of each must match
+    shapes     at the index of a path's length, [shape, pattern]: the shapes, and what a path of each must match
     rest       [shape, pattern, length]: the shapes of what is before a `**`, the longest first
-    templates  length → key → method → endpoint; what `**` stands for is spelled `/**` in the key and not counted
+    templates  key → method → endpoint; a final `**` is spelled so in the key
     guards     key → [place, prefix]: the segment at that place must not be one of the literals that follow that prefix
     siblings   prefix, as a key → the folded literals that follow it
 """
@@ -40,23 +40,24 @@ def route_index(endpoints: Iterable[Endpoint]) -> dict[str, Json]:
     """The index of endpoints that stand in one table without a conflict (`ostiary.routes.RouteTable`)."""
     listed = tuple(endpoints)
     siblings = _siblings(listed)
-    shapes: dict[str, dict[str, str]] = defaultdict(dict)
+    shapes: dict[int, dict[str, str]] = defaultdict(dict)
     rest: dict[tuple[int, str], str] = {}
-    templates: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    templates: dict[str, dict[str, str]] = defaultdict(dict)
     guards: dict[str, Json] = {}
     for endpoint in listed:
         parts = endpoint.template.parts
-        fixed = parts[:-1] if endpoint.template.rest else parts
-        length, key = len(fixed), _key(parts)
-        templates[str(length)][key][endpoint.method] = endpoint.name
+        key = _key(parts)
+        templates[key][endpoint.method] = endpoint.name
         if endpoint.template.rest:
-            rest[-length, _shape(parts)] = _pattern(parts)
+            rest[1 - len(parts), _shape(parts)] = _pattern(parts)
         else:
-            shapes[str(length)][_shape(parts)] = _pattern(parts)
+            shapes[len(parts)][_shape(parts)] = _pattern(parts)
         if found := _guards(parts, siblings):
             guards[key] = found
     return {
-        "shapes": {length: [[*pair] for pair in sorted(found.items())] for length, found in shapes.items()},
+        "shapes": [
+            [[*pair] for pair in sorted(shapes[length].items())] for length in range(max(shapes, default=0) + 1)
+        ],
         "rest": [[shape, rest[order], -order[0]] for order in sorted(rest) for shape in order[1:]],
         "templates": templates,
         "guards": guards,

@@ -43,16 +43,15 @@ predicted if input.resource.properties.endpoint != null
 # Both are the endpoints of a template, by method.
 _exact := found if {
 	segments := input.resource.properties.segments
-	length := count(segments)
-	some [format, pattern] in data.ostiary.map.routes[input.resource.id].shapes[length]
+	some [format, pattern] in data.ostiary.map.routes[input.resource.id].shapes[count(segments)]
 	key := sprintf(format, segments)
-	found := data.ostiary.map.routes[input.resource.id].templates[length][key]
+	found := data.ostiary.map.routes[input.resource.id].templates[key]
 	regex.match(pattern, concat("/", segments))
 	not _shadowed(key, segments)
 }
 
 # Segments that hold a separator of their own would be more of them in the path, so they match
-# nothing. An exact shape has as many as it has, and needs no such test.
+# nothing. The pattern of an exact shape has as many as the shape, and needs no such test.
 _covering := [found |
 	segments := input.resource.properties.segments
 	path := concat("/", segments)
@@ -60,7 +59,7 @@ _covering := [found |
 	some [format, pattern, length] in data.ostiary.map.routes[input.resource.id].rest
 	length < count(segments)
 	key := sprintf(format, segments)
-	found := data.ostiary.map.routes[input.resource.id].templates[length][key]
+	found := data.ostiary.map.routes[input.resource.id].templates[key]
 	regex.match(pattern, path)
 	not _shadowed(key, segments)
 ]

@@ -1,0 +1,223 @@
+"""The workers: as many processes as there should be, each started again when it dies.
+
+A worker tells over a pipe that it accepts, or why it cannot start. One that never came up is a mistake to show, and
+ends the crew; one that dies later is started again, with back-off when it dies young.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+from ostiary import worker
+from ostiary.errors import ConfigurationError
+
+_log = logging.getLogger("ostiary.supervisor")
+
+_STABLE: Final = 10.0
+"""Seconds a worker must have lived for its end not to count as dying young."""
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 30.0
+_START_TIMEOUT: Final = 60.0
+"""Seconds for a worker to come up. One that takes longer hangs."""
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """One process, from its start to its end. `failure` is what it said of why it could not start."""
+
+    process: BaseProcess
+    receiver: Connection
+    started: float = field(default_factory=time.monotonic)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> bool:
+        return self.ready.is_set() and not self.ended.is_set()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def lived(self) -> float:
+        return time.monotonic() - self.started
+
+
+class Crew:
+    """Keeps one worker for each of `settings` on the listening socket `data`.
+
+    `ready` is set once all of them accepted. `serving` is how many do now.
+    """
+
+    def __init__(self, settings: Sequence[worker.WorkerSettings], *, data: socket.socket) -> None:
+        self._settings = settings
+        self._data = data
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[str, _Worker] = {}
+        self._draining = False
+        self.ready = asyncio.Event()
+
+    @property
+    def size(self) -> int:
+        return len(self._settings)
+
+    @property
+    def serving(self) -> int:
+        return sum(one.serves for one in self._workers.values())
+
+    async def serve(self) -> None:
+        """Keep the workers until cancelled. Raises `ConfigurationError` when one cannot be started at all."""
+        # The tracker is a process of its own. Started here, it leaves the signal mask alone when workers are started.
+        resource_tracker.ensure_running()
+        tasks = [asyncio.create_task(self._keep(one), name=f"keep-{one.name}") for one in self._settings]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drain(self, *, patience: float) -> None:
+        """End every worker: SIGTERM, and after `patience` seconds SIGKILL. Returns when all are gone."""
+        self._draining = True
+        for one in self._workers.values():
+            if not one.ended.is_set():
+                one.process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._all_ended()
+        late = [name for name, one in self._workers.items() if not one.ended.is_set()]
+        if late:
+            _log.error("%s did not drain within %g s: killed", ", ".join(late), patience)
+        self.kill()
+        await self._all_ended()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for one in self._workers.values():
+            if not one.ended.is_set():
+                one.process.kill()
+
+    async def _all_ended(self) -> None:
+        for one in self._workers.values():
+            await one.ended.wait()
+
+    async def _keep(self, settings: worker.WorkerSettings) -> None:
+        """Run one worker, again and again."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                one = await self._run(settings)
+            except OSError as error:  # no process or no descriptor to be had
+                if not self.ready.is_set():
+                    raise
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                _log.error("%s cannot be started, tried again in %.1f s: %s", settings.name, pause, error)
+                await asyncio.sleep(pause)
+                continue
+            if not one.ready.is_set() and not self.ready.is_set():
+                raise ConfigurationError(_why(settings.name, one))
+            pause = _FIRST_PAUSE if one.lived > _STABLE else min(pause * 2, _LONGEST_PAUSE)
+            for line in _why(settings.name, one):
+                _log.error("%s; started again in %.1f s", line, pause)
+            await asyncio.sleep(pause)
+
+    async def _run(self, settings: worker.WorkerSettings) -> _Worker:
+        """Start a worker and wait for its end."""
+        one = self._start(settings)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await _first_of(one.ready, one.ended)
+        except TimeoutError:
+            one.failure = (f"it was not ready within {_START_TIMEOUT:g} s",)
+            one.process.kill()
+        if one.ready.is_set() and not self.ready.is_set() and self.serving == self.size:
+            self.ready.set()
+        await one.ended.wait()
+        return one
+
+    def _start(self, settings: worker.WorkerSettings) -> _Worker:
+        receiver, sender = self._context.Pipe(duplex=False)
+        # A daemon: should this process end by an error, the workers are not waited for but ended.
+        process = self._context.Process(
+            target=worker.main, args=(settings, self._data, sender), name=settings.name, daemon=True
+        )
+        try:
+            with sender, _no_interrupt():
+                process.start()
+        except BaseException:
+            receiver.close()
+            raise
+        one = self._workers[settings.name] = _Worker(process=process, receiver=receiver)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(receiver.fileno(), self._heard, one)
+        loop.add_reader(process.sentinel, self._died, one)
+        return one
+
+    def _heard(self, one: _Worker) -> None:
+        try:
+            message = one.receiver.recv()
+        except (EOFError, OSError):
+            self._hang_up(one)
+            return
+        if message == worker.READY:
+            one.ready.set()
+        elif isinstance(message, worker.StartFailure):
+            one.failure = message.lines
+
+    def _died(self, one: _Worker) -> None:
+        asyncio.get_running_loop().remove_reader(one.process.sentinel)
+        one.process.join()
+        while not one.receiver.closed and one.receiver.poll():
+            self._heard(one)  # its last words
+        self._hang_up(one)
+        one.ended.set()
+
+    def _hang_up(self, one: _Worker) -> None:
+        if not one.receiver.closed:
+            asyncio.get_running_loop().remove_reader(one.receiver.fileno())
+            one.receiver.close()
+
+
+def _why(name: str, one: _Worker) -> list[str]:
+    if one.failure:
+        return [f"{name} {'failed' if one.ready.is_set() else 'did not start'}: {line}" for line in one.failure]
+    code = one.exit_code
+    how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with status {code}"
+    return [f"{name} {how}"]
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """What is started in this context begins with SIGINT blocked: a terminal sends it to all, and the supervisor
+    decides for all. The worker ignores it as soon as it can."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,121 @@
+"""Listening: the sockets, the private directories of those that have a name, and the uvicorn server behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from ostiary.errors import ConfigurationError
+
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted."""
+
+_SOCKET_PATH_LIMIT: Final = 103  # bytes that every system has room for: sun_path is 104 on macOS and 108 on Linux
+_LOOK: Final = 1.0  # seconds to see whether somebody answers on a socket that is in the way
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, stopped by `stop` instead of by the signal handlers that it would install.
+
+    `started` is called once it accepts.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, started: Callable[[], None] | None = None) -> None:
+        super().__init__(config)
+        self._tell_started = started
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self._tell_started is not None:
+            self._tell_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def private_directory(path: Path) -> Path:
+    """The directory, made 0700 if it is not there.
+
+    Raises `ConfigurationError` if others can get into it, `OSError` if it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigurationError([f"{path}: holds keys and sockets, and has to be this user's alone (mode 0700)"])
+    return path
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket, refusing connections until `listen` is called on it. Port 0 is any free one.
+
+    Raises `OSError` with the address in it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(f"{host}:{port}", error) from error
+    return bound
+
+
+def listen(bound: socket.socket) -> None:
+    """Let a bound TCP socket accept. Raises `OSError` with the address in it: two may bind, one may listen."""
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        raise _cannot_listen("{}:{}".format(*bound.getsockname()[:2]), error) from error
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening unix socket (0600) in a private directory; one that nobody answers on is replaced.
+
+    Raises `OSError` with the path in it, `ConfigurationError` if the directory is open to others.
+    """
+    private_directory(path.parent)
+    if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
+        raise OSError(f"cannot listen on {path}: the path of a unix socket has at most {_SOCKET_PATH_LIMIT} bytes")
+    if path.is_socket():
+        if _answers(path):
+            raise OSError(f"cannot listen on {path}: another process does")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(str(path), error) from error
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_LOOK)
+        try:
+            client.connect(str(path))
+        except TimeoutError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+    return True
+
+
+def _cannot_listen(where: str, error: OSError) -> OSError:
+    return OSError(f"cannot listen on {where}: {error.strerror or error}")

@@ -1,0 +1,169 @@
+package ostiary.authz_test
+
+import data.ostiary.authz
+import data.ostiary.example
+import data.ostiary.fixture
+
+_denied := {
+	"allow": false,
+	"reasons": [],
+	"caller": "web",
+	"service": "shop",
+	"endpoint": null,
+	"permission": null,
+	"grant": null,
+	"credential": null,
+	"expires_at": null,
+	"cache": {"max_age": 5, "vary": []},
+	"requestable": null,
+	"observed": false,
+}
+
+_allowed := object.union(_denied, {
+	"allow": true,
+	"endpoint": "get",
+	"permission": "web/shop/get/44136fa3",
+	"credential": {"lifetime": 60, "per_call": false},
+})
+
+_never := {"max_age": 0, "vary": []}
+
+_cases := {
+	"a standing permission": {"changes": {}, "decision": _allowed},
+	"a prediction of nothing": {
+		"changes": {"predicted": null},
+		"decision": object.union(_allowed, {"cache": {"max_age": 5, "vary": ["segments"]}}),
+	},
+	"an unknown service": {
+		"changes": {"service": "shops"},
+		"decision": object.union(_denied, {"reasons": ["unknown-service"], "service": null}),
+	},
+	"another endpoint than the predicted one": {
+		"changes": {"predicted": "put"},
+		"decision": object.union(_denied, {"reasons": ["route-mismatch"], "cache": _never}),
+	},
+	"an endpoint predicted where there is none": {
+		"changes": {"segments": ["orders", "a", "b", "c"]},
+		"decision": object.union(_denied, {"reasons": ["route-mismatch"], "cache": _never}),
+	},
+	"nobody the map knows": {
+		"changes": {"subject": "stranger"},
+		"decision": object.union(_denied, {"reasons": ["unknown-caller"], "caller": null, "endpoint": "get"}),
+	},
+	"an endpoint that is not permitted": {
+		"changes": {"action": "DELETE", "predicted": "remove"},
+		"decision": object.union(_denied, {"reasons": ["permission-missing"], "endpoint": "remove"}),
+	},
+	"no falling through to a broader template": {
+		"changes": {"segments": ["orders", "admin", "users"], "predicted": "admin"},
+		"decision": object.union(_denied, {"reasons": ["permission-missing"], "endpoint": "admin"}),
+	},
+	"an eligibility without a grant": {
+		"changes": {"action": "PUT", "predicted": "put"},
+		"decision": object.union(_denied, {
+			"reasons": ["grant-required"],
+			"endpoint": "put",
+			"requestable": {
+				"caller": "web",
+				"service": "shop",
+				"endpoint": "put",
+				"approvers": ["lead"],
+				"max_duration": 600,
+			},
+		}),
+	},
+	"an eligibility with a grant": {
+		"changes": {"action": "PUT", "predicted": "put", "grants": [example.grant({})]},
+		"decision": object.union(_allowed, {
+			"endpoint": "put",
+			"permission": null,
+			"grant": "g-1",
+			"expires_at": example.now + 900,
+		}),
+	},
+}
+
+test_decision[name] if {
+	some name, case in _cases
+	request := example.changed(case.changes)
+	decision := authz.decision with input as request with data.ostiary.map as fixture.map
+	decision == case.decision
+}
+
+_unpredicted(changes) := json.remove(example.changed(changes), ["/resource/properties/endpoint"])
+
+test_without_a_prediction if {
+	decision := authz.decision with input as _unpredicted({}) with data.ostiary.map as fixture.map
+	decision == object.union(_allowed, {"cache": {"max_age": 5, "vary": ["segments"]}})
+}
+
+test_unknown_endpoint[method] if {
+	some method in ["PATCH", "get", "OPTIONS"]
+	decision := authz.decision with input as _unpredicted({"action": method}) with data.ostiary.map as fixture.map
+	decision == object.union(_denied, {
+		"reasons": ["unknown-endpoint"],
+		"cache": {"max_age": 5, "vary": ["segments"]},
+	})
+}
+
+_objection := object.union(_allowed, {
+	"allow": false,
+	"reasons": ["policy-denied: not today"],
+	"credential": null,
+	"cache": _never,
+})
+
+test_policy_denied if {
+	decision := authz.decision with input as example.request
+		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
+		with data.policy.deny as {"not today"}
+	decision == _objection
+}
+
+test_what_the_map_denies_is_not_asked if {
+	decision := authz.decision with input as example.changed({"subject": "stranger"})
+		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
+		with data.policy.deny as {"not today"}
+	decision.reasons == ["unknown-caller"]
+	decision.cache == {"max_age": 5, "vary": []}
+}
+
+test_malformed[path] if {
+	some path in [
+		"/subject",
+		"/subject/id",
+		"/subject/properties",
+		"/subject/properties/issuer",
+		"/subject/properties/method",
+		"/subject/properties/claims",
+		"/action",
+		"/action/name",
+		"/resource",
+		"/resource/id",
+		"/resource/properties",
+		"/resource/properties/segments",
+		"/context",
+		"/context/time",
+		"/context/grants",
+	]
+	decision := authz.decision with input as json.remove(example.request, [path])
+		with data.ostiary.map as fixture.map
+	decision == object.union(_denied, {
+		"reasons": ["request-malformed"],
+		"caller": null,
+		"service": null,
+		"cache": _never,
+	})
+}
+
+test_decisions_are_in_order if {
+	requests := [example.request, "no request", example.changed({"subject": "stranger"})]
+	decisions := authz.decisions with input as {"evaluations": requests} with data.ostiary.map as fixture.map
+	[decision.reasons | some decision in decisions] == [[], ["request-malformed"], ["unknown-caller"]]
+}
+
+test_no_decisions_without_requests[name] if {
+	some name, document in {"none": {}, "text": {"evaluations": "x"}}
+	decisions := authz.decisions with input as document with data.ostiary.map as fixture.map
+	decisions == []
+}
