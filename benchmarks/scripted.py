@@ -20,6 +20,7 @@ from ostiary.opa.catalog import CatalogEntry
 from ostiary.supervisor import bind, private_directory
 from ostiary.worker import WorkerServer
 
+
 class OneEndpoint:
     """An endpoint catalog that knows the one endpoint of the bench."""
 
@@ -35,9 +36,7 @@ async def main(path: Path) -> None:
         authorizer=ScriptedAuthorizer([allow()], repeat=True), catalog=OneEndpoint(), lifespan=contextlib.nullcontext()
     )
     with contextlib.closing(bind(config.listen.data.host, config.listen.data.port)) as listener:
-        composed = compose(
-            config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock()
-        )
+        composed = compose(config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock())
         server = WorkerServer(
             uvicorn.Config(
                 composed.application,

@@ -17,7 +17,19 @@ PACKAGE = Path(__file__).resolve().parent.parent / "proxy" / "ostiary"
 KERNEL = {"errors", "models", "interfaces", "clock", "bounded", "exchange", "problem", "access", "target", "routes"}
 STAGES = {"identity", "decision", "credential", "upstream", "audit", "server", "concierge"}
 SERVICES = {"opa", "policy", "grants", "admin", "telemetry"}
-COMPOSITION = {"app", "__main__", "logs", "worker", "supervisor", "config", "cli", "demo", "assets", "crew", "listening"}
+COMPOSITION = {
+    "app",
+    "__main__",
+    "logs",
+    "worker",
+    "supervisor",
+    "config",
+    "cli",
+    "demo",
+    "assets",
+    "crew",
+    "listening",
+}
 LEAVES = {"pipeline", "verify"}
 
 

@@ -274,5 +274,10 @@ def listener_limits(config: Config) -> ListenerLimits:
         body_bytes=limits.body_bytes,
         header_timeout=limits.header_timeout,
         keep_alive_timeout=limits.keep_alive_timeout,
+        body_timeout=limits.body_idle_timeout,
+        body_rate=limits.body_rate,
+        write_timeout=limits.write_timeout,
         connections=limits.connections,
+        connections_per_peer=limits.connections_per_peer,
+        pipelined=limits.pipelined,
     )

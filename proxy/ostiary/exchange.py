@@ -20,6 +20,9 @@ Header = tuple[bytes, bytes]
 UNIX_PEER: Final = "0.0.0.0"
 """The address of a peer that has none (a unix socket): it is in no network that a condition could name usefully."""
 
+DECISION_ID: Final = b"ostiary-decision-id"
+"""What upstream and client find the request's record by. Of the same name, only the proxy's own is ever passed on."""
+
 
 class Exchange:
     """A request as it arrived, and the means to answer it once.
@@ -97,12 +100,11 @@ class Exchange:
             pass
 
     async def start_response(self, status: int, headers: Iterable[Header]) -> None:
-        """Send status and headers, with `decorations` (CORS, for one) added to them."""
+        """Send status and headers, with `decorations` (CORS, for one) and the decision's id added to them."""
         self.response_started = True
         self.status = status
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, *self.decorations]},
-        )
+        sent = [*headers, *self.decorations, (DECISION_ID, self.id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
     async def send_body(self, body: bytes, *, more: bool) -> None:
         """Send a piece of the response body; waits while the client reads slowly."""

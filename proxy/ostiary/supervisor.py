@@ -31,6 +31,7 @@ from ostiary.config import Config
 from ostiary.config.fields import UnixAddress
 from ostiary.credential.keys import ensure_signing_key
 from ostiary.crew import Crew
+from ostiary.errors import ConfigurationError
 from ostiary.listening import Server, bind, listen, listen_unix, private_directory
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.external import ExternalOpa
@@ -95,6 +96,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         config = self._config
+        refuse_unreadable(config)
         async with AsyncExitStack() as stack:
             address = config.listen.data
             data = stack.enter_context(contextlib.closing(self._data or bind(address.host, address.port)))
@@ -200,6 +202,24 @@ def worker_count(config: Config) -> int:
     if config.workers != "auto":
         return config.workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_unreadable(config: Config) -> None:
+    """Raise `ConfigurationError` with every file of an issuer that cannot be read.
+
+    Later they may come and go, and the keys that were read last are used; at the start there are none.
+    """
+    mistakes = []
+    for one in config.issuers:
+        for key, path in (("key_file", one.key_file), ("ca_file", one.ca_file), ("token_file", one.token_file)):
+            if path is None:
+                continue
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                mistakes.append(f"{path}: the {key} of the issuer {one.issuer} cannot be read: {error.strerror}")
+    if mistakes:
+        raise ConfigurationError(mistakes)
 
 
 def serve(config: Config) -> None:

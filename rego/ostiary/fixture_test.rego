@@ -368,6 +368,18 @@ map := {
 		"3": {
 			"standing": [
 				{
+					"id": "17927fd6",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+					"conditions": {
+						"when": {
+							"read-only": true,
+						},
+					},
+				},
+				{
 					"id": "5a04b608",
 					"credential": {
 						"lifetime": 60,
@@ -384,18 +396,6 @@ map := {
 									"gold",
 								],
 							},
-						},
-					},
-				},
-				{
-					"id": "17927fd6",
-					"credential": {
-						"lifetime": 60,
-						"per_call": false,
-					},
-					"conditions": {
-						"when": {
-							"read-only": true,
 						},
 					},
 				},
@@ -438,6 +438,18 @@ map := {
 		"5": {
 			"standing": [
 				{
+					"id": "17927fd6",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+					"conditions": {
+						"when": {
+							"read-only": true,
+						},
+					},
+				},
+				{
 					"id": "b4e951e3",
 					"credential": {
 						"lifetime": 60,
@@ -452,18 +464,6 @@ map := {
 								],
 								"page": "*",
 							},
-						},
-					},
-				},
-				{
-					"id": "17927fd6",
-					"credential": {
-						"lifetime": 60,
-						"per_call": false,
-					},
-					"conditions": {
-						"when": {
-							"read-only": true,
 						},
 					},
 				},

@@ -103,10 +103,12 @@ async def ask(client: httpx.AsyncClient, method: str, path: str, *, service: str
 
 
 def headers(response: httpx.Response) -> dict[str, str]:
-    """The answer's headers; each may occur once."""
+    """The answer's headers, each of which may occur once, without the decision's id, which every answer has."""
     found = [(name.lower(), value) for name, value in response.headers.multi_items()]
     assert len({name for name, _ in found}) == len(found)
-    return dict(found)
+    named = dict(found)
+    assert len(named.pop("ostiary-decision-id")) == 32
+    return named
 
 
 async def preflight(client: httpx.AsyncClient, *, service: str = "orders", origin: str = PAGE) -> httpx.Response:

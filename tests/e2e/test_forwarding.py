@@ -54,8 +54,8 @@ async def test_the_client_gets_the_response_as_the_service_made_it(proxy: Runnin
     """Status, headers, their repetition and an encoded body are relayed; what is of the inner hop is not."""
     body = b"\x1f\x8b not inflated, whatever it says"
     lines = (
-        "Content-Type: text/plain\r\nContent-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nETag: \"x\"\r\n"
-        "Keep-Alive: timeout=5\r\nConnection: X-Inner\r\nX-Inner: 1\r\nAlt-Svc: h3=\":443\"\r\n"
+        'Content-Type: text/plain\r\nContent-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nETag: "x"\r\n'
+        'Keep-Alive: timeout=5\r\nConnection: X-Inner\r\nX-Inner: 1\r\nAlt-Svc: h3=":443"\r\n'
     )
     async with orders(replies(response(body, status="201 Made", headers=lines))), connected(proxy.port) as client:
         await client.send(head(proxy))
@@ -145,9 +145,7 @@ async def test_events_arrive_as_they_are_sent(proxy: RunningProxy, orders: Order
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-async def test_a_status_without_a_body_ends_with_its_headers(
-    proxy: RunningProxy, orders: Orders, status: str
-) -> None:
+async def test_a_status_without_a_body_ends_with_its_headers(proxy: RunningProxy, orders: Orders, status: str) -> None:
     raw = f'HTTP/1.1 {status}\r\nETag: "x"\r\n\r\n'.encode()
     async with orders(replies(raw)) as upstream, connected(proxy.port) as client:
         for _ in range(3):
@@ -196,9 +194,7 @@ async def test_connections_are_kept_on_both_sides(proxy: RunningProxy, orders: O
         assert upstream.connections == 1
 
 
-async def test_pipelined_requests_are_decided_alone_and_answered_in_order(
-    proxy: RunningProxy, orders: Orders
-) -> None:
+async def test_pipelined_requests_are_decided_alone_and_answered_in_order(proxy: RunningProxy, orders: Orders) -> None:
     async def echo(connection: UpstreamConnection, seen: Request) -> None:
         await connection.send(response(seen.line.encode()))
 

@@ -20,7 +20,15 @@ from support.upstream import Answer, RawUpstream
 
 PERMISSIONS = Path(__file__).parent.parent / "fixtures" / "attack" / "permissions.yaml"
 
-ALWAYS = ["host", "via", "x-forwarded-host", "authorization", "x-forwarded-for", "x-forwarded-proto", "ostiary-decision-id"]
+ALWAYS = [
+    "host",
+    "via",
+    "x-forwarded-host",
+    "authorization",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "ostiary-decision-id",
+]
 """What every forwarded request has, once."""
 
 PASSED_ON = ("user-agent", "x-request-id", "content-type")
@@ -56,9 +64,7 @@ def target_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def target(opa_binary: Path, target_port: int) -> Iterator[RunningProxy]:
     """The fixture of the cases: Host proxy.test is the service `orders`; deadlines of a second."""
-    trusted = Trusted(
-        signer=AttackIssuer(), issuer=ISSUER, audience=AUDIENCE, algorithm="RS256", options="leeway: 10s"
-    )
+    trusted = Trusted(signer=AttackIssuer(), issuer=ISSUER, audience=AUDIENCE, algorithm="RS256", options="leeway: 10s")
     deadlines = ("header_timeout", "keep_alive_timeout", "body_idle_timeout", "first_byte_timeout", "idle_timeout")
     with running_proxy(
         upstreams={"orders": target_port},
@@ -115,9 +121,10 @@ async def test_what_is_to_be_rejected_never_reaches_the_service(
 ) -> None:
     answers, _ = await attack(target, exact(case, target))
     assert 400 <= answers[-1].status < 500
-    # A clean request may be followed by one that is not, on the same connection.
-    print("EARLIER", case["id"], answers[-1].status, len(answers))
-    assert [answer.status for answer in answers[:-1]] == [200] * len(upstream.requests)
+    # One case begins with a clean request, and is about the one behind it on the same connection.
+    before = [200] if case["id"] == "FRAMING-035" else []
+    assert [answer.status for answer in answers[:-1]] == before
+    assert len(upstream.requests) == len(before)
     await is_recorded(target, answers[-1])
 
 

@@ -65,9 +65,7 @@ def question(method: str, segments: list[str], query: list[list[str]], time: int
     }
 
 
-async def test_a_forwarded_request_leaves_its_decision_and_its_completion(
-    proxy: RunningProxy, orders: Orders
-) -> None:
+async def test_a_forwarded_request_leaves_its_decision_and_its_completion(proxy: RunningProxy, orders: Orders) -> None:
     token = proxy.token()
     async with orders(replies(response(b"created"))) as upstream:
         request = raw("POST /orders?dry=1", token, "Content-Length: 11\r\n") + b'{"sku":"a"}'
@@ -245,11 +243,7 @@ async def test_what_the_proxy_answers_itself_leaves_one_line(proxy: RunningProxy
     assert answer.status == 200
     found: list[dict[str, Any]] = []
     while not found:
-        found = [
-            line
-            for line in proxy.audit_lines()
-            if line["decision_id"] not in before and line["kind"] == "answer"
-        ]
+        found = [line for line in proxy.audit_lines() if line["decision_id"] not in before and line["kind"] == "answer"]
     (line,) = found
     assert timeless(line) == {
         "schema": 1,
@@ -266,9 +260,7 @@ async def test_what_the_proxy_answers_itself_leaves_one_line(proxy: RunningProxy
     }
 
 
-async def test_every_recorded_judgement_can_be_repeated(
-    proxy: RunningProxy, orders: Orders, opa_binary: Path
-) -> None:
+async def test_every_recorded_judgement_can_be_repeated(proxy: RunningProxy, orders: Orders, opa_binary: Path) -> None:
     """`opa eval` on the bundle, with a line's `input`, gives the line's `result`: allowed or not."""
     token = proxy.token()
     wanted: list[str] = []

@@ -81,9 +81,7 @@ def claims_of(credential: str, keys: dict[str, Any], *, service: str = "orders")
 
 
 def raw(line: str, token: str, headers: str = "") -> bytes:
-    return (
-        f"{line} HTTP/1.1\r\nHost: orders.localhost\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
-    ).encode()
+    return (f"{line} HTTP/1.1\r\nHost: orders.localhost\r\nAuthorization: Bearer {token}\r\n{headers}\r\n").encode()
 
 
 async def send(proxy: RunningProxy, *requests: bytes) -> list[int]:
@@ -147,13 +145,16 @@ async def test_a_credential_is_reused_for_the_same_caller_and_endpoint_and_for_n
 ) -> None:
     token = proxy.token()
     async with orders(replies(response())) as upstream:
-        assert await send(
-            proxy,
-            raw("GET /orders/1", token),
-            raw("GET /orders/2", token),
-            raw("GET /orders", token),
-            raw("GET /orders", proxy.token("reporting")),
-        ) == [200] * 4
+        assert (
+            await send(
+                proxy,
+                raw("GET /orders/1", token),
+                raw("GET /orders/2", token),
+                raw("GET /orders", token),
+                raw("GET /orders", proxy.token("reporting")),
+            )
+            == [200] * 4
+        )
     first, again, other_endpoint, other_caller = map(credential_of, upstream.requests)
     assert first == again
     assert len({first, other_endpoint, other_caller}) == 3

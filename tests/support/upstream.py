@@ -168,7 +168,7 @@ def answers(*responses: bytes, close: bool = False) -> Script:
 
 @dataclass
 class Answer:
-    """A response as a client read it. `complete`: it ended as its framing says."""
+    """A response as a client read it, without the decision's id. `complete`: it ended as its framing says."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -188,6 +188,7 @@ def parse(raw: bytes, *, head_only: bool = False) -> Answer:
         return Answer(0, [], b"", complete=False)
     line, *fields = head.decode("latin-1").split("\r\n")
     headers = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
+    headers = [header for header in headers if header[0] != "ostiary-decision-id"]
     status = int(line.split(" ")[1])
     given = dict(headers)
     if head_only or status in (204, 304):

@@ -8,7 +8,18 @@ import pytest
 
 from ostiary.errors import ClientDisconnected, Overloaded, UpstreamFailed
 from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
-from support.upstream import OK, SECRET, Seen, UpstreamConnection, answers, credential, forwarding, fronted, until
+from support.upstream import (
+    OK,
+    SECRET,
+    Seen,
+    UpstreamConnection,
+    answers,
+    credential,
+    forwarding,
+    fronted,
+    parse,
+    until,
+)
 
 
 async def test_a_get_arrives_as_exactly_one_clean_request() -> None:
@@ -218,7 +229,12 @@ async def test_an_early_response_is_relayed_and_ends_both_connections() -> None:
         raw = await reader.read(-1)  # to the end: the client's connection is closed too
         writer.close()
         await front.settled(idle=0)
-    assert raw == b"HTTP/1.1 422 Unprocessable Entity\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
+    answer = parse(raw)
+    assert (answer.status, answer.headers, answer.body) == (
+        422,
+        [("content-length", "2"), ("connection", "close")],
+        b"no",
+    )
     assert (upstream.connections, front.refusals) == (1, [])
 
 

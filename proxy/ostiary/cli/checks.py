@@ -56,7 +56,9 @@ def check_policy(source: Path) -> list[Finding]:
 async def reach_parts(config: Config) -> list[Finding]:
     """Whether OPA, every issuer's keys, every upstream and the audit directory are there, all asked at once."""
     looks: list[Awaitable[list[Finding]]] = [_opa(config), _issuers(config), _audit(config)]
-    looks += [_upstream(name, service.upstream.host, service.upstream.port) for name, service in config.services.items()]
+    looks += [
+        _upstream(name, service.upstream.host, service.upstream.port) for name, service in config.services.items()
+    ]
     return [finding for found in await asyncio.gather(*looks) for finding in found]
 
 
@@ -88,7 +90,9 @@ async def _issuers(config: Config) -> list[Finding]:
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
-                while not authenticator.ready and any(one.failure is None and not one.ready for one in authenticator.health()):
+                while not authenticator.ready and any(
+                    one.failure is None and not one.ready for one in authenticator.health()
+                ):
                     await asyncio.sleep(0.05)
         return [
             Finding("issuer", "ok", f"{one.issuer}: {one.keys} key(s)")

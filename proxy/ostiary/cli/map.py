@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ostiary.cli.output import console, print_json
-from ostiary.policy.accessmap import access_map, dot, mermaid
+from ostiary.cli.output import print_json, print_table, watched, width
+from ostiary.cli.sources import permissions_file
+from ostiary.policy.accessmap import AccessMap, access_map, describe_caller, outline
+from ostiary.policy.diagrams import dot, mermaid
 from ostiary.policy.model import load_permissions
 
 
@@ -28,21 +29,36 @@ def command(
     form: Annotated[Format, typer.Option("--format", help="How to show it.")] = Format.TABLE,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Show who may call what, as it is written."""
-    path = source / "permissions.yaml" if source.is_dir() else source
-    rows = access_map(load_permissions(path), caller=caller, service=service)
+    """Show who may call what, as it is written.
+
+    As a table, it is grouped by caller for a person, and one line an access where the output is piped.
+    """
+    found = access_map(load_permissions(permissions_file(source)), caller=caller, service=service)
     if as_json or form is Format.JSON:
-        print_json([row.document() for row in rows])
+        print_json(found.document())
     elif form is Format.MERMAID:
-        typer.echo(mermaid(rows), nl=False)
+        typer.echo(mermaid(found), nl=False)
     elif form is Format.DOT:
-        typer.echo(dot(rows), nl=False)
+        typer.echo(dot(found), nl=False)
+    elif watched():
+        typer.echo(outline(found, width=width()))
     else:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("caller", "service", "endpoint", "request", "kind", "when"):
-            table.add_column(heading, overflow="fold")
-        for row in rows:
-            table.add_row(
-                row.caller, row.service, row.endpoint, f"{row.method} {row.path}", row.kind, "; ".join(row.when)
-            )
-        console().print(table)
+        _print_flat(found)
+
+
+def _print_flat(found: AccessMap) -> None:
+    headings = ("caller", "identity", "service", "endpoint", "request", "kind", "credential", "when")
+    rows = [
+        (
+            access.caller,
+            describe_caller(found.callers[access.caller]),
+            access.service,
+            access.endpoint.name,
+            access.request,
+            access.kind,
+            access.credential,
+            "; ".join(part for part in (access.terms, *access.conditions) if part),
+        )
+        for access in found.accesses
+    ]
+    print_table(headings, rows)

@@ -1,34 +1,82 @@
-"""What every command shares: consoles, and mistakes shown as lines instead of tracebacks."""
+"""What every command shares: tables, JSON, and mistakes shown as lines instead of tracebacks.
+
+Answers go to standard output; mistakes, warnings and notes to standard error. Rich is imported when a table is printed
+for a person, not before: most commands print none.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
-from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
 import typer
-from rich.console import Console
 
 from ostiary.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MISTAKE: Final = 2
 """The exit status for something that people wrote."""
 
-
 _UNBOUNDED: Final = 500
-"""Columns where nobody watches: a table is then not folded, so that a program can read it line by line."""
+"""Columns where nobody watches."""
+
+
+def watched() -> bool:
+    """Whether a person reads what is printed, so that it should fit their window."""
+    return sys.stdout.isatty()
+
+
+def width() -> int:
+    """The columns of the window."""
+    return shutil.get_terminal_size().columns
 
 
 def console() -> Console:
-    """For people. Plain text where nobody watches; markup is off, since what is printed may hold brackets."""
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
+    """For people. Nothing that is printed is markup: names and conditions may hold brackets and colons."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, width=None if watched() else _UNBOUNDED)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Folded to the window for a person; where nobody watches, one line a row, so that `grep` and `cut` can read it."""
+    if watched():
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        typer.echo("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip())
+
+
+def print_lines(lines: Sequence[str], *, hang: int) -> None:
+    """Wrapped at the window for a person, with `hang` columns before what goes on; else as they are."""
+    for line in lines:
+        columns = max(width(), hang + 20) if watched() else len(line) + 1
+        typer.echo(textwrap.fill(line, columns, subsequent_indent=" " * hang, replace_whitespace=False))
 
 
 def print_json(document: Any) -> None:
     """For programs: one document on standard output."""
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def note(line: str) -> None:
+    """For people, beside the answer and not in it."""
+    typer.echo(line, err=True)
 
 
 def fail(*lines: str, status: int = MISTAKE) -> NoReturn:
@@ -39,10 +87,20 @@ def fail(*lines: str, status: int = MISTAKE) -> NoReturn:
 
 @contextlib.contextmanager
 def reporting_mistakes() -> Iterator[None]:
-    """Show the mistakes of a file as its lines say them, all of them, and exit with status 2."""
+    """Show the mistakes of a file as its lines say them, all of them, and exit with status 2.
+
+    So do files and directories that are not there, or may not be read or written.
+    """
     try:
         yield
     except ConfigurationError as error:
         for line in error.mistakes:
             typer.echo(line, err=True)
-        sys.exit(MISTAKE)
+    except BrokenPipeError:
+        raise  # whoever read the output has gone
+    except OSError as error:
+        what = error.strerror or str(error)
+        typer.echo(what if error.filename is None else f"{error.filename}: {what}", err=True)
+    else:
+        return
+    sys.exit(MISTAKE)

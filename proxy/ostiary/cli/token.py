@@ -14,7 +14,9 @@ from ostiary.demo.place import latest_demo
 
 def command(
     subject: Annotated[str, typer.Argument(help=f"Who it is for. Known to the issuer: {', '.join(IDENTITIES)}.")],
-    directory: Annotated[Path | None, typer.Option("--dir", help="The demo's directory; the latest demo's if left out.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="The demo's directory; the latest demo's if left out.")
+    ] = None,
     lifetime: Annotated[int, typer.Option(min=1, max=3600, help="In seconds.")] = 3600,
 ) -> None:
     """Print a token of the demo's issuer. It is for the demo only: a real issuer is not ostiary's business."""

@@ -27,6 +27,14 @@ class Limits(Strict):
     """How long a connection may be idle between requests."""
     body_idle_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0
     """How long a request's body may pause."""
+    body_rate: Annotated[int, Field(ge=1, le=1024**3)] = 256
+    """Bytes a second that a request's body must bring, averaged over `body_idle_timeout`; less is 408."""
+    write_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0
+    """How long a client may take next to nothing of a response that waits for it."""
+    pipelined: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Requests that may wait behind one another on a connection; with more it closes after they are answered."""
+    connections_per_peer: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Open connections of one worker from one address; more are closed. Raise it behind a load balancer."""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Open connections of one worker; more are closed."""
     connect_timeout: Annotated[float, Duration(least=0.01, most=120)] = 3.0

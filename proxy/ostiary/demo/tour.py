@@ -165,9 +165,7 @@ class Tour:
         headers = {"host": f"{service}.localhost"}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        response = await client.request(
-            method, f"http://127.0.0.1:{self._demo.ports['proxy']}{path}", headers=headers
-        )
+        response = await client.request(method, f"http://127.0.0.1:{self._demo.ports['proxy']}{path}", headers=headers)
         if "decision_id" in response.text:
             self._decisions.append(response.json()["decision_id"])
         elif decision := response.headers.get("ostiary-decision-id"):
@@ -279,7 +277,7 @@ def guide(demo: Demo) -> str:
         f'  curl -s -H "Authorization: Bearer $(cat {credential})" "http://127.0.0.1:{demo.ports["orders"]}/orders"',
         "",
         "  # without OPA nothing is allowed (503); it comes back by itself",
-        f'  kill -9 {demo.opa_pid}; {STOPS[0].curl(port)}',
+        f"  kill -9 {demo.opa_pid}; {STOPS[0].curl(port)}",
         "",
         f"Every request is recorded in {demo.audit}, one JSON object per line.",
         f"The policy: {demo.place / 'policy'}. The configuration: {demo.place / 'ostiary.yaml'}.",

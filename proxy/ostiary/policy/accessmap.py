@@ -5,153 +5,233 @@ What is shown is what is written, role by role resolved; only the policy decides
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
-from ostiary.policy.model import Caller, Conditions, Eligibility, Permission, PermissionMap
+from ostiary.errors import ConfigurationError
+from ostiary.models import Json
+from ostiary.policy import phrases
+from ostiary.policy.compiler import DEFAULT_LIFETIME
+from ostiary.policy.model import Caller, Conditions, CredentialSettings, Eligibility, PermissionMap
+from ostiary.policy.terms import compile_conditions, conditions_digest
+from ostiary.policy.values import written_duration
+from ostiary.policy.words import closest, either, quoted
+from ostiary.routes import Endpoint
+
+Kind: TypeAlias = Literal["standing", "eligible"]
+
+_NAME_COLUMN: Final = 24
+"""The longest endpoint's name, in characters, that its request is written beside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """One caller, one endpoint. `kind` is `standing` or `eligible`; `when` is each condition as text."""
+    """One caller, one endpoint, one set of conditions. Only an eligible one has `limits`."""
 
     caller: str
-    identity: str
     service: str
-    endpoint: str
-    method: str
-    path: str
-    kind: str
-    when: tuple[str, ...]
-    credential: str
+    endpoint: Endpoint
+    kind: Kind
+    digest: str
+    when: Conditions | None
+    lifetime: int
+    per_call: bool
+    limits: Eligibility | None = None
 
-    def document(self) -> dict[str, Any]:
+    @property
+    def permission(self) -> str:
+        """The id, as decisions and the audit name it."""
+        return f"{self.caller}/{self.service}/{self.endpoint.name}/{self.digest}"
+
+    @property
+    def request(self) -> str:
+        return f"{self.endpoint.method} {self.endpoint.path}"
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Each condition as a phrase."""
+        return phrases.conditions(compile_conditions(self.when, self.endpoint.template))
+
+    @property
+    def credential(self) -> str:
+        return f"{'one call' if self.per_call else 'reusable'}, {written_duration(self.lifetime * 1000)}"
+
+    @property
+    def terms(self) -> str:
+        """What an eligible access takes, as a phrase; nothing where it is standing."""
+        if self.limits is None:
+            return ""
+        limits = self.limits
+        approvals = "" if limits.approvals == 1 else f"{limits.approvals} of "
+        uses = {None: "", 1: ", for one request"}.get(limits.max_uses, f", for {limits.max_uses} requests")
+        duration = written_duration(limits.max_duration * 1000)
+        return f"approved by {approvals}{either(limits.approvers)}, for at most {duration}{uses}"
+
+    def document(self) -> dict[str, Json]:
+        """For programs. Conditions are as `permissions.yaml` has them; times are seconds."""
+        limits = ("approvers", "approvals", "max_duration", "max_uses", "reason_required")
         return {
+            "permission": self.permission,
             "caller": self.caller,
-            "identity": self.identity,
             "service": self.service,
-            "endpoint": self.endpoint,
-            "method": self.method,
-            "path": self.path,
+            "endpoint": self.endpoint.name,
+            "method": self.endpoint.method,
+            "path": self.endpoint.path,
             "kind": self.kind,
-            "when": list(self.when),
-            "credential": self.credential,
+            "when": {} if self.when is None else self.when.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            "credential": {"lifetime": self.lifetime, "per_call": self.per_call},
+            "limits": None if self.limits is None else {name: getattr(self.limits, name) for name in limits},
         }
 
 
-def access_map(policy: PermissionMap, *, caller: str | None = None, service: str | None = None) -> list[Access]:
-    """Every access that is written, sorted; narrowed to a caller or a service where one is named."""
-    rows = [*_standing(policy), *_eligible(policy)]
-    rows = [row for row in rows if caller in (None, row.caller) and service in (None, row.service)]
-    return sorted(rows, key=lambda row: (row.caller, row.service, row.endpoint, row.kind, row.when))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessMap:
+    """Every access, sorted; the callers that have one or could; and the endpoints that nobody may call."""
+
+    callers: dict[str, Caller]
+    accesses: tuple[Access, ...]
+    nobody: tuple[tuple[str, Endpoint], ...]
+
+    def document(self) -> dict[str, Json]:
+        return {
+            "callers": {
+                name: caller.model_dump(mode="json", exclude_unset=True) for name, caller in self.callers.items()
+            },
+            "accesses": [access.document() for access in self.accesses],
+            "nobody": [
+                {"service": service, "endpoint": endpoint.name, "method": endpoint.method, "path": endpoint.path}
+                for service, endpoint in self.nobody
+            ],
+        }
+
+
+def access_map(policy: PermissionMap, *, caller: str | None = None, service: str | None = None) -> AccessMap:
+    """The whole map, or what concerns one caller or one service. Raises `ConfigurationError` for one it has not."""
+    for kind, name, known in (("caller", caller, policy.callers), ("service", service, policy.services)):
+        if name is not None and name not in known:
+            raise ConfigurationError([f"the map has no {kind} {quoted(name)}{closest(name, known)}"])
+    every = [*_merged(_standing(policy)), *_eligible(policy)]
+    accesses = [each for each in every if caller in (None, each.caller) and service in (None, each.service)]
+    shown = {each.caller for each in accesses} if service is not None else policy.callers
+    return AccessMap(
+        callers={name: policy.callers[name] for name in sorted(shown) if caller in (None, name)},
+        accesses=tuple(sorted(accesses, key=lambda each: (each.caller, each.service, each.endpoint.name, each.kind))),
+        nobody=() if caller is not None else tuple(_unused(policy, every, service)),
+    )
 
 
 def _standing(policy: PermissionMap) -> Iterator[Access]:
     for permission in policy.permissions:
-        for service, endpoint in _endpoints(policy, permission):
-            yield _row(policy, permission, service, endpoint, "standing")
+        digest = conditions_digest(permission.when)
+        lifetime, per_call = _credential(permission.credential)
+        for service, endpoint in policy.covered(permission):
+            yield Access(
+                caller=permission.caller,
+                service=service,
+                endpoint=endpoint,
+                kind="standing",
+                digest=digest,
+                when=permission.when,
+                lifetime=lifetime,
+                per_call=per_call,
+            )
 
 
 def _eligible(policy: PermissionMap) -> Iterator[Access]:
     for eligibility in policy.eligible:
-        for endpoint in eligibility.endpoints:
-            yield _row(policy, eligibility, eligibility.service, endpoint, "eligible")
+        digest = conditions_digest(eligibility.when)
+        lifetime, per_call = _credential(eligibility.credential)
+        for name in eligibility.endpoints:
+            yield Access(
+                caller=eligibility.caller,
+                service=eligibility.service,
+                endpoint=policy.services[eligibility.service].endpoints[name],
+                kind="eligible",
+                digest=digest,
+                when=eligibility.when,
+                lifetime=lifetime,
+                per_call=per_call,
+                limits=eligibility,
+            )
 
 
-def _endpoints(policy: PermissionMap, permission: Permission) -> Iterator[tuple[str, str]]:
-    for role in permission.roles or ():
-        for service, endpoints in policy.roles[role].items():
-            yield from ((service, endpoint) for endpoint in endpoints)
-    if permission.service is not None:
-        yield from ((permission.service, endpoint) for endpoint in permission.endpoints or ())
+def _credential(settings: CredentialSettings | None) -> tuple[int, bool]:
+    if settings is None:
+        return DEFAULT_LIFETIME, False
+    return DEFAULT_LIFETIME if settings.lifetime is None else settings.lifetime, settings.per_call
 
 
-def _row(
-    policy: PermissionMap, written: Permission | Eligibility, service: str, endpoint: str, kind: str
-) -> Access:
-    found = policy.services[service].endpoints[endpoint]
-    credential = written.credential
-    return Access(
-        caller=written.caller,
-        identity=describe_caller(policy.callers[written.caller]),
-        service=service,
-        endpoint=endpoint,
-        method=found.method,
-        path=found.path,
-        kind=kind,
-        when=tuple(_conditions(written.when)),
-        credential="per call" if credential is not None and credential.per_call else "reusable",
-    )
+def _merged(accesses: Iterable[Access]) -> list[Access]:
+    """Standing permissions with one id are one, with the strictest credential of all: so the compiler has it."""
+    kept: dict[str, Access] = {}
+    for access in accesses:
+        other = kept.setdefault(access.permission, access)
+        if other is not access:
+            kept[access.permission] = replace(
+                access, lifetime=min(access.lifetime, other.lifetime), per_call=access.per_call or other.per_call
+            )
+    return list(kept.values())
+
+
+def _unused(policy: PermissionMap, accesses: Sequence[Access], service: str | None) -> Iterator[tuple[str, Endpoint]]:
+    used = {(access.service, access.endpoint.name) for access in accesses}
+    for name, found in sorted(policy.services.items()):
+        if service in (None, name):
+            yield from ((name, each) for each in found.endpoints.values() if (name, each.name) not in used)
 
 
 def describe_caller(caller: Caller) -> str:
     """A caller's definition in one line."""
     if caller.spiffe is not None:
         return caller.spiffe
-    proofs = [f"sub={caller.subject}"] if caller.subject is not None else []
-    proofs += [f"{name}={'|'.join(values)}" for name, values in (caller.claims or {}).items()]
-    return f"{caller.issuer} {' '.join(proofs)}"
+    proofs = [] if caller.subject is None else [f"subject {phrases.text(caller.subject)}"]
+    proofs += [phrases.demanded("claims", caller.claims)] if caller.claims else []
+    return ", ".join([phrases.text(caller.issuer), *proofs])
 
 
-def _conditions(when: Conditions | None) -> Iterator[str]:
-    if when is None:
-        return
-    for name, value in when.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True).items():
-        yield f"{name}: {_short(value)}"
+def outline(found: AccessMap, *, width: int) -> str:
+    """The map for a person: under each caller its services, under each service the endpoints. `width` in columns."""
+    names = [access.endpoint.name for access in found.accesses] + [endpoint.name for _, endpoint in found.nobody]
+    column = 6 + max((len(name) for name in names if len(name) <= _NAME_COLUMN), default=0)
+    lines: list[str] = []
+    for name, caller in found.callers.items():
+        lines += ["", *_wrapped(f"{name}  ", describe_caller(caller), width, hang=4)]
+        accesses = [each for each in found.accesses if each.caller == name]
+        lines += [] if accesses else ["  may call nothing"]
+        service = None
+        for access in accesses:
+            if access.service != service:
+                service = access.service
+                lines.append(f"  {service}")
+            notes = [f"eligible: {access.terms}"] if access.terms else []
+            notes += [f"if {condition}" for condition in access.conditions]
+            if access.per_call or access.lifetime != DEFAULT_LIFETIME:
+                notes.append(f"credential: {access.credential}")
+            lines += _entry(access.endpoint, notes, column=column, width=width)
+    if found.nobody:
+        lines += ["", "nobody"]
+        service = None
+        for owner, endpoint in found.nobody:
+            if owner != service:
+                service = owner
+                lines.append(f"  {service}")
+            lines += _entry(endpoint, [], column=column, width=width)
+    return "\n".join(lines[1:])
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_short(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return "|".join(_short(inner) for inner in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _entry(endpoint: Endpoint, notes: Sequence[str], *, column: int, width: int) -> Iterator[str]:
+    name = f"    {endpoint.name}"
+    if len(name) + 2 > column:
+        yield name
+        name = ""
+    yield from _wrapped(name.ljust(column), f"{endpoint.method} {endpoint.path}", width, hang=column + 2)
+    for note in notes:
+        yield from _wrapped(" " * column, note, width, hang=column + 2)
 
 
-def mermaid(rows: Iterable[Access]) -> str:
-    """A Mermaid flowchart: callers to endpoints, an eligible access as a dotted arrow."""
-    lines, names = ["flowchart LR"], _Names()
-    for row in rows:
-        arrow = "-.->" if row.kind == "eligible" else "-->"
-        label = f"|{_mermaid_text('; '.join(row.when))}|" if row.when else ""
-        caller = f'{names.of("c", row.caller)}(["{_mermaid_text(row.caller)}"])'
-        endpoint = (
-            f'{names.of("e", f"{row.service}/{row.endpoint}")}'
-            f'["{_mermaid_text(f"{row.service}: {row.method} {row.path}")}"]'
-        )
-        lines.append(f"  {caller} {arrow}{label} {endpoint}")
-    return "\n".join(lines) + "\n"
-
-
-def dot(rows: Iterable[Access]) -> str:
-    """The same as a Graphviz digraph."""
-    lines = ["digraph access {", "  rankdir=LR;", "  node [shape=box];"]
-    callers: set[str] = set()
-    for row in rows:
-        if row.caller not in callers:
-            callers.add(row.caller)
-            lines.append(f"  {_dot_text(row.caller)} [shape=ellipse];")
-        style = "dashed" if row.kind == "eligible" else "solid"
-        target = _dot_text(f"{row.service}: {row.method} {row.path}")
-        label = _dot_text("; ".join(row.when))
-        lines.append(f"  {_dot_text(row.caller)} -> {target} [style={style}, label={label}];")
-    return "\n".join([*lines, "}"]) + "\n"
-
-
-class _Names:
-    """Node ids for a diagram: short, and the same for the same text."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[str, str], str] = {}
-
-    def of(self, kind: str, text: str) -> str:
-        return self._ids.setdefault((kind, text), f"{kind}{len(self._ids)}")
-
-
-def _mermaid_text(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("|", "#124;").replace("{", "#123;").replace("}", "#125;")
-
-
-def _dot_text(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _wrapped(start: str, text: str, width: int, *, hang: int) -> list[str]:
+    return textwrap.wrap(
+        text, max(width, hang + 20), initial_indent=start, subsequent_indent=" " * hang, break_on_hyphens=False
+    )

@@ -72,8 +72,8 @@ def _add_standing(permissions: PermissionMap, terms: Terms) -> None:
             conditions = compile_conditions(permission.when, endpoint.template)
             variants[digest] = {"id": digest, "credential": credential, **conditions}
     for key, variants in collected.items():
-        for variant in variants.values():
-            terms.add("standing", key, variant)
+        for digest in sorted(variants):
+            terms.add("standing", key, variants[digest])
 
 
 def _add_eligible(permissions: PermissionMap, terms: Terms) -> None:

@@ -8,69 +8,72 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ostiary.errors import REASONS, ConfigurationError
-from ostiary.models import AccessRequest, Json
-from ostiary.policy.words import closest, quoted
+from ostiary.errors import REASONS, ConfigurationError, PolicyDenied
+from ostiary.models import AccessRequest, Json, Method
+from ostiary.policy import phrases
+from ostiary.policy.compiler import FORMAT
+from ostiary.policy.values import written_duration
+from ostiary.policy.words import closest, either, quoted
+from ostiary.target import OWN_SERVICE
 
 SOMEONE: Final = "someone"
 """The subject of a caller that is known by claims alone."""
 
 _DEADLINE: Final = 60  # seconds
-_WORKLOAD_PROOF: Final = "mtls"
+_SHOWN: Final = 12  # endpoints that a hint names
+_OWN: Final = "a path under /.well-known/: the proxy's own host has no other"
+_BUILD: Final = "build it again with 'ostiary bundle build'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Specimen:
-    """An identity that is a given caller: what a token would have to prove, and nothing more."""
+    """An identity that is a given caller: what a token or a certificate would have to prove, and nothing more."""
 
     issuer: str
     subject: str
-    method: str = "jwt"
+    method: Method = "jwt"
     claims: Mapping[str, Json] = field(default_factory=dict)
 
 
 def read_map(bundle: Path) -> dict[str, Json]:
-    """`data.ostiary.map` of a built bundle. Raises `ConfigurationError` if there is none."""
+    """`data.ostiary.map` of a built bundle. Raises `ConfigurationError` if there is none that is understood here."""
     try:
         document = json.loads((bundle / "data.json").read_bytes())
         found = document["ostiary"]["map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            [f"{bundle}: is not a bundle that 'ostiary bundle build' wrote ({type(error).__name__})"]
-        ) from error
-    if not isinstance(found, dict):
-        raise ConfigurationError([f"{bundle}: its map is not an object"])
-    return found
+        format_ = found["format"]
+    except OSError as error:
+        raise ConfigurationError([f"{bundle}: is not a built bundle: data.json: {error.strerror}"]) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError([f"{bundle}: is not a bundle that 'ostiary bundle build' wrote"]) from error
+    if format_ != FORMAT:
+        raise ConfigurationError([f"{bundle}: its map has the format {format_}, and {FORMAT} is read here: {_BUILD}"])
+    return dict(found)
 
 
 def specimen(permission_map: Mapping[str, Json], caller: str) -> Specimen:
     """An identity that is `caller`, read off the compiled map. Raises `ConfigurationError` for an unknown one."""
     callers = permission_map["callers"]
-    claims = {name: values[0] for name, values in _demands(callers, caller)}
+    claims = {name: values[0] for name, values in callers["demands"].get(caller, {}).items()}
     for issuer, subject in _keys(callers["workloads"], caller):
-        return Specimen(issuer=issuer, subject=subject, method=_WORKLOAD_PROOF)
+        return Specimen(issuer=issuer, subject=subject, method="mtls")
     for issuer, subject in _keys(callers["subjects"], caller):
         return Specimen(issuer=issuer, subject=subject, claims=claims)
     for issuer, by_claim in callers["claims"].items():
         for claim, value in _keys(by_claim, caller):
             return Specimen(issuer=issuer, subject=SOMEONE, claims={**claims, claim: value})
     known = sorted(_names(callers))
-    raise ConfigurationError([f"the bundle has no caller {quoted(caller)}{closest(caller, known)}"])
+    raise ConfigurationError([f"the map has no caller {quoted(caller)}{closest(caller, known)}"])
 
 
 def _keys(table: Mapping[str, Mapping[str, list[str]]], caller: str) -> Iterator[tuple[str, str]]:
     for outer, inner in table.items():
         yield from ((outer, key) for key, names in inner.items() if caller in names)
-
-
-def _demands(callers: Mapping[str, Json], caller: str) -> Iterator[tuple[str, list[Json]]]:
-    for name, values in callers["demands"].get(caller, {}).items():
-        yield name, values if isinstance(values, list) else [values]
 
 
 def _names(callers: Mapping[str, Json]) -> set[str]:
@@ -82,93 +85,190 @@ def _names(callers: Mapping[str, Json]) -> set[str]:
 def ask(opa: Path, bundle: Path, request: AccessRequest) -> dict[str, Json]:
     """The explanation of a request, as Rego gives it. Raises `ConfigurationError` if the bundle has none."""
     command = [
-        *(str(opa), "eval", "--format", "json", "--bundle", str(bundle), "--ignore", "*_test.rego"),
+        *(str(opa), "eval", "--format", "json", "--bundle", str(bundle.absolute()), "--ignore", "*_test.rego"),
         *("--strict-builtin-errors", "--stdin-input", "data.ostiary.explain.explanation"),
     ]
-    done = subprocess.run(  # noqa: S603 - no shell, and the binary is the one that was found
-        command, input=json.dumps(request.document()).encode(), capture_output=True, check=False, timeout=_DEADLINE
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell, and the binary is the one that was found
+            command, input=json.dumps(request.document()).encode(), capture_output=True, check=False, timeout=_DEADLINE
+        )
+    except OSError as error:
+        raise ConfigurationError([f"{opa}: OPA cannot be run: {error.strerror}"]) from error
+    except subprocess.TimeoutExpired as error:
+        raise ConfigurationError([f"{bundle}: OPA gave no explanation within {_DEADLINE} s"]) from error
     try:
         explanation = json.loads(done.stdout)["result"][0]["expressions"][0]["value"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()[:500]
-        raise ConfigurationError([f"{bundle}: OPA gives no explanation: {said}"]) from error
+        raise ConfigurationError([f"{bundle}: OPA gives no explanation: {_said(done)}"]) from error
     if not isinstance(explanation, dict):
         raise ConfigurationError([f"{bundle}: OPA's explanation is not an object"])
     return explanation
 
 
-def in_words(request: AccessRequest, explanation: Mapping[str, Json]) -> list[str]:
-    """The explanation as lines for a person."""
-    decision = explanation["decision"]
-    endpoint = explanation["endpoint"]
-    aimed = "no endpoint" if endpoint is None else f"{endpoint['name']}: {endpoint['template']}"
-    service = request.target.service
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The first of OPA's errors, or the beginning of whatever it said, in one line."""
+    try:
+        first = json.loads(done.stdout)["errors"][0]
+        said = f"{first['message']} ({first['code']})" if "code" in first else str(first["message"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        said = (done.stderr or done.stdout).decode(errors="replace")
+    return " ".join(said.split())[:500] or f"exit code {done.returncode}"
+
+
+def assumptions(explanation: Mapping[str, Json], caller: str, claims: Collection[str]) -> list[str]:
+    """What a person should know who takes the explanation for one about `caller`. `claims` were said to be there."""
+    found: list[str] = []
+    if caller not in [each["caller"] for each in explanation["callers"]] and explanation["endpoint"] is not None:
+        found.append(f"with this subject and these claims, the identity is not the caller {quoted(caller)}")
+    failing = {
+        condition["condition"]
+        for each in explanation["callers"]
+        for variant in (*each["standing"], *each["eligible"])
+        for condition in variant["conditions"]
+        if not condition["holds"]
+    }
+    if failing & {"claims", "path"} and not claims:
+        found.append("no claims are assumed but those that make it this caller: --claim NAME=VALUE adds others")
+    return found
+
+
+def in_words(
+    request: AccessRequest,
+    explanation: Mapping[str, Json],
+    endpoints: Mapping[str, Mapping[str, str]],
+    notes: Collection[str] = (),
+) -> list[str]:
+    """The explanation as lines for a person. `endpoints` is the map's route table, `notes` go before the hints."""
+    decision, endpoint = explanation["decision"], explanation["endpoint"]
+    allowed = decision["allow"] is True
+    instant = datetime.fromtimestamp(request.time, UTC)
     lines = [
-        f"{'ALLOWED' if decision['allow'] is True else 'DENIED'}  {request.method} {request.target.request_target}",
-        f"service   {service}",
-        f"endpoint  {aimed}",
-        f"subject   {request.identity.subject} ({request.identity.issuer})",
+        f"{'ALLOWED' if allowed else 'DENIED'}  {request.method} {request.target.request_target}",
+        f"service     {request.target.service}",
+        f"endpoint    {'none' if endpoint is None else '{name}: {template}'.format_map(endpoint)}",
+        f"identity    {_identity(request)}",
+        f"source      {request.source_ip}",
+        f"time        {instant:%Y-%m-%dT%H:%M:%SZ}",
     ]
-    if decision["allow"] is True:
-        lines.append(f"allowed by {decision['permission'] or decision['grant']}")
+    if allowed:
         profile = decision["credential"]
-        lines.append(f"credential: {'one call' if profile['per_call'] else 'reusable'}, {profile['lifetime']} s at most")
-    for reason in decision["reasons"]:
-        lines.append(f"reason    {reason}: {_sentence(reason)}")
-    for caller in explanation["callers"]:
-        lines += _caller(caller)
-    if decision["allow"] is not True:
-        lines += [f"would do: {hint}" for hint in hints(explanation)]
+        lines.append(f"allowed by  {decision['permission'] or decision['grant']}")
+        lines.append(
+            f"credential  {'for one call' if profile['per_call'] else 'reusable'}, "
+            f"at most {written_duration(profile['lifetime'] * 1000)}"
+        )
+    lines += [f"reason      {_reason(reason)}" for reason in decision["reasons"]]
+    if endpoint is not None:
+        for caller in explanation["callers"]:
+            lines += _caller(caller)
+    lines += [f"note        {note}" for note in notes]
+    if not allowed:
+        own = request.target.service == OWN_SERVICE
+        found = [_OWN] if own else hints(explanation, endpoints.get(request.target.service))
+        lines += [f"would do    {hint}" for hint in found]
     return lines
 
 
-def _sentence(reason: str) -> str:
-    known = REASONS.get(reason.partition(":")[0])
-    return "" if known is None else known.sentence
+def _identity(request: AccessRequest) -> str:
+    identity = request.identity
+    claims = phrases.found("claims", identity.claims) if identity.claims else ""
+    return ", ".join(part for part in (f"{phrases.text(identity.subject)} of {identity.issuer}", claims) if part)
+
+
+def _reason(reason: str) -> str:
+    """The reason with its sentence; an organisation's rule has a text of its own."""
+    name, _, text = reason.partition(": ")
+    known = REASONS.get(name, PolicyDenied)
+    return f"{name}: {known.sentence}{f' Its text: {text}' if text else ''}"
 
 
 def _caller(caller: Mapping[str, Json]) -> Iterator[str]:
     yield f"as caller {caller['caller']}:"
     if not caller["standing"] and not caller["eligible"]:
         yield "  no permission for this endpoint"
-    for kind in ("standing", "eligible"):
-        for variant in caller[kind]:
-            state = "holds" if variant["holds"] else "does not hold"
-            extra = f" (eligible, grant {variant['grant']})" if kind == "eligible" else ""
-            yield f"  {variant['permission']} {state}{extra}"
-            for condition in variant["conditions"]:
-                mark = "yes" if condition["holds"] else "NO "
-                yield (
-                    f"    {mark} {condition['condition']}: demanded {json.dumps(condition['demanded'])}, "
-                    f"found {json.dumps(condition['found'])}"
-                )
+    for variant in caller["standing"]:
+        yield f"  {variant['permission']} {_holds(variant)}"
+        yield from _conditions(variant)
+    for variant in caller["eligible"]:
+        needs = {"missing": "and needs a grant", "expired": "and its grant has ended", "active": "by a grant"}
+        yield f"  {variant['permission']} {_holds(variant)}, is eligible {needs[variant['grant']]}"
+        yield from _conditions(variant)
 
 
-def hints(explanation: Mapping[str, Json]) -> list[str]:
-    """What would have allowed it, one sentence each."""
-    decision, endpoint = explanation["decision"], explanation["endpoint"]
-    reasons = {reason.partition(":")[0] for reason in decision["reasons"]}
-    found: list[str] = []
-    if endpoint is None and explanation["methods"]:
-        written = ", ".join(f"{method} ({name})" for method, name in sorted(explanation["methods"].items()))
-        found.append(f"this path has other methods: {written}")
+def _holds(variant: Mapping[str, Json]) -> str:
+    return "holds" if variant["holds"] else "does not hold"
+
+
+def _conditions(variant: Mapping[str, Json]) -> Iterator[str]:
+    for condition in variant["conditions"]:
+        name = condition["condition"]
+        found = phrases.found(name, condition["found"])
+        yield (
+            f"    {'yes' if condition['holds'] else 'NO '} {phrases.demanded(name, condition['demanded'])}"
+            f"{f' (here: {found})' if found else ''}"
+        )
+
+
+def hints(explanation: Mapping[str, Json], endpoints: Mapping[str, str] | None) -> list[str]:
+    """What would have allowed it, one phrase each. `endpoints` are the service's; None where the map has no such one."""
+    if explanation["endpoint"] is None:
+        return list(_other_endpoints(explanation, endpoints))
+    return [*_conditions_met(explanation), *_grant(explanation), *_others(explanation), *_organisation(explanation)]
+
+
+def _other_endpoints(explanation: Mapping[str, Json], endpoints: Mapping[str, str] | None) -> Iterator[str]:
+    if endpoints is None:
+        yield "an entry for this service in the permission map"
+    elif explanation["methods"]:
+        written = (f"{method} ({name})" for method, name in sorted(explanation["methods"].items()))
+        yield f"another method, which this path has: {', '.join(written)}"
+    else:
+        written = (f"{template} ({name})" for name, template in sorted(endpoints.items())[:_SHOWN])
+        more = f" and {len(endpoints) - _SHOWN} more" if len(endpoints) > _SHOWN else ""
+        yield f"another path; this service has {', '.join(written)}{more}"
+
+
+def _conditions_met(explanation: Mapping[str, Json]) -> Iterator[str]:
     for caller in explanation["callers"]:
-        for variant in caller["standing"]:
-            failing = [each["condition"] for each in variant["conditions"] if not each["holds"]]
+        for variant in (*caller["standing"], *caller["eligible"]):
+            failing = [
+                phrases.demanded(each["condition"], each["demanded"])
+                for each in variant["conditions"]
+                if not each["holds"]
+            ]
+            grant = " and a grant" if variant.get("grant", "active") != "active" else ""
             if failing:
-                found.append(f"{variant['permission']}, if {' and '.join(failing)} held")
-    if "grant-required" in reasons or "grant-expired" in reasons:
-        requestable = decision["requestable"]
-        if requestable is not None:
-            approvers = ", ".join(requestable["approvers"])
-            found.append(
-                f"a grant, requested as {requestable['caller']} and approved by {approvers}, "
-                f"for at most {requestable['max_duration']} s"
+                yield f"{variant['permission']}, with {' and '.join(failing)}{grant}"
+
+
+def _grant(explanation: Mapping[str, Json]) -> Iterator[str]:
+    for caller in explanation["callers"]:
+        for variant in caller["eligible"]:
+            if not variant["holds"] or variant["grant"] == "active":
+                continue  # said already, or there
+            approvals = "" if variant["approvals"] == 1 else f"{variant['approvals']} of "
+            duration = written_duration(variant["max_duration"] * 1000)
+            yield (
+                f"a grant for {variant['permission']}, approved by {approvals}{either(variant['approvers'])}, "
+                f"for at most {duration}"
             )
-    if "permission-missing" in reasons or "unknown-caller" in reasons:
-        if explanation["permitted"]:
-            found.append(f"being one of the callers that have a permission: {', '.join(explanation['permitted'])}")
-        if explanation["roles"]:
-            found.append(f"one of the roles that hold this endpoint: {', '.join(explanation['roles'])}")
-    return found
+
+
+def _others(explanation: Mapping[str, Json]) -> Iterator[str]:
+    reasons = set(explanation["decision"]["reasons"])
+    if not reasons & {"permission-missing", "unknown-caller"}:
+        return
+    own = {caller["caller"] for caller in explanation["callers"]}
+    for kind, sentence in (("permitted", "have a permission"), ("eligible", "may request it")):
+        others = [name for name in explanation[kind] if name not in own]
+        if others:
+            yield f"being one of the callers that {sentence}: {', '.join(others)}"
+    if explanation["roles"]:
+        yield f"a permission with a role that holds this endpoint: {', '.join(explanation['roles'])}"
+    if not (explanation["permitted"] or explanation["eligible"] or explanation["roles"]):
+        yield "a permission in the map: nobody has one for this endpoint"
+
+
+def _organisation(explanation: Mapping[str, Json]) -> Iterator[str]:
+    if explanation["organisation"]:
+        yield "a change to the organisation's own Rego: the permission map allows it"

@@ -102,7 +102,7 @@ def _hours(hours: Hours) -> dict[str, Json]:
         # Past midnight, the day is the one it began on. "24 hours ago" would be the wrong day after one of 23.
         following = [_WEEK[(_WEEK.index(day) + 1) % len(_WEEK)] for day in days]
         windows = [{"from": hours.start, "to": _DAY, "days": days}, {"from": 0, "to": hours.end, "days": following}]
-    return {"timezone": hours.timezone, "windows": windows}
+    return {"timezone": hours.timezone, "windows": [window for window in windows if window["from"] != window["to"]]}
 
 
 class Terms:

@@ -167,7 +167,10 @@ RESPONSE_CHALLENGES: Final = frozenset(
 RESPONSE_ROUTING: Final = frozenset({b"alt-svc"})
 """They would send the client past the proxy (RFC 7838)."""
 
-RESPONSE_REMOVED: Final = RESPONSE_HOP_BY_HOP | RESPONSE_CHALLENGES | RESPONSE_ROUTING
+RESPONSE_OURS: Final = frozenset({b"ostiary-decision-id"})
+"""The proxy adds its own to every response."""
+
+RESPONSE_REMOVED: Final = RESPONSE_HOP_BY_HOP | RESPONSE_CHALLENGES | RESPONSE_ROUTING | RESPONSE_OURS
 
 _REMEMBERED: Final = 4096  # names; clients choose them, so there is a bound
 _REMARKABLE: Final = 8  # bytes

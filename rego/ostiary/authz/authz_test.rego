@@ -117,6 +117,7 @@ test_policy_denied if {
 	decision := authz.decision with input as example.request
 		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
 		with data.policy.deny as {"not today"}
+		with data.policy.caching as {}
 	decision == _objection
 }
 
@@ -124,6 +125,7 @@ test_what_the_map_denies_is_not_asked if {
 	decision := authz.decision with input as example.changed({"subject": "stranger"})
 		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
 		with data.policy.deny as {"not today"}
+		with data.policy.caching as {}
 	decision.reasons == ["unknown-caller"]
 	decision.cache == {"max_age": 5, "vary": []}
 }

@@ -1,0 +1,182 @@
+"""What keeps the proxy from starting is told in words, with an exit status that is not 0, and nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ostiary import assets
+from ostiary.credential import SigningKey
+from ostiary.demo.issuer import DemoIssuer
+from ostiary.policy.bundle import build_bundle
+from support.faults import Ended, all_gone, changed_proxy, eventually, processes_of, run_until_it_ends
+from support.proxy import PERMISSIONS, Trusted
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, opa_binary: Path) -> Path:
+    source = tmp_path_factory.mktemp("policy")
+    (source / "permissions.yaml").write_text(PERMISSIONS)
+    return build_bundle(source, source / "bundle", opa=opa_binary, sequence=1, rego_root=assets.rego()).path
+
+
+@pytest.fixture
+def place(bundle: Path) -> Iterator[Path]:
+    """A directory with all that a proxy needs, below /tmp, because the paths of unix sockets are limited."""
+    place = Path(tempfile.mkdtemp(prefix="ost-", dir="/tmp"))
+    shutil.copytree(bundle, place / "bundle")
+    (place / "jwks.json").write_text('{"keys": []}')
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def failing(place: Path) -> Callable[..., Ended]:
+    """Run a proxy with these changes to its configuration, which keep it from starting."""
+
+    def fail(config_extra: str = "", **changes: str) -> Ended:
+        names = {"data": '"127.0.0.1:0"', "admin": '"unix:run/admin.sock"', "opa": "{managed: {bundle: bundle}}"}
+        written = changed_proxy(
+            place,
+            upstreams={"orders": 9},
+            config_extra=config_extra,
+            changes={names[name]: text for name, text in changes.items()},
+        )
+        text = written._configuration(Trusted(signer=DemoIssuer(place)))
+        (place / "ostiary.yaml").write_text(text)
+        return run_until_it_ends(place)
+
+    return fail
+
+
+Failing = Callable[..., Ended]
+
+
+def test_a_bundle_that_is_not_there(failing: Failing, place: Path) -> None:
+    assert failing(opa="{managed: {bundle: elsewhere}}") == Ended(
+        1,
+        f"ostiary.yaml: the bundle {place}/elsewhere has no manifest that can be read: No such file or directory\n",
+        [],
+    )
+
+
+def test_a_bundle_that_opa_refuses_is_shown_in_opas_words(failing: Failing, place: Path) -> None:
+    (place / "bundle" / "broken.rego").write_text("package policy\n\nallow if {")
+    ended = failing()
+    assert (ended.status, ended.left) == (1, [])
+    assert "rego_parse_error" in ended.said
+    assert "broken.rego:3" in ended.said
+
+
+def test_a_port_that_is_taken(failing: Failing) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert failing(data=f'"127.0.0.1:{port}"') == Ended(
+            1, f"ostiary.yaml: cannot listen on 127.0.0.1:{port}: Address already in use\n", []
+        )
+
+
+def test_an_admin_port_that_is_taken(failing: Failing) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = failing(admin=f'"127.0.0.1:{port}"')
+    assert (ended.status, ended.left) == (1, [])
+    assert ended.said.endswith(f"ostiary.yaml: cannot listen on 127.0.0.1:{port}: Address already in use\n")
+
+
+def test_an_admin_socket_whose_path_is_too_long(failing: Failing, place: Path) -> None:
+    name = "a" * 100
+    ended = failing(admin=f'"unix:run/{name}"')
+    assert (ended.status, ended.left) == (1, [])
+    assert ended.said.endswith(
+        f"ostiary.yaml: cannot listen on {place}/run/{name}: the path of a unix socket has at most 103 bytes\n"
+    )
+
+
+def test_an_admin_socket_on_which_another_process_listens_is_not_taken_from_it(failing: Failing, place: Path) -> None:
+    (place / "run").mkdir(mode=0o700)
+    path = place / "run" / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        ended = failing()
+        assert path.is_socket()
+    assert (ended.status, ended.left) == (1, [])
+    assert ended.said.endswith(f"ostiary.yaml: cannot listen on {path}: another process does\n")
+
+
+@pytest.mark.parametrize("name", ["state", "run"])
+def test_a_directory_that_others_can_enter(failing: Failing, place: Path, name: str) -> None:
+    (place / name).mkdir()
+    (place / name).chmod(0o750)
+    ended = failing()
+    assert (ended.status, ended.left) == (2, [])
+    assert ended.said.endswith(f"{place}/{name}: holds keys and sockets, and has to be this user's alone (mode 0700)\n")
+
+
+def test_a_signing_key_of_another_algorithm(failing: Failing, place: Path) -> None:
+    key = place / "key.pem"
+    key.write_bytes(SigningKey.generate("ES256").pem())
+    key.chmod(0o600)
+    ended = failing("signing: {key_file: key.pem}\n")
+    assert (ended.status, ended.left) == (2, [])
+    assert str(key) in ended.said
+    assert "PRIVATE" not in ended.said
+
+
+def test_a_key_file_of_an_issuer_that_cannot_be_read(failing: Failing, place: Path) -> None:
+    (place / "jwks.json").unlink()
+    assert failing() == Ended(
+        2,
+        f"{place}/jwks.json: the key_file of the issuer http://idp.localhost cannot be read: "
+        "No such file or directory\n",
+        [],
+    )
+
+
+def test_what_a_worker_says_of_its_failure_is_shown_once(failing: Failing, place: Path) -> None:
+    """The audit is opened in the worker's lifespan, of which a server would show a traceback or nothing."""
+    (place / "audit").write_text("a file where a directory should be")
+    ended = failing("workers: 2\n")
+    assert (ended.status, ended.left) == (2, [])
+    last = ended.said.splitlines()[-1]
+    assert last in {f"w{number} did not start: [Errno 17] File exists: '{place}/audit'" for number in range(2)}
+    assert "Traceback" not in ended.said
+
+
+def test_what_a_worker_cannot_be_put_together_from_is_shown_as_it_is_written(failing: Failing, place: Path) -> None:
+    (place / "old.pem").write_text("no key")
+    ended = failing("signing: {extra_keys: [old.pem]}\n")
+    assert (ended.status, ended.left) == (2, [])
+    assert ended.said.splitlines()[-1].startswith(f"w0 did not start: {place}/old.pem: ")
+    assert "Traceback" not in ended.said
+
+
+def test_an_opa_that_is_no_program(failing: Failing, place: Path) -> None:
+    ended = failing(opa=f"{{managed: {{bundle: bundle, binary: {place}/nowhere}}}}")
+    assert (ended.status, ended.left) == (1, [])
+    assert f"{place}/nowhere cannot be started: No such file or directory" in ended.said
+
+
+async def test_a_signal_ends_a_start_that_waits(failing: Failing, place: Path) -> None:
+    """The OPA of another does not come: nobody has to wait until its time is up."""
+    text = changed_proxy(
+        place, upstreams={"orders": 9}, changes={"{managed: {bundle: bundle}}": '{url: "unix:///nowhere/opa.sock"}'}
+    )._configuration(Trusted(signer=DemoIssuer(place)))
+    (place / "ostiary.yaml").write_text(text)
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "ostiary", "run"], cwd=place, stdout=log, stderr=log)
+        await eventually((place / "state" / "signing-key.pem").exists)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(3) == 0
+    await all_gone(processes_of(place))
+    assert (place / "log").read_text() == ""

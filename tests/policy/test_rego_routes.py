@@ -1,0 +1,140 @@
+"""Python's route table and Rego's find the same endpoint, for random tables and random paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.policy import Evaluator, question
+
+from ostiary.policy.routing import route_index
+from ostiary.routes import METHODS, Endpoint, RouteTable
+
+LITERALS = ["a", "b", "Admin", "users", "x.y", "~", "sis", "K", "42"]
+VARIABLES = ["{v}", "{v:int}", "{v:uuid}", "{v:file}", "{v:text}"]
+UUID = "123e4567-e89b-12d3-a456-426614174000"
+SEGMENTS = [
+    *["a", "A", "b", "admin", "Admin", "ADMIN", "users", "Users", "x.y", "X.Y", "~", "sis", "SIS", "K", "k", "42"],
+    *["ſis", "sıs", "sİs", "\u212a", "ß", "naïve", "a:b", "a@b", "x'y", 'x"y', "<&>", "日本", "𝒳", "e\u0301"],
+    *["0", "007", "9" * 19, "9" * 20, UUID, UUID.upper(), "f.txt", ".f", "f.", "a..b", "...", ".hidden", "-x", "_x"],
+    *["", "x" * 128, "x" * 129, "é" * 256, "é" * 257, "{}name", "=a", "**", "{v}", "a/b", "=a/=b", "%41", "a b"],
+    *["..", ".", "a;b", "a?b", "a#b", "a\\b", "a\tb", "a\nb", "a\u202eb", "a\u200bb", "a\u00a0b"],
+]
+"""What Python's canonicaliser would refuse is here, too: Rego has to refuse it by itself."""
+
+part = st.sampled_from([*LITERALS, *VARIABLES])
+path = st.builds(
+    lambda parts, end: "/" + "/".join([*(p.replace("v", f"v{i}") for i, p in enumerate(parts)), *end]),
+    st.lists(part, max_size=4),
+    st.sampled_from([[], [], [""], ["**"]]),
+).filter(lambda text: not text.startswith("//"))
+endpoints = st.lists(st.tuples(st.sampled_from(["GET", "POST"]), path), min_size=1, max_size=12)
+segments = st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=6)
+
+
+def table_of(texts: list[tuple[str, str]]) -> list[Endpoint]:
+    """The endpoints without those that a table would leave out."""
+    found = [Endpoint.parse(f"e{i}", f"{method} {text}") for i, (method, text) in enumerate(texts)]
+    while conflicts := {conflict.second for conflict in RouteTable(found).conflicts}:
+        found = [endpoint for endpoint in found if endpoint.name not in conflicts]
+    return found
+
+
+def near(table: list[Endpoint], draw: Any) -> list[str]:
+    """Segments that go along one of the templates, mostly."""
+    segments: list[str] = []
+    for text in draw(st.sampled_from(table)).path[1:].split("/"):
+        if text == "**":
+            segments += draw(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=3))
+        elif text.startswith("{") or draw(st.integers(0, 9)) == 0:
+            segments.append(draw(st.sampled_from(SEGMENTS)))
+        else:
+            segments.append(text)
+    return segments
+
+
+@st.composite
+def cases(draw: Any) -> tuple[list[Endpoint], list[list[str]]]:
+    table = table_of(draw(endpoints))
+    asked = [near(table, draw) for _ in range(12)] + draw(st.lists(segments, min_size=4, max_size=8))
+    return table, asked
+
+
+@pytest.fixture(scope="module")
+def evaluate(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    def ask(tables: list[list[Endpoint]], asked: list[list[list[str]]]) -> list[list[str | None]]:
+        names = [f"s{i}" for i in range(len(tables))]
+        content = {"routes": {name: route_index(table) for name, table in zip(names, tables, strict=True)}}
+        evaluator = Evaluator(opa_binary, tmp_path_factory.mktemp("routes"), content, batch)
+        requests = []
+        for name, paths in zip(names, asked, strict=True):
+            for path in paths:
+                request = question(service=name)
+                request["resource"]["properties"]["segments"] = path
+                requests.append(request)
+        found = iter(evaluator.query("data.differential.endpoints", {"evaluations": requests}))
+        return [[next(found) for _ in paths] for paths in asked]
+
+    batch = tmp_path_factory.mktemp("rego") / "differential.rego"
+    batch.write_text(
+        """\
+package differential
+
+import data.ostiary.routes
+
+default _endpoint := null
+
+_endpoint := routes.endpoint
+
+endpoints := [endpoint |
+	some request in input.evaluations
+	endpoint := _endpoint with input as request
+]
+""",
+        encoding="utf-8",
+    )
+    return ask
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(batch=st.lists(cases(), min_size=4, max_size=10))
+def test_both_find_the_same_endpoint(evaluate: Any, batch: list[tuple[list[Endpoint], list[list[str]]]]) -> None:
+    tables = [table for table, _ in batch]
+    asked = [paths for _, paths in batch]
+    expected = []
+    for table, paths in batch:
+        routes = RouteTable(table)
+        found = [routes.endpoint("GET", path) for path in paths]
+        expected.append([None if endpoint is None else endpoint.name for endpoint in found])
+    answers = evaluate(tables, asked)
+    differing = [
+        ([f"{each.method} {each.path}" for each in table], path, python, rego)
+        for table, paths, names, answer in zip(tables, asked, expected, answers, strict=True)
+        for path, python, rego in zip(paths, names, answer, strict=True)
+        if python != rego and _canonical(path)
+    ]
+    assert differing == []
+    beyond = [
+        (path, rego)
+        for paths, answer in zip(asked, answers, strict=True)
+        for path, rego in zip(paths, answer, strict=True)
+        if rego is not None and any(_separates(segment) for segment in path)
+    ]
+    assert beyond == []  # what holds a separator matches nothing, in Rego too
+
+
+def _canonical(path: list[str]) -> bool:
+    """Whether the canonicaliser lets these segments through. Rego cannot see more: NFC, and what is printable."""
+    return not any(segment in {"e\u0301"} for segment in path)
+
+
+def _separates(segment: str) -> bool:
+    return segment in {".", ".."} or any(letter in "/\\;%?#" for letter in segment)
+
+
+def test_every_method_is_looked_up_by_name(evaluate: Any) -> None:
+    table = [Endpoint.parse(method.lower(), f"{method} /x") for method in sorted(METHODS)]
+    assert evaluate([table], [[["x"]]]) == [["get"]]
