@@ -238,7 +238,7 @@ def ostiary(place: Path, issuer: DemoIssuer, upstream: int, variant: str) -> Ite
     config = home / "ostiary.yaml"
     config.write_text(
         f"listen: {{data: 127.0.0.1:{port}}}\n"
-        f"issuers: [{{issuer: {ISSUER}, audience: {AUDIENCE}, key_file: jwks.json, algorithms: [ES256], claims: [groups]}}]\n"
+        f"issuers: [{{issuer: {ISSUER}, audience: {AUDIENCE}, key_file: jwks.json, algorithms: [ES256]}}]\n"
         f'services: {{orders: {{hosts: [orders.localhost], upstream: "http://127.0.0.1:{upstream}"}}}}\n'
         "opa: {managed: {bundle: bundle}, deadline: 5s}\n"  # a busy machine is to give slow rounds, not void ones
         "audit: {path: audit/}\n",
@@ -314,7 +314,8 @@ def show(document: dict[str, Any]) -> None:
         ratio = row["of_envoy"]
         print(
             f"{row['name']:20}{row['connections']:6}{row['per_second']:9.0f}{row['p50_us']:9.0f}{row['p99_us']:9.0f}"
-            f"{row['cpu_us_per_request']:8.0f}{ratio['throughput']:18.2f}{ratio['p50']:6.1f}{ratio['p99']:6.1f}{ratio['cpu']:6.1f}"
+            f"{row['cpu_us_per_request']:8.0f}{ratio['throughput']:18.2f}{ratio['p50']:6.1f}{ratio['p99']:6.1f}"
+            f"{ratio['cpu']:6.1f}"
         )
     for target in document["targets"]:
         word = "met" if target["met"] else "MISSED"

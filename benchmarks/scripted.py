@@ -1,4 +1,4 @@
-"""A worker with everything on but OPA: a scripted authorizer allows, so that the rest of the path is what is measured."""
+"""A worker with everything on but OPA: a scripted authorizer allows, so that the rest of the path is measured."""
 
 from __future__ import annotations
 

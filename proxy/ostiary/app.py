@@ -145,7 +145,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     )
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             for part in (audit, authenticator):
                 await part.start()

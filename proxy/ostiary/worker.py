@@ -26,7 +26,7 @@ import uvloop
 from ostiary import app
 from ostiary.clock import SystemClock
 from ostiary.config import Config
-from ostiary.errors import ConfigurationError
+from ostiary.errors import AccessError, ConfigurationError
 from ostiary.listening import Server
 from ostiary.logs import configure_logging
 from ostiary.opa.address import OpaAddress
@@ -66,7 +66,7 @@ def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) 
     except ConfigurationError as error:
         supervisor.tell(StartFailure(lines=error.mistakes))
         sys.exit(1)
-    except OSError as error:
+    except (AccessError, OSError) as error:  # the audit cannot be opened, for one
         supervisor.tell(StartFailure(lines=(str(error),)))
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor has to hear of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -43,7 +44,6 @@ class Curl:
         return f"http://orders.localhost:{self._proxy.port}{path}"
 
     def command(self, *arguments: str, token: str | None) -> list[str]:
-        # A token on a command line is for everyone to see: it goes in as configuration, on no disk.
         given = [] if token is None else ["-H", f"Authorization: Bearer {token}"]
         return [self._binary, "-sS", "--noproxy", "*", "--max-time", "10", *given, *arguments]
 
@@ -235,8 +235,6 @@ async def test_many_httpx_requests_at_once_share_few_connections(
 async def test_httpx_does_not_inflate_what_the_proxy_did_not(
     client: httpx.AsyncClient, proxy: RunningProxy, orders: Orders
 ) -> None:
-    import gzip
-
     packed = gzip.compress(b"b" * 100_000)
     async with orders(replies(response(packed, headers="content-encoding: gzip\r\n"))):
         answer = await client.get("/orders/42", headers=proxy.headers())

@@ -56,21 +56,24 @@ async def test_the_client_gets_the_response_as_the_service_made_it(proxy: Runnin
     lines = (
         'Content-Type: text/plain\r\nContent-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nETag: "x"\r\n'
         'Keep-Alive: timeout=5\r\nConnection: X-Inner\r\nX-Inner: 1\r\nAlt-Svc: h3=":443"\r\n'
+        "Ostiary-Decision-Id: forged\r\n"
     )
-    async with orders(replies(response(body, status="201 Made", headers=lines))), connected(proxy.port) as client:
+    made = response(body, status="201 Made", headers=lines)
+    async with orders(replies(made)) as upstream, connected(proxy.port) as client:
         await client.send(head(proxy))
         answer = await client.response()
     assert answer.status == 201
     assert answer.body == body
-    given = dict(answer.headers)
+    (decision,) = upstream.requests[0].values("ostiary-decision-id")
     assert answer.headers == [
-        ("date", given["date"]),
+        ("date", dict(answer.headers)["date"]),
         ("content-type", "text/plain"),
         ("content-encoding", "gzip"),
         ("set-cookie", "a=1"),
         ("set-cookie", "b=2"),
         ("etag", '"x"'),
         ("content-length", str(len(body))),
+        ("ostiary-decision-id", decision),  # what client, service and audit know the request by
     ]
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from ostiary.demo.issuer import ISSUER
@@ -34,8 +35,6 @@ async def send(proxy: RunningProxy, request: bytes, *, bodiless: bool = False) -
 
 
 def token_id(token: str) -> str:
-    import jwt
-
     claims = jwt.decode(token, options={"verify_signature": False})
     return str(claims["jti"])
 
@@ -237,14 +236,9 @@ async def test_a_stranger_leaves_one_line(
 
 
 async def test_what_the_proxy_answers_itself_leaves_one_line(proxy: RunningProxy) -> None:
-    before = {line["decision_id"] for line in proxy.audit_lines()}
-    request = raw("GET /.well-known/jwks.json", None, host=OWN_HOST)
-    answer = await send(proxy, request)
+    answer = await send(proxy, raw("GET /.well-known/jwks.json", None, host=OWN_HOST))
     assert answer.status == 200
-    found: list[dict[str, Any]] = []
-    while not found:
-        found = [line for line in proxy.audit_lines() if line["decision_id"] not in before and line["kind"] == "answer"]
-    (line,) = found
+    (line,) = await proxy.recorded(answer.values("ostiary-decision-id")[0], lines=1)
     assert timeless(line) == {
         "schema": 1,
         "kind": "answer",

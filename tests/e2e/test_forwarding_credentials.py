@@ -81,7 +81,7 @@ def claims_of(credential: str, keys: dict[str, Any], *, service: str = "orders")
 
 
 def raw(line: str, token: str, headers: str = "") -> bytes:
-    return (f"{line} HTTP/1.1\r\nHost: orders.localhost\r\nAuthorization: Bearer {token}\r\n{headers}\r\n").encode()
+    return f"{line} HTTP/1.1\r\nHost: orders.localhost\r\nAuthorization: Bearer {token}\r\n{headers}\r\n".encode()
 
 
 async def send(proxy: RunningProxy, *requests: bytes) -> list[int]:
@@ -145,16 +145,14 @@ async def test_a_credential_is_reused_for_the_same_caller_and_endpoint_and_for_n
 ) -> None:
     token = proxy.token()
     async with orders(replies(response())) as upstream:
-        assert (
-            await send(
-                proxy,
-                raw("GET /orders/1", token),
-                raw("GET /orders/2", token),
-                raw("GET /orders", token),
-                raw("GET /orders", proxy.token("reporting")),
-            )
-            == [200] * 4
+        statuses = await send(
+            proxy,
+            raw("GET /orders/1", token),
+            raw("GET /orders/2", token),
+            raw("GET /orders", token),
+            raw("GET /orders", proxy.token("reporting")),
         )
+    assert statuses == [200] * 4
     first, again, other_endpoint, other_caller = map(credential_of, upstream.requests)
     assert first == again
     assert len({first, other_endpoint, other_caller}) == 3
@@ -239,7 +237,7 @@ async def test_a_service_that_repeats_its_credential_does_not_tell_the_client(
     async with orders(echo) as upstream, connected(proxy.port) as client:
         await client.send(raw("GET /orders/42", proxy.token()))
         answer = await client.response()
-    assert [name for name, _ in answer.headers] == ["date", "x-fine", "content-length"]
+    assert [name for name, _ in answer.headers] == ["date", "x-fine", "content-length", "ostiary-decision-id"]
     assert credential_of(upstream.requests[0]) not in repr(answer)
 
 
@@ -305,7 +303,6 @@ async def test_a_service_that_verifies_is_reached_through_the_proxy_alone(
         assert await shadow("/orders/export", credential) == 401
         assert await shadow("/orders", credential) == 401
         assert await shadow("/orders/42", credential, "POST") == 401
-        assert await shadow("/orders/%34%32", credential) in (200, 401)
         assert await shadow("/orders/43", credential) == 200  # its own endpoint, which is what it is for
 
 

@@ -1,12 +1,10 @@
-"""What keeps the proxy from starting is told in words, with an exit status that is not 0, and nothing is left running."""
+"""What keeps the proxy from starting is told in words, the exit status is not 0, and nothing is left running."""
 
 from __future__ import annotations
 
-import os
+import asyncio
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,7 +42,12 @@ def failing(place: Path) -> Callable[..., Ended]:
     """Run a proxy with these changes to its configuration, which keep it from starting."""
 
     def fail(config_extra: str = "", **changes: str) -> Ended:
-        names = {"data": '"127.0.0.1:0"', "admin": '"unix:run/admin.sock"', "opa": "{managed: {bundle: bundle}}"}
+        names = {
+            "workers": "workers: 1",
+            "data": '"127.0.0.1:0"',
+            "admin": '"unix:run/admin.sock"',
+            "opa": "{managed: {bundle: bundle}}",
+        }
         written = changed_proxy(
             place,
             upstreams={"orders": 9},
@@ -93,13 +96,11 @@ def test_an_admin_port_that_is_taken(failing: Failing) -> None:
     assert ended.said.endswith(f"ostiary.yaml: cannot listen on 127.0.0.1:{port}: Address already in use\n")
 
 
-def test_an_admin_socket_whose_path_is_too_long(failing: Failing, place: Path) -> None:
-    name = "a" * 100
-    ended = failing(admin=f'"unix:run/{name}"')
-    assert (ended.status, ended.left) == (1, [])
-    assert ended.said.endswith(
-        f"ostiary.yaml: cannot listen on {place}/run/{name}: the path of a unix socket has at most 103 bytes\n"
-    )
+def test_an_admin_socket_whose_path_is_too_long(failing: Failing) -> None:
+    ended = failing(admin=f'"unix:run/{"a" * 100}"')
+    assert (ended.status, ended.left) == (2, [])
+    assert ended.said.startswith("ostiary.yaml:1: ")
+    assert "too long" in ended.said
 
 
 def test_an_admin_socket_on_which_another_process_listens_is_not_taken_from_it(failing: Failing, place: Path) -> None:
@@ -146,10 +147,11 @@ def test_a_key_file_of_an_issuer_that_cannot_be_read(failing: Failing, place: Pa
 def test_what_a_worker_says_of_its_failure_is_shown_once(failing: Failing, place: Path) -> None:
     """The audit is opened in the worker's lifespan, of which a server would show a traceback or nothing."""
     (place / "audit").write_text("a file where a directory should be")
-    ended = failing("workers: 2\n")
+    ended = failing(workers="workers: 2")
     assert (ended.status, ended.left) == (2, [])
     last = ended.said.splitlines()[-1]
-    assert last in {f"w{number} did not start: [Errno 17] File exists: '{place}/audit'" for number in range(2)}
+    why = f"the audit cannot be opened: [Errno 17] File exists: '{place}/audit'"
+    assert last in {f"w0 did not start: {why}", f"w1 did not start: {why}"}
     assert "Traceback" not in ended.said
 
 
@@ -174,9 +176,11 @@ async def test_a_signal_ends_a_start_that_waits(failing: Failing, place: Path) -
     )._configuration(Trusted(signer=DemoIssuer(place)))
     (place / "ostiary.yaml").write_text(text)
     with (place / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "ostiary", "run"], cwd=place, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ostiary", "run", cwd=place, stdout=log, stderr=log
+        )
         await eventually((place / "state" / "signing-key.pem").exists)
-        os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(3) == 0
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 3) == 0
     await all_gone(processes_of(place))
     assert (place / "log").read_text() == ""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.policy import DESIGN, FIXTURES, compiled
 
 from ostiary.policy.compiler import FORMAT, compile_map
 from ostiary.policy.model import PermissionMap, load_permissions
 from ostiary.policy.terms import canonical, conditions_digest
+from support.policy import DESIGN, FIXTURES, compiled
 
 WEB = {"issuer": "https://idp.test", "subject": "web"}
 SHOP = {"endpoints": {"list": "GET /orders", "get": "GET /orders/{id}", "lines": "GET /orders/{order}/lines"}}

@@ -6,9 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from support.policy import REGO_FIXTURE, rego_fixture
-
 from ostiary import assets
+from support.policy import REGO_FIXTURE, rego_fixture
 
 REGO = (assets.rego(), assets.demo_bundle())
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,22 +186,32 @@ class OpaServer:
 @contextlib.contextmanager
 def serving(opa: Path, bundle: Path, directory: Path) -> Iterator[OpaServer]:
     """The bundle served from a socket in `directory`, started with the options of the managed sidecar."""
-    socket = directory / "opa.sock"
-    command = [opa, "run", "--server", "--addr", f"unix://{socket}", "--log-level", "error", "--disable-telemetry"]
+    address = directory / "opa.sock"
+    command = [opa, "run", "--server", "--addr", f"unix://{address}", "--log-level", "error", "--skip-version-check"]
     process = subprocess.Popen([*command, "--ignore=*_test.rego", "--bundle", bundle])
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=10) as client:
-            for _ in range(400):
-                with contextlib.suppress(httpx.TransportError):
-                    if client.get("http://opa/health?bundles").status_code == 200:
-                        break
-                time.sleep(0.025)
-            else:
-                raise TimeoutError("OPA did not come up")
+        _until(lambda: _listens(address))  # httpcore would leave a socket open for each refused connection
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(address)), timeout=10) as client:
+            _until(lambda: client.get("http://opa/health?bundles").status_code == 200)
             yield OpaServer(client)
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _listens(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(address))
+        return True
+    return False
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if holds():
+            return
+        time.sleep(0.01)
+    raise TimeoutError("OPA did not come up")
 
 
 def rego_fixture(opa: Path) -> str:

@@ -65,7 +65,7 @@ class DemoIssuer:
         return {"keys": [{**public, "kid": _KEY_ID, "alg": "ES256", "use": "sig"}]}
 
     def application(self) -> Starlette:
-        async def jwks(request: Request) -> JSONResponse:
+        async def jwks(_: Request) -> JSONResponse:
             return JSONResponse(self.jwks())
 
         return Starlette(routes=[Route("/jwks", jwks)])

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -148,15 +147,14 @@ class Tour:
         """Every stop, then what takes more than one request to show."""
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
             outcomes = [await self._stop(client, stop) for stop in STOPS]
-            for look in (
+            looks = (
                 self._other_credential,
                 self._no_shadow_path,
                 self._no_replay,
                 self._without_opa,
                 self._all_audited,
-            ):
-                outcomes.append(await look(client))
-            return outcomes
+            )
+            return outcomes + [await look(client) for look in looks]
 
     async def _send(
         self, client: httpx.AsyncClient, method: str, service: str, path: str, token: str | None

@@ -1,0 +1,334 @@
+"""Building a bundle directory: what is in it, what is refused, and that it is put in place whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ostiary import assets
+from ostiary.decision.revision import Revision
+from ostiary.errors import ConfigurationError
+from ostiary.policy.bundle import Bundle, build_bundle
+
+CONDITION = 'condition("name", argument, request)'
+PERMISSIONS = """\
+services:
+  shop: {endpoints: {list: GET /orders}}
+callers:
+  web: {issuer: https://idp.test, subject: web}
+permissions:
+  - {caller: web, service: shop, endpoints: [list]}
+"""
+
+
+class Builder:
+    """A source directory, and the bundle that is built of it."""
+
+    def __init__(self, opa: Path, place: Path) -> None:
+        self.opa: Path | None = opa
+        self.source = place / "source"
+        self.out = place / "out"
+        self.source.mkdir()
+        self.write("permissions.yaml", PERMISSIONS)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def build(self, sequence: int | None = 7) -> Bundle:
+        return build_bundle(self.source, self.out, opa=self.opa, sequence=sequence, rego_root=assets.rego())
+
+    def mistakes(self) -> list[str]:
+        """What the build refuses, each line without the directory."""
+        with pytest.raises(ConfigurationError) as caught:
+            self.build()
+        return [mistake.removeprefix(f"{self.source}/") for mistake in caught.value.mistakes]
+
+    def content(self) -> dict[str, bytes]:
+        return {
+            path.relative_to(self.out).as_posix(): path.read_bytes() for path in self.out.rglob("*") if path.is_file()
+        }
+
+
+@pytest.fixture
+def builder(opa_binary: Path, tmp_path: Path) -> Builder:
+    return Builder(opa_binary, tmp_path)
+
+
+def test_a_bundle_is_the_map_beside_the_rego(builder: Builder) -> None:
+    builder.write("policy.rego", 'package policy\n\ndeny contains "no" if input.x == 1\n')
+    builder.write("policy_test.rego", "package policy.tests\n\ntest_nothing if true\n")
+    builder.write("more/teams.rego", "package policy.teams\n\nnames := {1}\n")
+    built = builder.build()
+    content = builder.content()
+    ours = {
+        path.relative_to(assets.rego()).as_posix()
+        for path in assets.rego().rglob("*.rego")
+        if not path.name.endswith("_test.rego")
+    }
+    organisation = {f"organisation/{name}" for name in ("policy.rego", "policy_test.rego", "more/teams.rego")}
+    assert content.keys() == {".manifest", "data.json", *ours, *organisation}
+    manifest = json.loads(content[".manifest"])
+    assert manifest == {
+        "revision": built.revision,
+        "roots": ["ostiary", "policy"],
+        "rego_version": 1,
+        "metadata": {"ostiary": {"format": 1}},
+    }
+    data = json.loads(content["data.json"])
+    assert list(data) == ["ostiary"]
+    assert list(data["ostiary"]) == ["map"]
+    assert data["ostiary"]["map"]["endpoints"] == {"shop": {"list": "GET /orders"}}
+    assert data["ostiary"]["map"]["hooks"] == {"deny": True}
+    assert built == Bundle(revision=built.revision, path=builder.out, warnings=())
+    assert Revision.parse(built.revision) is not None
+
+
+def test_equal_sources_give_equal_bytes_wherever_they_are(builder: Builder, opa_binary: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    other = Builder(opa_binary, tmp_path / "elsewhere")
+    assert builder.build().revision == other.build().revision
+    assert builder.content() == other.content()
+
+
+def test_any_change_is_another_revision(builder: Builder) -> None:
+    revisions = [builder.build().revision, builder.build(8).revision]
+    builder.write("permissions.yaml", PERMISSIONS.replace("/orders", "/order"))
+    revisions.append(builder.build().revision)
+    builder.write("policy.rego", "package policy\n\nallow if true\n")
+    revisions.append(builder.build().revision)
+    builder.write("policy.rego", "package policy\n\n# A comment.\nallow if true\n")
+    revisions.append(builder.build().revision)
+    assert [revision.partition("-")[0] for revision in revisions] == ["7", "8", "7", "7", "7"]
+    assert len({revision.partition("-")[2] for revision in revisions}) == 4
+
+
+def test_the_demo_builds_and_its_tests_run_on_the_bundle_by_themselves(opa_binary: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    built = build_bundle(assets.demo_bundle(), out, opa=opa_binary, sequence=1, rego_root=assets.rego())
+    assert built.warnings == ()
+    for options in ([], ["--bundle"]):
+        tested = subprocess.run(
+            [opa_binary, "test", "--format=json", *options, out], capture_output=True, check=True, encoding="utf-8"
+        )
+        results = json.loads(tested.stdout)
+        assert len(results) > 0
+        assert not [result for result in results if result.get("fail") or result.get("error")]
+
+
+def test_a_rule_that_breaks_fails_the_tests_on_the_bundle(builder: Builder) -> None:
+    builder.write("policy.rego", "package policy\n\nallow if input.x\n")
+    builder.write("policy_test.rego", "package policy.tests\n\nimport data.policy\n\ntest_it if policy.allow\n")
+    builder.build()
+    tested = subprocess.run([builder.opa or "", "test", builder.out], capture_output=True, check=False)
+    assert tested.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("rego", "mistake"),
+    [
+        (
+            "package ostiary.authz\n\ndecision := {}\n",
+            "policy.rego:1: the package is 'ostiary.authz'; the organisation's own is 'policy', or below it",
+        ),
+        (
+            "# here\npackage policies\n",
+            "policy.rego:2: the package is 'policies'; the organisation's own is 'policy', or below it",
+        ),
+        (
+            'package policy\n\ncondition(name, _, _) if name == "x"\n',
+            f"policy.rego:3: the name of a condition is a literal text in the head: {CONDITION}",
+        ),
+        (
+            "package policy\n\ndefault condition(_, _, _) := true\n",
+            f"policy.rego:3: the name of a condition is a literal text in the head: {CONDITION}",
+        ),
+        (
+            'package policy\n\ncondition("x", _) if true\n',
+            "policy.rego:3: 'condition' is a function of three arguments: condition(\"name\", argument, request)",
+        ),
+        (
+            "package policy\n\ncondition.x := true\n",
+            "policy.rego:3: 'condition' is a function of three arguments: condition(\"name\", argument, request)",
+        ),
+        (
+            'package policy\n\ncondition("deny", _, _) if true\n',
+            "policy.rego:3: a condition cannot be named 'deny': 'caching' states that rule's dependencies under it",
+        ),
+        (
+            'package policy\n\ndeny := "no" if input.x\n',
+            "policy.rego:3: 'deny' is a set of texts: deny contains \"why\" if { ... }",
+        ),
+        (
+            "package policy\n\ndeny if input.x\n",
+            "policy.rego:3: 'deny' is a set of texts: deny contains \"why\" if { ... }",
+        ),
+        (
+            "package policy\n\nallow contains 1\n",
+            "policy.rego:3: 'allow' is true or it is not: allow if { ... }",
+        ),
+        (
+            "package policy\n\nallow(x) if x\n",
+            "policy.rego:3: 'allow' is true or it is not: allow if { ... }",
+        ),
+        ("package policy\n\ncaching(_) := {}\n", "policy.rego:3: 'caching' is an object, not a function"),
+        ("package policy\n\nallow if {\n", "policy.rego:4: unexpected eof token"),
+        ("package policy\n\nallow if x\n", "policy.rego:3: var x is unsafe"),
+        ("package policy\n\nallow if { q := 1 }\n", "policy.rego:3: assigned var q unused"),
+        (
+            'package policy\n\nallow if http.send({"url": "http://x", "method": "GET"}).status_code == 200\n',
+            "policy.rego:3: undefined function http.send",
+        ),
+        ("package policy\n\nallow if time.now_ns() > 0\n", "policy.rego:3: undefined function time.now_ns"),
+        ("package policy\n\nallow if opa.runtime().env.X\n", "policy.rego:3: undefined function opa.runtime"),
+    ],
+)
+def test_rego_that_could_widen_or_not_count_is_refused(builder: Builder, rego: str, mistake: str) -> None:
+    builder.write("policy.rego", rego)
+    assert builder.mistakes() == [mistake]
+    assert not builder.out.exists()
+
+
+def test_a_test_may_use_what_a_rule_may_not(builder: Builder) -> None:
+    builder.write("policy_test.rego", "package policy.tests\n\ntest_clock if time.now_ns() > 0\n")
+    builder.build()
+
+
+def test_a_test_in_another_package_is_refused(builder: Builder) -> None:
+    builder.write("policy_test.rego", "package policy_test\n\ntest_it if true\n")
+    assert builder.mistakes() == [
+        "policy_test.rego:1: the package is 'policy_test'; the organisation's own is 'policy', or below it"
+    ]
+
+
+def test_all_mistakes_are_told_at_once(builder: Builder) -> None:
+    builder.write("permissions.yaml", PERMISSIONS.replace("caller: web, service: shop", "caller: wbe, service: shpo"))
+    builder.write("a.rego", "package other\n")
+    builder.write("b.rego", 'package policy\n\nallow(x) if x\n\ndeny := "no"\n')
+    found = builder.mistakes()
+    assert [mistake.rpartition(": ")[0].partition(": ")[0] for mistake in found] == [
+        "permissions.yaml:6",
+        "permissions.yaml:6",
+        "a.rego:1",
+        "b.rego:3",
+        "b.rego:5",
+    ]
+
+
+def test_a_condition_that_no_rule_answers_is_refused(builder: Builder) -> None:
+    entry = "  - {caller: web, service: shop, endpoints: [list], when: {custom: {frehs: 1}}}\n"
+    builder.write("permissions.yaml", PERMISSIONS + entry)
+    assert builder.mistakes() == ["permissions.yaml:7: no rule answers the condition 'frehs'"]
+    builder.write("policy.rego", 'package policy\n\ncondition("fresh", _, _) if true\n')
+    assert builder.mistakes() == ["permissions.yaml:7: no rule answers the condition 'frehs' (did you mean 'fresh'?)"]
+    builder.write("policy_test.rego", 'package policy\n\ncondition("frehs", _, _) if true\n')
+    assert len(builder.mistakes()) == 1  # a rule that only tests have answers nothing
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows"),
+    [
+        ('deny contains "x" if not startswith(input.x, "a")', [3]),
+        ('deny contains "x" if not input.x > 1', [3]),
+        ('deny contains "x" if not input.x in {1}', [3]),
+        ('deny contains "x" if not startswith(lower(input.x), "a")', [3]),
+        ('deny contains "x" if count([1 | not startswith(input.x, "a")]) > 0', [3]),
+        ('deny contains "x" if not input.x == 1', []),
+        ('deny contains "x" if not input.x', []),
+        ('deny contains "x" if not good\n\ngood if startswith(input.x, "a")', []),
+        ('deny contains "x" if {\n\tid := input.subject.id\n\tnot startswith(id, "a")\n}', []),
+    ],
+)
+def test_a_negated_call_on_the_input_is_warned_of(builder: Builder, rule: str, rows: list[int]) -> None:
+    path = builder.write("policy.rego", f"package policy\n\n{rule}\n")
+    warnings = builder.build().warnings
+    assert [warning.partition(": ")[0] for warning in warnings] == [f"{path}:{row}" for row in rows]
+
+
+def test_the_sequence_is_the_commit_count_of_the_source(builder: Builder) -> None:
+    assert builder.build(None).revision.startswith("0-")
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=t", "-c", "user.email=t@example.test", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", builder.source, *who, *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet")
+    assert builder.build(None).revision.startswith("0-")
+    for message in ("one", "two"):
+        git("commit", "--quiet", "--allow-empty", "--no-verify", "--message", message)
+    assert builder.build(None).revision.startswith("2-")
+    assert builder.build(9).revision.startswith("9-")
+
+
+def test_a_bundle_is_replaced_only_by_one_that_was_built(builder: Builder) -> None:
+    first = builder.build()
+    before = builder.content()
+    builder.write("policy.rego", "package other\n")
+    assert builder.mistakes()
+    assert builder.content() == before
+    builder.write("policy.rego", "package policy\n")
+    second = builder.build()
+    assert second.revision != first.revision
+    assert "organisation/policy.rego" in builder.content()
+    assert sorted(path.name for path in builder.out.parent.iterdir()) == ["out", "source"]
+
+
+def test_a_directory_with_other_content_is_not_replaced(builder: Builder) -> None:
+    builder.out.mkdir()
+    kept = builder.out / "thesis.txt"
+    kept.write_text("years of work", encoding="utf-8")
+    assert builder.mistakes() == [
+        f"{builder.out}: this directory has other content than a bundle of ostiary's; not replaced"
+    ]
+    kept.unlink()
+    builder.build()
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"metadata": null}', '{"metadata": {"other": 1}}'])
+def test_a_bundle_of_somebody_else_is_not_replaced(builder: Builder, manifest: str) -> None:
+    builder.out.mkdir()
+    (builder.out / ".manifest").write_text(manifest, encoding="utf-8")
+    assert len(builder.mistakes()) == 1
+
+
+def test_a_file_or_a_link_is_not_replaced(builder: Builder, tmp_path: Path) -> None:
+    builder.out.write_text("x", encoding="utf-8")
+    assert builder.mistakes() == [f"{builder.out}: this is not a directory, and is not replaced"]
+    builder.out.unlink()
+    builder.out.symlink_to(tmp_path / "nowhere")
+    assert builder.mistakes() == [f"{builder.out}: this is not a directory, and is not replaced"]
+
+
+def test_a_bundle_may_be_built_inside_its_source(builder: Builder) -> None:
+    builder.out = builder.source / "build" / "demo"
+    first = builder.build()
+    assert builder.build().revision == first.revision
+
+
+def test_without_opa_nothing_is_built(builder: Builder, tmp_path: Path) -> None:
+    builder.opa = tmp_path / "nowhere"
+    assert builder.mistakes() == [f"{tmp_path}/nowhere: OPA cannot be run: No such file or directory"]
+
+
+def test_opa_is_looked_for_on_the_path(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = builder.opa
+    builder.opa = None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert len(builder.mistakes()) == 1
+    (tmp_path / "opa").symlink_to(found or "")
+    monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ.get("PATH", ""))
+    builder.build()
+
+
+def test_the_map_in_a_bundle_is_readable_by_the_server_that_will_load_it(builder: Builder) -> None:
+    builder.build()
+    command: list[Any] = [builder.opa, "eval", "--bundle", builder.out, "--format", "raw"]
+    answer = subprocess.run([*command, "data.ostiary.map.format"], capture_output=True, check=True)
+    assert answer.stdout.strip() == b"1"
