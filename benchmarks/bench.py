@@ -248,8 +248,8 @@ def ostiary(place: Path, issuer: DemoIssuer, upstream: int, variant: str) -> Ite
         command = [sys.executable, HERE / "scripted.py", config]
     else:
         command = [sys.executable, "-m", "ostiary", "run", "-c", config]
-    with started(command, MEASURED, home / "log") as process:
-        until_listening(port, process)
+    with started(command, MEASURED, log := home / "log") as process:
+        until_listening(port, process, log)
         yield Contestant(f"ostiary, {variant}", port, lambda: descendants(process.pid))
 
 
@@ -260,12 +260,13 @@ def free_port() -> int:
         return port
 
 
-def until_listening(port: int, process: subprocess.Popen[str]) -> None:
-    """Until something answers HTTP there, whatever it says."""
+def until_listening(port: int, process: subprocess.Popen[str], log: Path | None = None) -> None:
+    """Until something answers HTTP there, whatever it says. `log` is shown if the process ends instead."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with {process.returncode}")
+            said = log.read_text(encoding="utf-8") if log is not None else ""
+            raise SystemExit(f"{process.args} ended with {process.returncode}\n{said}")
         with contextlib.suppress(OSError):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).close()

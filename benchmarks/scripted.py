@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from ostiary.config import load_config
 from ostiary.credential import ensure_signing_key
 from ostiary.decision.scripted import ScriptedAuthorizer, allow
 from ostiary.opa.catalog import CatalogEntry
-from ostiary.supervisor import bind, private_directory
-from ostiary.worker import WorkerServer
+from ostiary.listening import Server, bind, listen, private_directory
 
 
 class OneEndpoint:
@@ -37,19 +37,11 @@ async def main(path: Path) -> None:
     )
     with contextlib.closing(bind(config.listen.data.host, config.listen.data.port)) as listener:
         composed = compose(config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock())
-        server = WorkerServer(
-            uvicorn.Config(
-                composed.application,
-                http=composed.protocol,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-            )
+        listen(listener)
+        server = Server(
+            uvicorn.Config(composed.application, http=composed.protocol, ws="none", log_config=None, access_log=False)
         )
-        asyncio.get_running_loop().add_signal_handler(15, server.stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
         await server.serve(sockets=[listener])
 
 

@@ -43,14 +43,11 @@ class _Worker:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     failure: tuple[str, ...] = ()
+    exit_code: int | None = None
 
     @property
     def serves(self) -> bool:
         return self.ready.is_set() and not self.ended.is_set()
-
-    @property
-    def exit_code(self) -> int | None:
-        return self.process.exitcode
 
     @property
     def lived(self) -> float:
@@ -187,6 +184,8 @@ class Crew:
         while not one.receiver.closed and one.receiver.poll():
             self._heard(one)  # its last words
         self._hang_up(one)
+        one.exit_code = one.process.exitcode
+        one.process.close()  # its pipes, now rather than when it is collected
         one.ended.set()
 
     def _hang_up(self, one: _Worker) -> None:

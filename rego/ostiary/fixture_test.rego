@@ -680,6 +680,23 @@ map := {
 			"depends": true,
 		},
 	},
+	"plain": {
+		"2": [
+			"44136fa3",
+			60,
+			false,
+		],
+		"8": [
+			"44136fa3",
+			45,
+			false,
+		],
+		"12": [
+			"44136fa3",
+			30,
+			true,
+		],
+	},
 	"roles": {
 		"reader": {
 			"shop": [

@@ -25,8 +25,9 @@ def shop_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def shop(opa_binary: Path, shop_port: int) -> Iterator[RunningProxy]:
     """The default map, and a page that may use `orders`."""
-    cors = f"cors: {{origins: [{PAGE}], methods: [GET, POST, DELETE], headers: [authorization, x-mine], expose: [x-total]}}"
-    with running_proxy(upstreams={"orders": shop_port}, service_extra={"orders": cors}) as running:
+    allowed = "methods: [GET, POST, DELETE], headers: [authorization, x-mine], expose: [x-total]"
+    extra = {"orders": f"cors: {{origins: [{PAGE}], {allowed}}}"}
+    with running_proxy(upstreams={"orders": shop_port}, service_extra=extra) as running:
         yield running
 
 

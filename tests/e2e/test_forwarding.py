@@ -337,6 +337,52 @@ async def test_a_client_that_goes_away_while_it_sends_takes_the_upstream_call_wi
             await ended.wait()
 
 
+async def test_interim_answers_and_trailers_of_the_service_end_at_the_proxy(
+    proxy: RunningProxy, orders: Orders
+) -> None:
+    raw = (
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
+        b"trailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\nset-cookie: a=1\r\n\r\n"
+    )
+    async with orders(replies(raw)) as upstream, connected(proxy.port) as client:
+        for _ in range(2):
+            await client.send(head(proxy))
+            answer = await client.response()
+            assert (answer.status, answer.body) == (200, b"ok")
+            names = [name for name, _ in answer.headers]
+            assert sorted(names) == ["date", "ostiary-decision-id", "transfer-encoding"]
+    assert upstream.connections == 1
+
+
+async def test_what_a_service_says_unasked_is_nobodys_answer(proxy: RunningProxy, orders: Orders) -> None:
+    """Bytes behind a response end its connection: they never become the response of the next caller."""
+    poison = response(b"mine") + response(b"poison")
+    async with orders(replies(poison)) as upstream, connected(proxy.port) as client:
+        for _ in range(5):
+            await client.send(head(proxy))
+            answer = await client.response()
+            assert (answer.status, answer.body) in ((200, b"mine"), (502, answer.body))
+            assert b"poison" not in answer.body
+    assert upstream.connections == 5
+
+
+async def test_a_service_does_not_switch_protocols(proxy: RunningProxy, orders: Orders) -> None:
+    raw = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    async with orders(replies(raw)), connected(proxy.port) as client:
+        await client.send(head(proxy))
+        assert (await client.response()).status == 502
+
+
+async def test_a_client_of_http_1_0_is_answered_and_its_connection_ended(proxy: RunningProxy, orders: Orders) -> None:
+    raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    async with orders(replies(raw)) as upstream, connected(proxy.port) as client:
+        await client.send(head(proxy).replace(b" HTTP/1.1", b" HTTP/1.0"))
+        answer = await client.head()
+        assert answer.values("transfer-encoding") == []
+        assert await client.ended() == b"ok"
+    assert upstream.requests[0].line == "GET /orders/42 HTTP/1.1"
+
+
 async def test_two_clients_share_nothing(proxy: RunningProxy, orders: Orders) -> None:
     """A cookie that a service sets for one caller is not sent with another's request."""
     async with orders(replies(response(headers="Set-Cookie: session=web\r\n"))) as upstream:

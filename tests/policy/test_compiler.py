@@ -85,6 +85,7 @@ def test_the_example_of_the_format_compiles() -> None:
             "2": {"standing": [{**standing, "id": create, **source}], "vary": ["source_ip"], "depends": True},
             "3": {"standing": [standing]},
         },
+        "plain": {"1": ["44136fa3", 30, True], "3": ["44136fa3", 60, False]},
         "roles": {"order-reader": {"orders": ["list-orders", "get-order"]}},
         "hooks": {},
     }

@@ -230,7 +230,7 @@ class Bindings:
                 pieces.append(f"(?P={here[text]})")
             else:
                 name = f"v{len(names)}"
-                names[name] = here[text] = name
+                here[text] = name
                 names[name] = text
                 pieces.append(f"(?P<{name}>{PLACEHOLDERS[kind]})")
         pieces.append(_escaped(shown[place:]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
 import signal
 import socket
@@ -13,8 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
 
 from support.proxy import RunningProxy, Trusted, alive, children, command_line, running_proxy
 
@@ -98,16 +98,20 @@ async def ended(process: subprocess.Popen[bytes], *, seconds: float = 20.0) -> i
     return await asyncio.to_thread(process.wait, seconds)
 
 
+def asked(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web") -> tuple[int, list[str]]:
+    """Ask once, on a connection of its own: the status, and the reasons of a refusal."""
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    try:
+        connection.request("GET", path, headers=proxy.headers(subject))
+        answer = connection.getresponse()
+        body = answer.read()
+        return answer.status, json.loads(body)["reasons"] if answer.status >= 400 else []
+    finally:
+        connection.close()
+
+
 def status_of(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web") -> int:
-    """Ask once, on a connection of its own."""
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        return client.get(proxy.url(path), headers=proxy.headers(subject)).status_code
-
-
-def reasons_of(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web") -> tuple[int, list[str]]:
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        response = client.get(proxy.url(path), headers=proxy.headers(subject))
-        return response.status_code, response.json().get("reasons", [])
+    return asked(proxy, path, subject=subject)[0]
 
 
 @contextlib.contextmanager

@@ -51,7 +51,8 @@ callers:
   web: {{issuer: {ISSUER}, subject: web}}
   reporting: {{issuer: {ISSUER}, subject: reporting}}
 permissions:
-  - {{caller: web, service: orders, endpoints: [list-orders, get-order, head-order, create-order, replace-order, export]}}
+  - {{caller: web, service: orders, endpoints: [list-orders, get-order, head-order, export]}}
+  - {{caller: web, service: orders, endpoints: [create-order, replace-order]}}
   - {{caller: web, service: orders, endpoints: [charge], credential: {{per_call: true, lifetime: 30s}}}}
   - {{caller: reporting, service: orders, endpoints: [list-orders]}}
 """
@@ -241,7 +242,7 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
             trusted = self.trusted or Trusted(signer=DemoIssuer(place))
             self._write(place, trusted)
             log = place / "log"
-            with log.open("wb") as output:
+            with log.open("ab") as output:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "ostiary", "run", "-c", "ostiary.yaml"],
                     cwd=place,
@@ -331,6 +332,11 @@ def memory(pid: int, what: str = "VmHWM") -> int:
         if line.startswith(f"{what}:"):
             return int(line.split()[1]) * 1024
     raise ValueError(what)
+
+
+def forget_peak(pid: int) -> None:
+    """Make `VmHWM` begin anew at what the process has now (proc(5), clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def _member(text: str) -> str:

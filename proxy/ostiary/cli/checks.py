@@ -1,126 +1,154 @@
-"""What `ostiary check` looks at: the Rego as OPA sees it, and every part that the proxy will need."""
+"""What `ostiary check` can tell from files alone: the policy as OPA compiles it, and what the proxy reads and writes.
+
+Nothing is made or changed: a proxy may be running on the same files.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import socket
+import ssl
+import stat
 import tempfile
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
 
 from ostiary import assets
-from ostiary.app import issuer_settings
-from ostiary.clock import SystemClock
-from ostiary.config import Config
+from ostiary.app import upstream_settings
+from ostiary.cli.findings import Finding, ok, warned, wrong
+from ostiary.config import Config, check_agreement
+from ostiary.config.fields import UnixAddress
+from ostiary.config.issuers import Issuer
+from ostiary.credential import load_signing_key, public_jwks
+from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
-from ostiary.identity import build_authenticator
-from ostiary.opa.address import OpaAddress
-from ostiary.opa.external import ExternalOpa
+from ostiary.opa.bundle import BundleDirectory, BundleError
 from ostiary.opa.install import OpaNotFound, ensure_opa
-from ostiary.opa.probe import OpaNotReady
-from ostiary.opa.sidecar import ManagedOpa
-from ostiary.policy.bundle import build_bundle
-
-_PATIENCE: Final = 5.0
-"""Seconds that a part has for its answer."""
+from ostiary.policy.bundle import PERMISSIONS, build_bundle
+from ostiary.policy.model import load_permissions
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `wrong` is what keeps the proxy from doing its work."""
+def check_policy(source: Path, config: Config | None) -> list[Finding]:
+    """Whether the sources are a policy, one that fits the configuration, and the one that a managed OPA is given."""
+    path = source / PERMISSIONS
+    found = None
+    try:
+        found = load_permissions(path)
+        findings = ok("permission map", str(path))
+    except ConfigurationError as error:
+        findings = wrong("permission map", error)
+    told = {finding.what for finding in findings}
+    findings += (finding for finding in _rego(source, config) if finding.what not in told)
+    if config is not None and found is not None:
+        findings += warned("agreement", check_agreement(config, found)) or ok("agreement", "map and configuration fit")
+    return findings
 
-    part: str
-    state: Literal["ok", "warning", "wrong"]
-    what: str
 
-    def document(self) -> dict[str, str]:
-        return {"part": self.part, "state": self.state, "what": self.what}
-
-
-def check_policy(source: Path) -> list[Finding]:
-    """Whether the sources compile to a bundle that OPA accepts."""
+def _rego(source: Path, config: Config | None) -> list[Finding]:
+    """Whether the sources compile to a bundle that OPA accepts. The map's mistakes are among those that are found."""
     with tempfile.TemporaryDirectory(prefix="ostiary-check-") as place:
         try:
             built = build_bundle(source, Path(place) / "bundle", opa=ensure_opa(), sequence=0, rego_root=assets.rego())
         except ConfigurationError as error:
-            return [Finding("Rego", "wrong", mistake) for mistake in error.mistakes]
+            return wrong("Rego", error)
         except OpaNotFound as error:
-            return [Finding("Rego", "wrong", str(error))]
-    return [Finding("Rego", "warning", warning) for warning in built.warnings] or [Finding("Rego", "ok", str(source))]
+            return wrong("Rego", str(error))
+    warnings = [*built.warnings, *_outdated(source, Revision.parse(built.revision), config)]
+    return [*ok("Rego", str(source)), *warned("Rego", warnings)]
 
 
-async def reach_parts(config: Config) -> list[Finding]:
-    """Whether OPA, every issuer's keys, every upstream and the audit directory are there, all asked at once."""
-    looks: list[Awaitable[list[Finding]]] = [_opa(config), _issuers(config), _audit(config)]
-    looks += [
-        _upstream(name, service.upstream.host, service.upstream.port) for name, service in config.services.items()
-    ]
-    return [finding for found in await asyncio.gather(*looks) for finding in found]
-
-
-async def _opa(config: Config) -> list[Finding]:
+def _outdated(source: Path, built: Revision | None, config: Config | None) -> list[str]:
+    if config is None or config.opa.managed is None:
+        return []
+    bundle = config.opa.managed.bundle
     try:
-        async with _policy(config) as opa:
-            return [Finding("OPA", "ok", f"serves the bundle {opa.revision}")]
-    except (OpaNotFound, OpaNotReady, ValueError, OSError) as error:
-        return [Finding("OPA", "wrong", str(error))]
+        published = BundleDirectory(bundle).revision()
+    except BundleError:
+        return []  # said of the bundle itself
+    if built is not None and published.digest == built.digest:
+        return []
+    return [f"{bundle} is not what {source} builds: ostiary bundle build {source} -o {bundle}"]
 
 
-@contextlib.asynccontextmanager
-async def _policy(config: Config) -> AsyncIterator[ManagedOpa | ExternalOpa]:
-    opa = config.opa
-    if opa.managed is None:
-        token = None if opa.token is None else opa.token.get_secret_value()
-        address = OpaAddress.parse(str(opa.url))
-        async with ExternalOpa(address=address, token=token, start_timeout=_PATIENCE) as external:
-            yield external
-        return
-    binary = opa.managed.binary or await asyncio.to_thread(ensure_opa)
-    async with ManagedOpa(binary=binary, bundle=opa.managed.bundle) as managed:  # in a directory of its own
-        yield managed
+def check_files(config: Config) -> list[Finding]:
+    """Whether everything that the proxy reads is good, and everything that it writes can be."""
+    findings = [*_state(config), *_signing(config), *_audit(config.audit.path)]
+    if config.opa.managed is not None:
+        findings += _bundle(config.opa.managed.bundle)
+    for issuer in config.issuers:
+        findings += issuer_files(issuer)
+    for name, service in config.services.items():
+        if service.upstream.scheme == "https":
+            try:
+                upstream_settings(service, config).tls.context()
+            except ConfigurationError as error:
+                findings += wrong("upstream", f"{name}: {error}")
+    return findings
 
 
-async def _issuers(config: Config) -> list[Finding]:
-    authenticator = build_authenticator([issuer_settings(one) for one in config.issuers], clock=SystemClock())
-    await authenticator.start()
+def _state(config: Config) -> list[Finding]:
+    directories = [config.state]
+    if isinstance(config.admin_address, UnixAddress):
+        directories.append(config.admin_address.path.parent)
+    return [finding for directory in dict.fromkeys(directories) for finding in _private(directory)]
+
+
+def _private(directory: Path) -> list[Finding]:
+    """A directory that the proxy makes 0700, and that has to be so where it is there already."""
+    if not directory.exists():
+        return _writable("state", directory)
+    found = directory.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        return wrong("state", f"{directory} is not a directory")
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        return wrong("state", f"{directory} holds keys and sockets, and has to be this user's alone (mode 0700)")
+    return _writable("state", directory)
+
+
+def _audit(directory: Path) -> list[Finding]:
+    if directory.exists() and not directory.is_dir():
+        return wrong("audit", f"{directory} is not a directory")
+    return _writable("audit", directory)
+
+
+def _writable(part: str, directory: Path) -> list[Finding]:
+    nearest = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        return wrong(part, f"{directory} cannot be made: {nearest} is not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return wrong(part, f"{directory} cannot be written")
+    return ok(part, str(directory))
+
+
+def _signing(config: Config) -> list[Finding]:
+    path = config.signing_key_file
     try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                while not authenticator.ready and any(
-                    one.failure is None and not one.ready for one in authenticator.health()
-                ):
-                    await asyncio.sleep(0.05)
-        return [
-            Finding("issuer", "ok", f"{one.issuer}: {one.keys} key(s)")
-            if one.ready
-            else Finding("issuer", "wrong", f"{one.issuer}: {one.failure or 'no answer'}")
-            for one in authenticator.health()
-        ]
-    finally:
-        await authenticator.close()
+        if config.signing.extra_keys:
+            public_jwks([], config.signing.extra_keys)
+        if not os.path.lexists(path):
+            return _writable("signing key", path.parent) if path.parent != config.state else []
+        key = load_signing_key(path, algorithm=config.signing.algorithm)
+    except ConfigurationError as error:
+        return wrong("signing key", error)
+    return ok("signing key", f"{path}: {key.algorithm}, {key.id}")
 
 
-async def _upstream(name: str, host: str, port: int) -> list[Finding]:
+def _bundle(bundle: Path) -> list[Finding]:
     try:
-        async with asyncio.timeout(_PATIENCE):
-            _, writer = await asyncio.open_connection(host, port)
-    except TimeoutError:
-        return [Finding("upstream", "wrong", f"{name}: {host}:{port} does not answer")]
-    except (OSError, socket.gaierror) as error:
-        return [Finding("upstream", "wrong", f"{name}: {host}:{port}: {error.strerror or error}")]
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return [Finding("upstream", "ok", f"{name}: {host}:{port}")]
+        return ok("bundle", f"{bundle}: revision {BundleDirectory(bundle).revision()}")
+    except BundleError as error:
+        return wrong("bundle", f"{error} (ostiary bundle build DIR -o {bundle})")
 
 
-async def _audit(config: Config) -> list[Finding]:
-    path = config.audit.path
-    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        return [Finding("audit", "ok", str(path))]
-    return [Finding("audit", "wrong", f"{path} cannot be written")]
+def issuer_files(issuer: Issuer) -> list[Finding]:
+    """What is wrong with the files that fetching an issuer's keys takes, if anything is."""
+    findings: list[Finding] = []
+    if issuer.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=issuer.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            findings += wrong("issuer", f"{issuer.issuer}: the ca_file {issuer.ca_file} cannot be used: {error}")
+    if issuer.token_file is not None:
+        try:
+            issuer.token_file.open("rb").close()
+        except OSError as error:
+            findings += wrong("issuer", f"{issuer.issuer}: the token_file {issuer.token_file}: {error.strerror}")
+    return findings

@@ -10,7 +10,7 @@ import typer
 
 from ostiary.cli.output import print_json, print_table, watched, width
 from ostiary.cli.sources import permissions_file
-from ostiary.policy.accessmap import AccessMap, access_map, describe_caller, outline
+from ostiary.policy.accessmap import AccessMap, access_map, outline
 from ostiary.policy.diagrams import dot, mermaid
 from ostiary.policy.model import load_permissions
 
@@ -47,11 +47,10 @@ def command(
 
 
 def _print_flat(found: AccessMap) -> None:
-    headings = ("caller", "identity", "service", "endpoint", "request", "kind", "credential", "when")
+    headings = ("caller", "service", "endpoint", "request", "kind", "credential", "when")
     rows = [
         (
             access.caller,
-            describe_caller(found.callers[access.caller]),
             access.service,
             access.endpoint.name,
             access.request,

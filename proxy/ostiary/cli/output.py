@@ -29,8 +29,8 @@ _UNBOUNDED: Final = 500
 
 
 def watched() -> bool:
-    """Whether a person reads what is printed, so that it should fit their window."""
-    return sys.stdout.isatty()
+    """Whether a person reads what is printed, so that it should fit their window. A closed output is None here."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def width() -> int:
@@ -65,8 +65,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_lines(lines: Sequence[str], *, hang: int) -> None:
     """Wrapped at the window for a person, with `hang` columns before what goes on; else as they are."""
     for line in lines:
-        columns = max(width(), hang + 20) if watched() else len(line) + 1
-        typer.echo(textwrap.fill(line, columns, subsequent_indent=" " * hang, replace_whitespace=False))
+        if watched():
+            columns = max(width(), hang + 20)
+            typer.echo(textwrap.fill(line, columns, subsequent_indent=" " * hang, break_on_hyphens=False))
+        else:
+            typer.echo(line)
 
 
 def print_json(document: Any) -> None:

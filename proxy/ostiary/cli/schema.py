@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ostiary.cli.output import print_json
 from ostiary.config import config_schema
-from ostiary.policy.schema import permissions_schema
+from ostiary.policy.schema import permissions_schema, schema_text
 
 
 class File(StrEnum):
@@ -19,4 +18,4 @@ class File(StrEnum):
 
 def command(which: Annotated[File, typer.Argument(help="permissions.yaml or ostiary.yaml.")]) -> None:
     """Print the JSON Schema of a file format, for editors."""
-    print_json(permissions_schema() if which is File.PERMISSIONS else config_schema())
+    typer.echo(schema_text(permissions_schema() if which is File.PERMISSIONS else config_schema()), nl=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ostiary.cli.output import fail
+from ostiary.cli.output import fail, note
 from ostiary.demo.issuer import IDENTITIES, KEY_FILE, DemoIssuer
 from ostiary.demo.place import latest_demo
 
@@ -20,7 +20,18 @@ def command(
     lifetime: Annotated[int, typer.Option(min=1, max=3600, help="In seconds.")] = 3600,
 ) -> None:
     """Print a token of the demo's issuer. It is for the demo only: a real issuer is not ostiary's business."""
+    if not subject or not subject.isascii() or not subject.isprintable():
+        fail(f"{subject!r} is not a subject, which is printable ASCII")
     place = directory or latest_demo()
-    if place is None or not (place / KEY_FILE).is_file():
+    if place is None:
         fail("no demo has run here: start one with 'ostiary demo', or name its directory with --dir")
-    typer.echo(DemoIssuer(place).token(subject, lifetime=lifetime))
+    key = place / KEY_FILE
+    if not key.is_file():
+        fail(f"{place}: no demo has run there: it has no {KEY_FILE}")
+    try:
+        issuer = DemoIssuer(place)
+    except (ValueError, TypeError):  # what a parser says about a private key is not shown
+        fail(f"{key}: is not the key of a demo's issuer")
+    if subject not in IDENTITIES:
+        note(f"the demo's issuer vouches for nothing about {subject!r}; it knows {', '.join(IDENTITIES)}")
+    typer.echo(issuer.token(subject, lifetime=lifetime))

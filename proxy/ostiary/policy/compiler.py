@@ -11,6 +11,7 @@ Everything a decision needs is one look-up by a ground key; nothing is scanned. 
     access     caller → service → endpoint → the id of its terms
     terms      id → `standing` and `eligible` variants, each with its conditions and credential profile; and what an
                answer that looked at them depends on (`ostiary.policy.terms`)
+    plain      id → [id of the permission, lifetime, per call], for the terms that are no more than that
     roles      role → service → endpoints, for explanations
     hooks      which of the organisation's rules exist: `{"deny": true, "allow": true}`
 
@@ -42,7 +43,6 @@ def compile_map(permissions: PermissionMap, *, hooks: Collection[str] = ()) -> d
     terms = Terms()
     _add_standing(permissions, terms)
     _add_eligible(permissions, terms)
-    access, distinct = terms.tables()
     return {
         "format": FORMAT,
         "services": dict.fromkeys(services, True),
@@ -52,8 +52,7 @@ def compile_map(permissions: PermissionMap, *, hooks: Collection[str] = ()) -> d
         },
         "routes": {name: route_index(service.endpoints.values()) for name, service in services.items()},
         "callers": _callers(permissions.callers),
-        "access": access,
-        "terms": distinct,
+        **terms.tables(),
         "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
         "hooks": dict.fromkeys(sorted(hooks), True),
     }

@@ -1,7 +1,7 @@
 """Explanations: which permission allows a request, or each reason why not and what would.
 
-The bundle itself is asked (`data.ostiary.explain.explanation`), by `opa eval`, so an explanation is the decision that the
-proxy would get, with everything that led to it. Nothing of it is on the request path.
+The bundle itself is asked (`data.ostiary.explain.explanation`), by `opa eval`, so an explanation is the decision that
+the proxy would get, with everything that led to it. Nothing of it is on the request path.
 """
 
 from __future__ import annotations
@@ -176,10 +176,9 @@ def _identity(request: AccessRequest) -> str:
 
 
 def _reason(reason: str) -> str:
-    """The reason with its sentence; an organisation's rule has a text of its own."""
-    name, _, text = reason.partition(": ")
-    known = REASONS.get(name, PolicyDenied)
-    return f"{name}: {known.sentence}{f' Its text: {text}' if text else ''}"
+    """The reason with its sentence, and with the rest of it: a rule's own text, or the name of a custom condition."""
+    name, _, rest = reason.partition(": ")
+    return f"{name}: {REASONS.get(name, PolicyDenied).sentence}{f' ({rest})' if rest else ''}"
 
 
 def _caller(caller: Mapping[str, Json]) -> Iterator[str]:
@@ -210,7 +209,7 @@ def _conditions(variant: Mapping[str, Json]) -> Iterator[str]:
 
 
 def hints(explanation: Mapping[str, Json], endpoints: Mapping[str, str] | None) -> list[str]:
-    """What would have allowed it, one phrase each. `endpoints` are the service's; None where the map has no such one."""
+    """What would have allowed it, one phrase each. `endpoints` are the service's; None where the map has none."""
     if explanation["endpoint"] is None:
         return list(_other_endpoints(explanation, endpoints))
     return [*_conditions_met(explanation), *_grant(explanation), *_others(explanation), *_organisation(explanation)]

@@ -117,14 +117,17 @@ class Terms:
         self._variants.setdefault(content, variant)
         self._collected[key][kind].append(content)
 
-    def tables(self) -> tuple[dict[str, Json], dict[str, Json]]:
-        """`access`, caller → service → endpoint → id, and `terms`, id → terms."""
+    def tables(self) -> dict[str, Json]:
+        """`access`, caller → service → endpoint → id; `terms`, id → terms; `plain`, id → the one short form of those
+        that are a single standing permission without conditions: its id, lifetime and whether it is per call."""
         access: dict[str, Json] = {}
         ids: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
         for (caller, service, endpoint), found in sorted(self._collected.items()):
             terms = (tuple(found["standing"]), tuple(found["eligible"]))
             access.setdefault(caller, {}).setdefault(service, {})[endpoint] = ids.setdefault(terms, str(len(ids)))
-        return access, {found: self._document(*terms) for terms, found in ids.items()}
+        documents = {found: self._document(*terms) for terms, found in ids.items()}
+        plain = {found: short for found, terms in documents.items() if (short := _plain(terms)) is not None}
+        return {"access": access, "terms": documents, "plain": plain}
 
     def _document(self, standing: Iterable[str], eligible: Iterable[str]) -> dict[str, Json]:
         kinds = {
@@ -140,3 +143,10 @@ class Terms:
         }
         found = {name: value for name, value in (kinds | depends).items() if value}
         return found | ({"depends": True} if any(depends.values()) else {})
+
+
+def _plain(terms: dict[str, Json]) -> list[Json] | None:
+    match terms:
+        case {"standing": [{"id": found, "credential": credential, **rest}], **others} if not rest and not others:
+            return [found, credential["lifetime"], credential["per_call"]]
+    return None

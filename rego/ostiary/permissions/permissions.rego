@@ -24,10 +24,20 @@ terms[caller] := data.ostiary.map.terms[id] if {
 #   everything that allowed; undefined if nothing did
 basis := {
 	"caller": caller,
-	"permission": concat("/", [caller, input.resource.id, routes.endpoint, variant.id]),
+	"permission": _id(caller, variant),
 	"grant": null,
 	"expires_at": null,
-	"credential": _credential,
+	"credential": variant.credential,
+} if {
+	# Most often this is all there is, and nothing needs to be compared.
+	input.context.grants == []
+	[[caller, variant, _]] = _standing
+} else := {
+	"caller": caller,
+	"permission": _id(caller, variant),
+	"grant": null,
+	"expires_at": null,
+	"credential": _strictest,
 } if {
 	[caller, variant, _] := _standing[0]
 } else := {
@@ -35,15 +45,14 @@ basis := {
 	"permission": null,
 	"grant": grant.id,
 	"expires_at": grant.expires_at,
-	"credential": _credential,
+	"credential": _strictest,
 } if {
 	[caller, _, grant] := _granted[0]
 }
 
-_credential := _standing[0][1].credential if {
-	count(_standing) == 1
-	input.context.grants == []
-} else := {"lifetime": min(lifetimes), "per_call": true in each_call} if {
+_id(caller, variant) := concat("/", [caller, input.resource.id, routes.endpoint, variant.id])
+
+_strictest := {"lifetime": min(lifetimes), "per_call": true in each_call} if {
 	variants := [variant | some [_, variant, _] in array.concat(_standing, _granted)]
 	lifetimes := [variant.credential.lifetime | some variant in variants]
 	each_call := [variant.credential.per_call | some variant in variants]

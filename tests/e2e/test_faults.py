@@ -1,0 +1,190 @@
+"""Parts that die, hang, are replaced or are taken away under a proxy that serves: no access without a decision or a
+record, and service by itself once the part is back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ostiary import assets
+from ostiary.policy.bundle import build_bundle
+from support.faults import asked, changed_proxy, eventually, free_port, status_of, stopped
+from support.forwarding import replies, response
+from support.proxy import PERMISSIONS, RunningProxy, running_proxy
+from support.upstream import RawUpstream, Script, Seen, UpstreamConnection
+
+Orders = Callable[[Script], AbstractAsyncContextManager[RawUpstream]]
+WITHOUT_ORDER_42 = PERMISSIONS.replace("list-orders, get-order, head-order", "list-orders, head-order")
+
+
+async def hangs(connection: UpstreamConnection, seen: Seen) -> None:
+    await connection.body(seen)
+    await connection.closed()
+
+
+def publish(proxy: RunningProxy, permissions: str, *, sequence: int, opa: Path) -> str:
+    """Build the policy anew into the bundle directory that OPA serves; its revision."""
+    (proxy.place / "policy" / "permissions.yaml").write_text(permissions)
+    built = build_bundle(proxy.place / "policy", proxy.bundle, opa=opa, sequence=sequence, rego_root=assets.rego())
+    return built.revision
+
+
+async def test_opa_killed_is_503_and_back_by_itself(proxy: RunningProxy, orders: Orders) -> None:
+    async with orders(replies(response())) as upstream:
+        assert await asyncio.to_thread(status_of, proxy) == 200
+        killed = proxy.opa_pid
+        os.kill(killed, signal.SIGKILL)
+        assert await asyncio.to_thread(asked, proxy) == (503, ["policy-unavailable"])
+        down = await asyncio.to_thread(proxy.health)
+        assert (down[0], down[1]["policy"]) == (503, "down")
+        assert len(upstream.requests) == 1
+        await eventually(lambda: status_of(proxy) == 200)
+        await eventually(lambda: proxy.health()[0] == 200)
+        assert proxy.opa_pid != killed
+
+
+async def test_an_opa_that_hangs_is_503_within_the_deadline(proxy: RunningProxy, orders: Orders) -> None:
+    """While it stands still nothing is allowed, and health says so; what it was asked meanwhile changes nothing."""
+    async with orders(replies(response())) as upstream:
+        assert await asyncio.to_thread(status_of, proxy) == 200
+        with stopped(proxy.opa_pid):
+            began = time.monotonic()
+            answers = await asyncio.gather(*(asyncio.to_thread(asked, proxy) for _ in range(8)))
+            assert time.monotonic() - began < 2  # the deadline is 250 ms
+            assert answers == [(503, ["policy-unavailable"])] * 8
+            down = await asyncio.to_thread(proxy.health)
+            assert (down[0], down[1]["policy"]) == (503, "down")
+            assert len(upstream.requests) == 1
+        await eventually(lambda: status_of(proxy) == 200)
+        await eventually(lambda: proxy.health()[0] == 200)
+
+
+async def test_an_upstream_that_is_not_there_is_502(proxy: RunningProxy) -> None:
+    assert await asyncio.to_thread(asked, proxy) == (502, ["upstream-failed"])
+
+
+@pytest.mark.parametrize("path", ["/orders/42", "/orders"])
+async def test_an_upstream_that_hangs_is_504_by_the_configured_limit(opa_binary: Path, path: str) -> None:
+    async with (
+        RawUpstream(hangs).running() as upstream,
+        running_proxy(
+            upstreams={"orders": upstream.port}, config_extra="limits: {first_byte_timeout: 300ms}\n"
+        ) as proxy,
+    ):
+        began = time.monotonic()
+        assert await asyncio.to_thread(asked, proxy, path) == (504, ["upstream-timeout"])
+        assert 0.3 <= time.monotonic() - began < 3
+
+
+@asynccontextmanager
+async def light_load(proxy: RunningProxy, path: str) -> AsyncIterator[list[int]]:
+    """Requests for a path, one after the other on one connection; the statuses, as they come."""
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            headers = proxy.headers("web")
+            while True:
+                statuses.append((await client.get(proxy.url(path), headers=headers)).status_code)
+                await asyncio.sleep(0.01)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield statuses
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_a_new_bundle_is_enforced_and_costs_no_request(opa_binary: Path) -> None:
+    """An older one is not taken over, however it gets there, and stays refused when OPA has to be started again."""
+    async with (
+        RawUpstream(replies(response())).running() as upstream,
+        running_proxy(upstreams={"orders": upstream.port}) as proxy,
+    ):
+        async with light_load(proxy, "/orders") as statuses:
+            for sequence, permissions, expected in ((2, WITHOUT_ORDER_42, 403), (3, PERMISSIONS, 200)):
+                revision = await asyncio.to_thread(publish, proxy, permissions, sequence=sequence, opa=opa_binary)
+                await eventually(lambda: status_of(proxy) == expected)  # noqa: B023 - called in this turn
+                await eventually(lambda: proxy.health()[1]["revision"] == revision)  # noqa: B023 - as above
+        assert len(statuses) > 20
+        assert set(statuses) == {200}
+
+        await asyncio.to_thread(publish, proxy, WITHOUT_ORDER_42, sequence=1, opa=opa_binary)
+        await eventually(lambda: "is not taken over" in proxy.log_text())
+        assert await asyncio.to_thread(status_of, proxy) == 200
+        assert proxy.health()[1]["revision"] == revision
+
+
+@pytest.mark.parametrize("way", ["unix", "http"])
+async def test_the_opa_of_another_is_asked_and_missed(opa_binary: Path, tmp_path: Path, way: str) -> None:
+    """Its policy decides; without it nothing is allowed; once it is there again it decides again."""
+    (tmp_path / "permissions.yaml").write_text(PERMISSIONS)
+    bundle = build_bundle(tmp_path, tmp_path / "bundle", opa=opa_binary, sequence=1, rego_root=assets.rego()).path
+    socket = Path(f"/tmp/ost-{os.getpid()}-opa.sock")
+    port = free_port()
+    address = f"unix://{socket}" if way == "unix" else f"http://127.0.0.1:{port}"
+    command = [opa_binary, "run", "--server", "--skip-version-check", "--log-level=error"]
+    command += ["--addr", address if way == "unix" else f"127.0.0.1:{port}", "--ignore=*_test.rego", "--bundle", bundle]
+
+    @asynccontextmanager
+    async def running_opa() -> AsyncIterator[asyncio.subprocess.Process]:
+        opa = await asyncio.create_subprocess_exec(*command)
+        try:
+            yield opa
+        finally:
+            if opa.returncode is None:
+                opa.kill()
+            await opa.wait()
+            socket.unlink(missing_ok=True)
+
+    async with RawUpstream(replies(response())).running() as upstream:
+        async with running_opa() as opa:
+            starting = changed_proxy(
+                upstreams={"orders": upstream.port}, changes={"{managed: {bundle: bundle}}": f'{{url: "{address}"}}'}
+            )
+            proxy = await starting.__aenter__()
+            assert await asyncio.to_thread(status_of, proxy) == 200
+            assert await asyncio.to_thread(status_of, proxy, subject="reporting") == 403
+            opa.kill()
+            await opa.wait()
+            assert await asyncio.to_thread(asked, proxy) == (503, ["policy-unavailable"])
+            down = await asyncio.to_thread(proxy.health)
+            assert (down[0], down[1]["policy"]) == (503, "down")
+        async with running_opa():
+            await eventually(lambda: status_of(proxy) == 200)
+            await eventually(lambda: proxy.health()[0] == 200)
+        await starting.__aexit__(None, None, None)
+
+
+async def test_an_audit_that_is_taken_away_refuses_until_it_can_be_written(proxy: RunningProxy, orders: Orders) -> None:
+    """A directory that is gone is made again. One that cannot be made is `audit-unavailable`, and nothing is forwarded."""
+    async with orders(replies(response())) as upstream:
+        proxy.audit.rename(proxy.place / "moved")
+        assert await asyncio.to_thread(status_of, proxy) == 200  # written where it was opened
+        for path in (proxy.place / "moved").iterdir():
+            path.unlink()
+        assert await asyncio.to_thread(status_of, proxy) == 200
+        decision, completion = proxy.audit_lines()
+        assert decision["decision_id"] == completion["decision_id"]
+
+        forwarded = len(upstream.requests)
+        for path in proxy.audit.iterdir():
+            path.unlink()
+        proxy.audit.rmdir()
+        proxy.audit.write_text("in the way")
+        for _ in range(3):
+            assert await asyncio.to_thread(asked, proxy) == (503, ["audit-unavailable"])
+        assert len(upstream.requests) == forwarded
+        proxy.audit.unlink()
+        await eventually(lambda: status_of(proxy) == 200)
+        kinds = [line["kind"] for line in proxy.audit_lines()]
+        assert kinds[0] == "outage"
