@@ -28,6 +28,7 @@ from ostiary.config.issuers import Issuer
 from ostiary.config.model import ServiceSettings
 from ostiary.credential import CachingSwapper, MintedSwapper, Minter, Swapper, load_signing_key, public_jwks
 from ostiary.decision.authorizer import OpaAuthorizer
+from ostiary.decision.batching import BatchingPolicy
 from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.errors import AccessError
 from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile, build_authenticator
@@ -183,7 +184,11 @@ def opa_policy(config: Config, address: OpaAddress, *, clock: Clock) -> Policy:
 
     return Policy(
         authorizer=LimitedAuthorizer(
-            authorizer=OpaAuthorizer(policy=client, freshness=monitor, max_policy_age=opa.max_policy_age),
+            authorizer=OpaAuthorizer(
+                policy=BatchingPolicy(policy=client, deadline=opa.deadline),
+                freshness=monitor,
+                max_policy_age=opa.max_policy_age,
+            ),
             clock=clock,
             in_flight=config.limits.decisions_in_flight,
         ),

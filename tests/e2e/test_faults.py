@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -124,14 +125,22 @@ async def test_a_new_bundle_is_enforced_and_costs_no_request(opa_binary: Path) -
         assert proxy.health()[1]["revision"] == revision
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose name leaves room for that of a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="ost-", dir="/tmp") as place:
+        yield Path(place)
+
+
 @pytest.mark.parametrize("way", ["unix", "http"])
-async def test_the_opa_of_another_is_asked_and_missed(opa_binary: Path, tmp_path: Path, way: str) -> None:
+async def test_the_opa_of_another_is_asked_and_missed(
+    opa_binary: Path, tmp_path: Path, short_path: Path, way: str
+) -> None:
     """Its policy decides; without it nothing is allowed; once it is there again it decides again."""
     (tmp_path / "permissions.yaml").write_text(PERMISSIONS)
     bundle = build_bundle(tmp_path, tmp_path / "bundle", opa=opa_binary, sequence=1, rego_root=assets.rego()).path
-    socket = Path(f"/tmp/ost-{os.getpid()}-opa.sock")
     port = free_port()
-    address = f"unix://{socket}" if way == "unix" else f"http://127.0.0.1:{port}"
+    address = f"unix://{short_path}/opa.sock" if way == "unix" else f"http://127.0.0.1:{port}"
     command = [opa_binary, "run", "--server", "--skip-version-check", "--log-level=error"]
     command += ["--addr", address if way == "unix" else f"127.0.0.1:{port}", "--ignore=*_test.rego", "--bundle", bundle]
 
@@ -144,7 +153,6 @@ async def test_the_opa_of_another_is_asked_and_missed(opa_binary: Path, tmp_path
             if opa.returncode is None:
                 opa.kill()
             await opa.wait()
-            socket.unlink(missing_ok=True)
 
     async with RawUpstream(replies(response())).running() as upstream:
         async with running_opa() as opa:
@@ -166,7 +174,7 @@ async def test_the_opa_of_another_is_asked_and_missed(opa_binary: Path, tmp_path
 
 
 async def test_an_audit_that_is_taken_away_refuses_until_it_can_be_written(proxy: RunningProxy, orders: Orders) -> None:
-    """A directory that is gone is made again. One that cannot be made is `audit-unavailable`, and nothing is forwarded."""
+    """A directory that is gone is made again. If it cannot be, requests are refused, and nothing is forwarded."""
     async with orders(replies(response())) as upstream:
         proxy.audit.rename(proxy.place / "moved")
         assert await asyncio.to_thread(status_of, proxy) == 200  # written where it was opened

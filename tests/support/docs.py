@@ -70,7 +70,7 @@ _ELISION: Final = "..."
 # OPA says so to whoever runs it as root; people do not, and containers of tests do.
 _NOISE: Final = re.compile(r"^.*OPA running with uid or gid 0\..*\n?", re.MULTILINE)
 
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 30.0
 """Seconds for a command to end, or for one in the background to print what is shown."""
 
 
@@ -238,7 +238,7 @@ class Bindings:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"(?m)^\\\.\\\.\\\.$", ".*?", re.escape(text))
+    return "\n".join(".*?" if line == _ELISION else re.escape(line) for line in text.split("\n"))
 
 
 def _trimmed(text: str) -> str:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
+
+
+class EvaluationFailed(PolicyUnavailable):
+    """The engine was there, and could not evaluate what it was asked: a built-in failed, or two rules conflict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,8 +41,8 @@ decision := {
 	terms := data.ostiary.map.access[caller][input.resource.id][routes.endpoint]
 	[id, lifetime, per_call] := data.ostiary.map.plain[terms]
 	input.context.grants == []
+	data.ostiary.map.hooks == {}
 	not data.policy.deny
-	not data.policy.allow
 } else := object.union(permissions.basis, {
 	"allow": true,
 	"reasons": [],

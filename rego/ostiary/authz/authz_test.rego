@@ -141,6 +141,13 @@ _objection := object.union(_allowed, {
 	"cache": _never,
 })
 
+test_an_allow_that_is_undefined_is_no_plain_case if {
+	decision := authz.decision with input as example.request
+		with data.ostiary.map as object.union(fixture.map, {"hooks": {"allow": true}})
+		with data.policy.caching as {}
+	decision == object.union(_objection, {"reasons": ["policy-denied"]})
+}
+
 test_policy_denied if {
 	decision := authz.decision with input as example.request
 		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
