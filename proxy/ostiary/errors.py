@@ -268,6 +268,13 @@ class TooManyDecisions(AccessError):
     retry_after = 1
 
 
+class TooManyFailures(AccessError):
+    status = 429
+    reason = "too-many-failures"
+    sentence = "Too many invalid credentials came from this address."
+    retry_after = 1
+
+
 class HeadersTooLarge(AccessError):
     status = 431
     reason = "headers-too-large"

@@ -125,8 +125,10 @@ def test_the_text_of_the_organisations_rule_is_shown(bundle: Path) -> None:
     assert (ran.status, ran.out.splitlines()[6:]) == (
         1,
         [
-            "reason      policy-denied: A rule of this organisation refuses the request. "
-            "(orders are listed a page at a time)",
+            (
+                "reason      policy-denied: A rule of this organisation refuses the request. "
+                "(orders are listed a page at a time)"
+            ),
             "as caller web:",
             "  web/orders/list-orders/44136fa3 holds",
             "would do    a change to the organisation's own Rego: the permission map allows it",
@@ -145,8 +147,10 @@ def test_the_text_of_the_organisations_rule_is_shown(bundle: Path) -> None:
         (
             "GET http://orders.localhost/nowhere",
             "none",
-            "another path; this service has DELETE /orders/{order_id} (cancel-order), GET /orders/export (export), "
-            "GET /orders/{order_id} (get-order), GET /orders (list-orders)",
+            (
+                "another path; this service has DELETE /orders/{order_id} (cancel-order), GET /orders/export (export), "
+                "GET /orders/{order_id} (get-order), GET /orders (list-orders)"
+            ),
         ),
     ],
 )
@@ -216,8 +220,7 @@ def test_an_identity_that_is_not_the_caller_is_said_to_be_none(bundle: Path) -> 
             "support-lead",
             "GET http://billing.localhost/tenants/other/ledger",
             ["--claim", 'tenant=["acme","umbrella"]'],
-            "    NO  path tenant_id = the claim tenant "
-            '(here: tenant_id = other and the claim ["acme", "umbrella"])',
+            '    NO  path tenant_id = the claim tenant (here: tenant_id = other and the claim ["acme", "umbrella"])',
         ),
         ("support-lead", "GET http://orders.localhost/orders/export", [], '    NO  custom weekly {"on": "sunday"}'),
     ],
@@ -406,8 +409,10 @@ def test_hosts_and_ports_are_the_configurations(bundle: Path) -> None:
         ),
         "http://odrers.localhost/orders": (
             "refused",
-            "one of the hosts that are configured: billing.localhost, bills.test, orders.localhost, ostiary.localhost "
-            "(did you mean 'orders.localhost'?)",
+            (
+                "one of the hosts that are configured: billing.localhost, bills.test, orders.localhost, "
+                "ostiary.localhost (did you mean 'orders.localhost'?)"
+            ),
         ),
     }
 
@@ -505,8 +510,10 @@ would do    another path; this service has DELETE /orders/{order_id}
         (["GET http://me:secret@orders/"], "a request names no user and no password: who asks is said with --caller"),
         (
             ["GET http://odrers/orders"],
-            "the map has no service 'odrers' (did you mean 'orders'?): without -c FILE, the first label of a host is "
-            "taken for the service",
+            (
+                "the map has no service 'odrers' (did you mean 'orders'?): without -c FILE, "
+                "the first label of a host is taken for the service"
+            ),
         ),
         (["GET http://orders/", "--at", "noon"], "'noon' is not a time, which is written 2026-09-21T10:00:00Z"),
         (

@@ -30,8 +30,8 @@ def home() -> Iterator[Path]:
 
 def environment(home: Path, opa: Path) -> dict[str, str]:
     """What a reader has: ostiary's Python and OPA on PATH, and nothing else of this machine's."""
-    tools = home / ".tools"
-    tools.mkdir()
+    tools = home / ".local" / "bin"
+    tools.mkdir(parents=True)
     (tools / "opa").symlink_to(opa)
     for name in ("python3", "ostiary"):
         (tools / name).write_text(f'#!/bin/sh\nexec "{Path(sys.executable).parent / name}" "$@"\n', encoding="utf-8")
@@ -39,7 +39,6 @@ def environment(home: Path, opa: Path) -> dict[str, str]:
     return {
         "HOME": str(home),
         "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
-        "OSTIARY_OPA": str(opa),
         "LC_ALL": "C.UTF-8",
         "COLUMNS": "80",
     }

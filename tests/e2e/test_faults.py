@@ -72,8 +72,7 @@ async def test_an_upstream_that_is_not_there_is_502(proxy: RunningProxy) -> None
     assert await asyncio.to_thread(asked, proxy) == (502, ["upstream-failed"])
 
 
-@pytest.mark.parametrize("path", ["/orders/42", "/orders"])
-async def test_an_upstream_that_hangs_is_504_by_the_configured_limit(opa_binary: Path, path: str) -> None:
+async def test_an_upstream_that_hangs_is_504_by_the_configured_limit(opa_binary: Path) -> None:
     async with (
         RawUpstream(hangs).running() as upstream,
         running_proxy(
@@ -81,7 +80,7 @@ async def test_an_upstream_that_hangs_is_504_by_the_configured_limit(opa_binary:
         ) as proxy,
     ):
         began = time.monotonic()
-        assert await asyncio.to_thread(asked, proxy, path) == (504, ["upstream-timeout"])
+        assert await asyncio.to_thread(asked, proxy) == (504, ["upstream-timeout"])
         assert 0.3 <= time.monotonic() - began < 3
 
 
@@ -181,8 +180,7 @@ async def test_an_audit_that_is_taken_away_refuses_until_it_can_be_written(proxy
         for path in (proxy.place / "moved").iterdir():
             path.unlink()
         assert await asyncio.to_thread(status_of, proxy) == 200
-        decision, completion = proxy.audit_lines()
-        assert decision["decision_id"] == completion["decision_id"]
+        assert "decision" in {line["kind"] for line in proxy.audit_lines()}
 
         forwarded = len(upstream.requests)
         for path in proxy.audit.iterdir():
@@ -194,5 +192,6 @@ async def test_an_audit_that_is_taken_away_refuses_until_it_can_be_written(proxy
         assert len(upstream.requests) == forwarded
         proxy.audit.unlink()
         await eventually(lambda: status_of(proxy) == 200)
-        kinds = [line["kind"] for line in proxy.audit_lines()]
-        assert kinds[0] == "outage"
+        outage = proxy.audit_lines()[0]
+        assert outage["kind"] == "outage"
+        assert outage["refused"] >= 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ostiary.errors import HeaderDuplicated, IdentityInvalid, IdentityMissing
+from ostiary.errors import HeaderDuplicated, IdentityInvalid, IdentityMissing, TokenInQuery
 from ostiary.identity.bearer import MAX_TOKEN_BYTES, bearer_token
 from support.identity import bearing, exchange
 
@@ -73,3 +73,32 @@ def test_two_authorization_headers_are_refused_whatever_they_say(second: bytes) 
 
 def test_the_longest_token_is_taken() -> None:
     assert len(bearer_token(bearing("a" * MAX_TOKEN_BYTES))) == MAX_TOKEN_BYTES
+
+
+TOKEN = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ3ZWIifQ.c2lnbmF0dXJl"
+ENCODED = b"".join(b"%%%02x" % byte for byte in TOKEN)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        (b"/orders", b"note=" + TOKEN),
+        (b"/orders", TOKEN),
+        (b"/orders", b"a=b&x=1" + TOKEN + b"2"),
+        (b"/orders", b"note=" + ENCODED),
+        (b"/files/" + TOKEN, b""),
+        (b"/files/%65" + TOKEN[1:] + b"/x", b""),
+    ],
+    ids=["parameter", "bare", "inside", "encoded", "segment", "encoded segment"],
+)
+def test_a_token_that_the_target_repeats_is_refused(target: tuple[bytes, bytes]) -> None:
+    """It would reach the policy's input, the audit and the upstream, whatever name the parameter has."""
+    given = exchange((AUTHORIZATION, b"Bearer " + TOKEN))
+    given.raw_path, given.raw_query = target
+    with pytest.raises(TokenInQuery):
+        bearer_token(given)
+
+
+def test_a_target_may_share_parts_with_the_token() -> None:
+    given = exchange((AUTHORIZATION, b"Bearer " + TOKEN), query=b"note=" + TOKEN[:-1] + b"&enc=%20" + TOKEN[1:])
+    assert bearer_token(given) == TOKEN

@@ -21,7 +21,7 @@ from ostiary.models import (
     Target,
 )
 
-ISSUER = "http://ostiary.localhost"
+ISSUER = "https://ostiary.localhost"
 NOW = 1_790_000_000
 
 

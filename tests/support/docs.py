@@ -70,6 +70,9 @@ _ELISION: Final = "..."
 # OPA says so to whoever runs it as root; people do not, and containers of tests do.
 _NOISE: Final = re.compile(r"^.*OPA running with uid or gid 0\..*\n?", re.MULTILINE)
 
+_PAUSE: Final = 0.05
+"""Seconds before each command. People take longer, and lines of the audit are there within ten milliseconds."""
+
 _PATIENCE: Final = 30.0
 """Seconds for a command to end, or for one in the background to print what is shown."""
 
@@ -352,6 +355,7 @@ class Reading:
             if background:
                 self._await(command, self.shell.start(text), block)
                 continue
+            time.sleep(_PAUSE)
             printed = self.shell.run(text)
             try:
                 self.bindings.compare(command.output, printed)

@@ -124,7 +124,7 @@ async def test_the_token_that_the_other_tests_change_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("claims", "detail_"),
     [
-        (payload(iss="http://ostiary.localhost/"), "another issuer"),
+        (payload(iss="https://ostiary.localhost/"), "another issuer"),
         (payload(iss=None), "the claims are not those of a credential of the proxy"),
         (payload(iss=[ISSUER]), "iss is not a text"),
         (payload(aud="billing") | {"authorization_details": [DETAIL | {"service": "billing"}]}, "another audience"),

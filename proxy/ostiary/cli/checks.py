@@ -119,16 +119,20 @@ def _writable(part: str, directory: Path) -> list[Finding]:
 
 
 def _signing(config: Config) -> list[Finding]:
+    findings: list[Finding] = []
     path = config.signing_key_file
-    try:
-        if config.signing.extra_keys:
+    if config.signing.extra_keys:
+        try:
             public_jwks([], config.signing.extra_keys)
-        if not os.path.lexists(path):
-            return _writable("signing key", path.parent) if path.parent != config.state else []
+        except ConfigurationError as error:
+            findings += wrong("signing key", error)
+    if not os.path.lexists(path):  # the first start makes it
+        return findings if path.parent == config.state else [*findings, *_writable("signing key", path.parent)]
+    try:
         key = load_signing_key(path, algorithm=config.signing.algorithm)
     except ConfigurationError as error:
-        return wrong("signing key", error)
-    return ok("signing key", f"{path}: {key.algorithm}, {key.id}")
+        return [*findings, *wrong("signing key", error)]
+    return [*findings, *ok("signing key", f"{path}: {key.algorithm}, {key.id}")]
 
 
 def _bundle(bundle: Path) -> list[Finding]:

@@ -32,8 +32,10 @@ from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.upstream.pool import Pool
 
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 3.0
 """Seconds that a part has for its answer."""
+
+_SHOWN: Final = 8  # key ids of an issuer
 
 
 async def reach_parts(config: Config) -> list[Finding]:
@@ -112,7 +114,9 @@ async def _issuer(issuer: Issuer) -> list[Finding]:
     except TimeoutError:
         return wrong("issuer", f"{issuer.issuer}: no keys within {_PATIENCE:g} s")
     unused = [f"{issuer.issuer}: {keys.ignored} of its keys cannot be used here"] if keys.ignored else []
-    return [*ok("issuer", f"{issuer.issuer}: {len(keys.keys)} key(s)"), *warned("issuer", unused)]
+    # The ids are what a token's `kid` must name; a key from a PEM file has two.
+    shown = [*sorted(keys.keys)[:_SHOWN], *(["…"] if len(keys.keys) > _SHOWN else [])]
+    return [*ok("issuer", f"{issuer.issuer}: key ids {', '.join(shown)}"), *warned("issuer", unused)]
 
 
 async def _upstream(name: str, service: ServiceSettings, config: Config) -> list[Finding]:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from ostiary.identity.composition import BearerAuthenticator, build_authenticator
+from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwks import KeyHealth
 from ostiary.identity.settings import Discovery, IssuerSettings, JwksUrl, KeyFile, RefreshSettings
 
 __all__ = [
     "BearerAuthenticator",
     "Discovery",
+    "FailureLimit",
     "IssuerSettings",
     "JwksUrl",
     "KeyFile",

@@ -39,6 +39,6 @@ class CachingAuthenticator:
             if self._clock.now() < proof.identity.expires_at and proof.store.current is proof.keys:
                 return proof.identity
             self._proofs.discard(digest)
-        proof = await self._authenticator.verify(token)
+        proof = await self._authenticator.verify(token, exchange.source_ip)
         self._proofs.put(digest, proof)
         return proof.identity

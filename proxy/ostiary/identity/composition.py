@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ostiary.clock import Clock
 from ostiary.exchange import Exchange
 from ostiary.identity.cache import CachingAuthenticator
+from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwks import JwksStore, KeyHealth
 from ostiary.identity.jwt import IssuerRules, JwtAuthenticator
 from ostiary.identity.keys import KeyReader
@@ -49,10 +50,11 @@ def build_authenticator(
     clock: Clock,
     refresh: RefreshSettings | None = None,
     cache_capacity: int = 10_000,
+    failures: FailureLimit | None = None,
 ) -> BearerAuthenticator:
     """An authenticator for these issuers; `cache_capacity` 0 verifies every token on every request.
 
-    `refresh` replaces the defaults for fetched and for local keys alike.
+    `failures` replaces the limit on invalid tokens from one address. `refresh` replaces the defaults for fetched and for local keys alike.
     Raises `ValueError` for no issuer, or one that occurs twice.
     """
     if not issuers:
@@ -72,7 +74,7 @@ def build_authenticator(
         )
         stores.append(store)
         rules[settings.issuer] = IssuerRules(settings=settings, keys=store)
-    verifying = JwtAuthenticator(issuers=rules, clock=clock)
+    verifying = JwtAuthenticator(issuers=rules, clock=clock, failures=failures)
     if cache_capacity == 0:
         return BearerAuthenticator(authenticator=verifying, stores=stores)
     caching = CachingAuthenticator(authenticator=verifying, clock=clock, capacity=cache_capacity)

@@ -24,6 +24,7 @@ from ostiary.errors import AccessError, IdentityInvalid
 from ostiary.exchange import Exchange
 from ostiary.identity.bearer import bearer_token
 from ostiary.identity.claims import identity_of
+from ostiary.identity.failures import FailureLimit
 from ostiary.identity.keys import NO_KEYS, KeySet, VerificationKey
 from ostiary.identity.preparse import UnverifiedToken, take_apart
 from ostiary.identity.settings import IssuerSettings
@@ -59,19 +60,31 @@ class Proof:
 
 
 class JwtAuthenticator:
-    """An `Authenticator` for bearer JWTs of several issuers."""
+    """An `Authenticator` for bearer JWTs of several issuers. `failures` bounds what one peer may get wrong."""
 
-    def __init__(self, *, issuers: Mapping[str, IssuerRules], clock: Clock) -> None:
+    def __init__(
+        self, *, issuers: Mapping[str, IssuerRules], clock: Clock, failures: FailureLimit | None = None
+    ) -> None:
         self._issuers = dict(issuers)
+        self._failures = failures or FailureLimit(clock=clock)
         self._media_types = {name: rules.settings.media_types for name, rules in self._issuers.items()}
         self._clock = clock
 
     async def identify(self, exchange: Exchange) -> Identity:
-        """Prove who sends this. Raises `IdentityMissing`, `IdentityInvalid`, or 400 for a doubled header."""
-        return (await self.verify(bearer_token(exchange))).identity
+        """Prove who sends this. Raises as `verify`, `IdentityMissing`, or 400 for a doubled or repeated token."""
+        return (await self.verify(bearer_token(exchange), exchange.source_ip)).identity
 
-    async def verify(self, token: bytes) -> Proof:
-        """The proof that a token gives. Raises `IdentityInvalid`, whatever happens."""
+    async def verify(self, token: bytes, peer: str) -> Proof:
+        """The proof that a token from this address gives. Raises `IdentityInvalid`, whatever happens, or
+        `TooManyFailures` (429) without looking at the token."""
+        self._failures.check(peer)
+        try:
+            return await self._guarded(token)
+        except IdentityInvalid:
+            self._failures.count(peer)
+            raise
+
+    async def _guarded(self, token: bytes) -> Proof:
         try:
             return await self._verify(token)
         except AccessError:

@@ -21,6 +21,9 @@ from ostiary.interfaces import Message, Scope
 
 _log = logging.getLogger("ostiary.server")
 
+_JOINED: Final = 16 * 1024
+"""Bytes of a piece of body up to which it is copied into one write with what stands around it."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CONTROLS: Final = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)  # a tab may stand in a value
 _FRAMED_HERE: Final = frozenset({b"transfer-encoding", b"connection"})
@@ -29,6 +32,7 @@ _FRAMED_HERE: Final = frozenset({b"transfer-encoding", b"connection"})
 class Connection(Protocol):
     """What a cycle needs of the connection it is on."""
 
+    loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     flow: FlowControl
 
@@ -58,6 +62,7 @@ class Cycle:
         "_chunked",
         "_connection",
         "_expects",
+        "_head",
         "_news",
         "_pieces",
         "_remaining",
@@ -76,6 +81,7 @@ class Cycle:
     def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects: bool) -> None:
         self._connection = connection
         self._expects = expects
+        self._head = b""  # of the response, until its first piece of body is there or the turn of the loop is over
         self._pieces: list[bytes] = []
         self._news = False
         self._wake: asyncio.Event | None = None
@@ -126,6 +132,7 @@ class Cycle:
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[operator]  # as uvicorn hands it over
         except asyncio.CancelledError:
+            self._send_held_head()
             self._connection.aborted(self)
             raise
         except Exception:  # noqa: BLE001 # whatever it raises, the client's wait has to end
@@ -141,6 +148,7 @@ class Cycle:
         if self.disconnected or self.response_complete:
             return
         if self.response_started:
+            self._send_held_head()
             self._connection.aborted(self)
         else:
             self._connection.answer(InternalError("no response"))
@@ -218,7 +226,15 @@ class Cycle:
         if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(lines):  # the CR LF of each line, and no more
             raise RuntimeError("a response header holds a control character")
         self.response_started = True
-        self._connection.transport.write(head + b"\r\n")
+        self._head = head + b"\r\n"
+        self._connection.loop.call_soon(self._send_held_head)
+
+    def _send_held_head(self) -> None:
+        """Most heads have a body right behind them, and one write is a system call less; an event stream's head may
+        have none for long, and is not held for it."""
+        head, self._head = self._head, b""
+        if head and not self.disconnected:
+            self._connection.transport.write(head)
 
     def _frame(self, length: int | None, lines: list[bytes]) -> None:
         if length is not None:
@@ -231,23 +247,27 @@ class Cycle:
             self.keep_alive = False
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
-        transport = self._connection.transport
+        head, self._head = self._head, b""
+        pieces = [head] if head else []
         if self._bodiless:
             pass
         elif self._chunked:
-            if body and more:
-                transport.writelines([b"%x\r\n" % len(body), body, b"\r\n"])
-            elif body:
-                transport.writelines([b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"])
-            elif not more:
-                transport.write(b"0\r\n\r\n")
+            if body:
+                pieces += (b"%x\r\n" % len(body), body, b"\r\n")
+            if not more:
+                pieces.append(b"0\r\n\r\n")
         else:
             if not self.until_close:
                 self._remaining -= len(body)
                 if self._remaining < 0 or (self._remaining and not more):
+                    self._head = head
                     raise RuntimeError("the response is not as long as its Content-Length")
             if body:
-                transport.write(body)
+                pieces.append(body)
+        if pieces:
+            # Joined only where that costs less than the system calls that it saves.
+            transport = self._connection.transport
+            transport.write(b"".join(pieces)) if len(body) <= _JOINED else transport.writelines(pieces)
         if not more:
             self.response_complete = True
             if self._wake is not None:

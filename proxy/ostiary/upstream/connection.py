@@ -2,12 +2,13 @@
 
 Whoever waits is woken once for everything that one read brought. Whatever arrives that no request asked for (surplus
 bytes, a second response) ends the connection, so that it can never be taken for the answer to the next caller's
-request (CVE-2026-2833 and its kin).
+request (CVE-2026-2833 and its kin). What has reached this machine and was not read yet counts as arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_arrivals",
         "_busy",
         "_on_lost",
         "_parser",
@@ -41,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._parser = ResponseParser(header_limit=header_limit, body_limit=body_limit)
         self._on_lost = on_lost
         self._transport: Any = None
+        self._arrivals = select.poll()
         self._reader: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
@@ -122,6 +125,14 @@ class Connection(asyncio.Protocol):
         """Whether another exchange may follow: this one is complete, and nothing about the connection was odd."""
         return self._parser.complete and self._parser.persistent and not self._transport.is_closing()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come that no request asked for, not even to the kernel: to be asked before `begin`.
+
+        The event loop may not have read yet what an upstream sent on after its last response, or that it closed.
+        """
+        return not self.lost and not self._arrivals.poll(0)
+
     def rest(self, now: float) -> None:
         """Stay open without an exchange."""
         self._busy = False
@@ -137,6 +148,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

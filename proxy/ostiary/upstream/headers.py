@@ -30,15 +30,22 @@ FRAMING: Final = frozenset({b"content-length", b"host"})
 
 CREDENTIALS: Final = frozenset(
     {
+        b"access-token",
         b"api-key",
         b"apikey",
+        b"auth-token",
+        b"authentication",
         b"authorization",
         b"cf-access-jwt-assertion",
         b"cookie",  # a session is a standing privilege: it would outlive every decision
         b"cookie2",
         b"dpop",  # proves possession for the token that is removed (RFC 9449)
+        b"id-token",
         b"private-token",
         b"proxy-authorization",
+        b"refresh-token",
+        b"token",
+        b"x-access-key",
         b"x-access-token",
         b"x-amz-security-token",
         b"x-amzn-oidc-accesstoken",
@@ -48,9 +55,12 @@ CREDENTIALS: Final = frozenset(
         b"x-authorization",
         b"x-goog-iap-jwt-assertion",
         b"x-id-token",
+        b"x-jwt",
         b"x-jwt-assertion",
+        b"x-refresh-token",
         b"x-serverless-authorization",
         b"x-session-token",
+        b"x-subject-token",  # OpenStack Keystone
         b"x-token",
         b"x-vault-token",
     }
@@ -78,12 +88,15 @@ IDENTITY: Final = frozenset(
 OVERRIDES: Final = frozenset(
     {
         b"front-end-https",
+        b"path-info",  # with script-name, where a WSGI application believes to be mounted (gunicorn forwarder_headers)
         b"proxy",  # becomes HTTP_PROXY in CGI (httpoxy, CVE-2016-5385)
         b"request-uri",
+        b"script-name",
         b"x-host",
         b"x-method-override",  # CVE-2023-30845
         b"x-override-url",
         b"x-scheme",
+        b"x-script-name",
         b"x-url-scheme",
     }
 )
@@ -96,24 +109,34 @@ ADDRESSES: Final = frozenset(
         b"forwarded",
         b"true-client-ip",
         b"via",  # ours replaces it: a Via that a client writes says nothing that can be checked
+        b"x-azure-clientip",
+        b"x-azure-socketip",
         b"x-client-ip",
         b"x-cluster-client-ip",
+        b"x-custom-ip-authorization",
+        b"x-originating-ip",
+        b"x-proxyuser-ip",
         b"x-real-ip",
     }
 )
 """Where a request came from is written by the proxy, from its own socket, and by nobody else."""
 
 PREFIXES: Final = (
+    b"impersonate-",  # Kubernetes: another user, group or extra
     b"ostiary-",  # ours
     b"remote-user-",
     b"ssl-client-",
     b"x-accel-",  # internal redirects
+    b"x-appengine-user-",
     b"x-auth-",
     b"x-authenticated-",
     b"x-caller",
     b"x-client-cert",
+    b"x-consumer-",  # Kong
+    b"x-credential-",
     b"x-envoy-",  # CVE-2023-27487
     b"x-forwarded",  # x-forwarded-client-cert among them
+    b"x-goog-authenticated-user-",
     b"x-http-method",
     b"x-identity",
     b"x-middleware-",  # CVE-2025-29927
@@ -126,6 +149,7 @@ PREFIXES: Final = (
     b"x-spiffe-",
     b"x-ssl-",
     b"x-user",
+    b"x-webauth-",  # Grafana, and whatever else trusts an authenticating proxy
 )
 """Families of the names above: whatever begins so is removed."""
 

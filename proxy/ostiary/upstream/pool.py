@@ -49,7 +49,7 @@ class Pool:
         """A kept-alive connection, if there is one."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.reusable:
+            if connection.reusable and connection.quiet:
                 return connection
             connection.close()
         return None
@@ -71,7 +71,10 @@ class Pool:
                 self._idle.popleft().close()  # makes room as soon as it has ended
             connection = await self._wait()
             if connection is not None:
-                return connection
+                if connection.quiet:
+                    return connection
+                connection.close()
+                return await self.acquire(fresh=fresh)
         return await self._connect()
 
     def release(self, connection: Connection, now: float) -> None:

@@ -21,7 +21,9 @@ _REFUSED: Final = frozenset({401, 407})
 
 _BODYLESS: Final = frozenset({204, 304})
 
-_ABSOLUTE: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#]*)(.*)", re.DOTALL)
+_ABSOLUTE: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#\\]*)(.*)", re.DOTALL)
+# What browsers read as an authority all the same: slashes the other way, one of them, none (URL standard, section 4.4).
+_SLOPPY: Final = re.compile(rb"(?:https?:|[/\\][/\\])[/\\]*([^/\\?#]*)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -90,11 +92,15 @@ class ResponseReader:
         """The upstream's own origin is taken off; another internal address is not told at all."""
         absolute = _ABSOLUTE.fullmatch(value)
         if absolute is None:
-            return value
+            sloppy = _SLOPPY.match(value.lstrip(b"\t\x00 "))
+            return None if sloppy is not None and self._is_internal(sloppy[1]) else value
         authority = absolute[1].lower().rpartition(b"@")[2]
         if authority not in self._internal:
             return value
-        relative: bytes = absolute[2]
+        relative: bytes = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
         if authority not in self._own or relative.startswith((b"//", b"/\\")):
             return None  # `//host` by itself would be read as another origin
-        return relative if relative.startswith(b"/") else b"/" + relative
+        return relative
+
+    def _is_internal(self, authority: bytes) -> bool:
+        return authority.lower().rpartition(b"@")[2] in self._internal

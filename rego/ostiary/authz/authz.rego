@@ -22,9 +22,9 @@ decision := {
 	"allow": true,
 	"reasons": [],
 	"caller": caller,
-	"service": input.resource.id,
-	"endpoint": routes.endpoint,
-	"permission": concat("/", [caller, input.resource.id, routes.endpoint, id]),
+	"service": service,
+	"endpoint": endpoint,
+	"permission": concat("/", [caller, service, endpoint, id]),
 	"grant": null,
 	"credential": {"lifetime": lifetime, "per_call": per_call},
 	"expires_at": null,
@@ -35,10 +35,12 @@ decision := {
 	# The plain case: one caller, one permission without conditions, no grant, no rule of the
 	# organisation. It comes to what the general case comes to (a test holds it to that), for less.
 	requests.well_formed
-	routes.endpoint == input.resource.properties.endpoint
+	service := input.resource.id
+	endpoint := input.resource.properties.endpoint
+	endpoint == routes.endpoint
 	count(callers.names) == 1
 	some caller in callers.names
-	terms := data.ostiary.map.access[caller][input.resource.id][routes.endpoint]
+	terms := data.ostiary.map.access[caller][service][endpoint]
 	[id, lifetime, per_call] := data.ostiary.map.plain[terms]
 	input.context.grants == []
 	data.ostiary.map.hooks == {}

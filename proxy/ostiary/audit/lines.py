@@ -1,0 +1,104 @@
+"""One line of the audit: one JSON object in ASCII, whatever was put into it.
+
+A log line is an injection target (uvicorn PYSEC-2020-150, envoy CVE-2024-45808). Nothing that a request brings can
+end a line early, hide text behind control or bidirectional characters, or leave a credential in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+SCHEMA: Final = 1
+"""The version of the format; every line carries it."""
+
+MAX_LINE: Final = 1 << 20
+"""Bytes. A longer line is not written; what `input` and `result` can hold is bounded far below by the listener."""
+
+_UNSAFE: Final = re.compile(r"[^\x00-\x7e]")
+# A JWT (RFC 7519) is two JSON objects and a signature in base64url: `{"`, `{ ` and `{\n` encode to `ey` or `ew`. The
+# hint, its second part after the dot, is what nearly no line holds and is found in half a microsecond.
+_TOKEN_HINT: Final = re.compile(rb"\.e[yw]")
+_DOT: Final = rb"(?:\.|%2[eE])"
+_TOKEN: Final = re.compile(
+    rb"e[yw][A-Za-z0-9_-]{6,}" + _DOT + rb"e[yw][A-Za-z0-9_-]{2,}" + _DOT + rb"[A-Za-z0-9_-]{32,}"
+)
+
+
+def render(document: Mapping[str, Any]) -> bytes:
+    """The line, with its newline. Raises ValueError if the document cannot be JSON or is too long."""
+    try:
+        line = orjson.dumps(document, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        line = _render_odd(document)
+    if not line.isascii() or b"\x7f" in line:
+        line = _UNSAFE.sub(_escape, line.decode()).encode("ascii")
+    if b"%" in line or _TOKEN_HINT.search(line):
+        line = _TOKEN.sub(_digest, line)
+    if len(line) > MAX_LINE:
+        raise ValueError(f"an audit line of {len(line)} bytes is longer than {MAX_LINE}")
+    return line
+
+
+def _render_odd(document: Mapping[str, Any]) -> bytes:
+    """What orjson will not take: lone surrogates and integers above 64 bits, both legal in a token's claims."""
+    try:
+        text = json.dumps(document, default=_plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    return text.encode("ascii") + b"\n"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (frozenset, set)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _escape(match: re.Match[str]) -> str:
+    # Outside strings JSON is ASCII, so this is inside one, where \u stands for it (RFC 8259 section 7).
+    return "".join(f"\\u{unit:04x}" for unit in _utf16(ord(match.group())))
+
+
+def _utf16(point: int) -> tuple[int, ...]:
+    if point < 0x10000:
+        return (point,)
+    point -= 0x10000
+    return (0xD800 + (point >> 10), 0xDC00 + (point & 0x3FF))
+
+
+def _digest(match: re.Match[bytes]) -> bytes:
+    # A digest still tells whether two lines saw the same token.
+    return b"[token sha256:" + hashlib.sha256(match.group()).hexdigest()[:16].encode() + b"]"
+
+
+def capped(text: str, limit: int) -> str:
+    """At most `limit` characters of what a stranger sent, and how many were left out."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}[+{len(text) - limit}]"
+
+
+class Timestamps:
+    """Unix seconds as RFC 3339 in UTC with milliseconds. The part up to the second is kept: it seldom changes."""
+
+    __slots__ = ("_prefix", "_second")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._prefix = ""
+
+    def format(self, now: float) -> str:
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int((now - second) * 1000):03d}Z"

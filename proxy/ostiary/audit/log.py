@@ -1,0 +1,183 @@
+"""The audit in files: what the pipeline and the listener are given.
+
+A forwarded request waits for its `decision` line; nothing else waits. Lines that nobody waits for are bounded: what
+does not fit is counted, and the counts are written as a `lost` line. A flood of requests from strangers thus costs a
+quota of lines and then one line per `report_interval`, neither the disk nor the proxy's service to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from ostiary.audit.lines import SCHEMA, Timestamps, render
+from ostiary.audit.quota import Losses, Quota
+from ostiary.audit.record import ExchangeRecord, parser_refusal
+from ostiary.audit.writer import GroupWriter, Outage, Sink
+from ostiary.clock import Clock
+from ostiary.errors import AccessError, AuditUnavailable
+from ostiary.exchange import Exchange
+from ostiary.interfaces import Record
+
+_log = logging.getLogger("ostiary.audit")
+
+_LINGER: Final = 0.01  # seconds that a completion may wait to share a write
+
+# Shares of the queue that is left to each kind of line: the less one can do without it, the more it may fill.
+_COMPLETIONS: Final = 1.0
+_REFUSALS: Final = 0.5
+_STRANGERS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHealth:
+    """`error` is None while lines are written. `backlog` is in bytes; `lost` counts lines since the start."""
+
+    writable: bool
+    error: str | None
+    backlog: int
+    lines: int
+    bytes: int
+    lost: int
+
+
+class FileAuditLog:
+    """An `AuditLog` over a sink, which is `AuditFiles` outside tests.
+
+    `worker` names this process in the lines that are about it. `deadline` is how long a request waits for its line
+    (seconds), `queue_bytes` how much may wait to be written. `strangers_per_second` and `strangers_burst` bound the
+    lines about requests without an identity; `report_interval` (seconds) is how often those left out are reported.
+    """
+
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        worker: str,
+        clock: Clock,
+        deadline: float = 1.0,
+        queue_bytes: int = 8 << 20,
+        strangers_per_second: float = 20.0,
+        strangers_burst: int = 2000,
+        report_interval: float = 10.0,
+    ) -> None:
+        if deadline <= 0 or queue_bytes < 1 or report_interval <= 0:
+            raise ValueError("deadline, queue_bytes and report_interval are above zero")
+        self._clock = clock
+        self._worker = worker
+        self._report_interval = report_interval
+        self._stamps = Timestamps()
+        self._quota = Quota(rate=strangers_per_second, burst=strangers_burst)
+        self._losses = Losses()
+        self._report: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._writer = GroupWriter(
+            sink=sink,
+            deadline=deadline,
+            capacity=queue_bytes,
+            linger=_LINGER,
+            outage_line=self._outage_line,
+        )
+
+    async def start(self) -> None:
+        """Open the first file. Raises `AuditUnavailable` if that is not possible."""
+        try:
+            await self._writer.start()
+        except OSError as error:
+            raise AuditUnavailable(f"the audit cannot be opened: {error}") from error
+
+    async def close(self) -> None:
+        """Write what is queued, by the deadline. To be called when no request is left."""
+        self._closed = True
+        if self._report is not None:
+            self._report.cancel()
+            self._report_losses()
+        if unwritten := await self._writer.close():
+            _log.error("%d audit lines could not be written at the end", unwritten)
+
+    def record(self, exchange: Exchange) -> AbstractAsyncContextManager[Record]:
+        return ExchangeRecord(exchange=exchange, ledger=self)
+
+    def refused(
+        self,
+        refusal: AccessError,
+        *,
+        decision_id: str,
+        peer: str | None,
+        method: str | None = None,
+        target: bytes | None = None,
+        host: bytes | None = None,
+    ) -> None:
+        """Record what the listener refused before there was an exchange, as far as it was understood."""
+        if not self.admits_stranger(refusal.reason):
+            return
+        document = parser_refusal(
+            refusal, decision_id=decision_id, now=self.now(), peer=peer, method=method, target=target, host=host
+        )
+        self.post(render(document), refusal.reason, stranger=True)
+
+    def health(self) -> AuditHealth:
+        outage = self._writer.outage
+        return AuditHealth(
+            writable=outage is None,
+            error=None if outage is None else outage.error,
+            backlog=self._writer.backlog,
+            lines=self._writer.lines_written,
+            bytes=self._writer.bytes_written,
+            lost=self._losses.total,
+        )
+
+    # The ledger of its records.
+
+    def now(self) -> str:
+        return self._stamps.format(self._clock.now())
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def admits_stranger(self, entry: str) -> bool:
+        if self._quota.take(self._clock.monotonic()):
+            return True
+        self._lose(self._losses.over_quota, entry)
+        return False
+
+    async def commit(self, line: bytes) -> None:
+        await self._writer.commit(line)
+
+    def post(self, line: bytes, entry: str, *, stranger: bool = False) -> None:
+        share = _COMPLETIONS if entry == "completion" else _STRANGERS if stranger else _REFUSALS
+        if not self._writer.offer(line, share=share):
+            self._lose(self._losses.no_room, entry)
+
+    def _lose(self, entries: Counter[str], entry: str) -> None:
+        self._losses.count(entries, entry, self.now())
+        if self._report is None and not self._closed:
+            self._report = asyncio.get_running_loop().call_later(self._report_interval, self._report_losses)
+
+    def _report_losses(self) -> None:
+        self._report = None
+        line = render(
+            {"schema": SCHEMA, "kind": "lost", "time": self.now(), "worker": self._worker, **self._losses.document()}
+        )
+        if self._writer.offer(line, share=_COMPLETIONS):
+            self._losses.reset()
+        elif not self._closed:
+            self._report = asyncio.get_running_loop().call_later(self._report_interval, self._report_losses)
+
+    def _outage_line(self, outage: Outage, now: float) -> bytes:
+        until = self._clock.now()
+        return render(
+            {
+                "schema": SCHEMA,
+                "kind": "outage",
+                "time": self._stamps.format(until),
+                "worker": self._worker,
+                "since": Timestamps().format(until - (now - outage.since)),
+                "error": outage.error,
+                "refused": outage.refused,
+            }
+        )

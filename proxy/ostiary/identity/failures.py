@@ -1,0 +1,76 @@
+"""How many invalid tokens one address may send (SECURITY section 10).
+
+Looking at a token costs a signature check, and every wrong one is a guess. So failures are counted for each peer; one
+that has had its share gets `TooManyFailures` (429) and no answer about its token, until some of it has come back.
+
+A good token costs nothing of it, and one that was proved before is found in the cache above this. But whoever shares an
+address with somebody who floods it (a NAT, a load balancer) shares the refusal of what is not in that cache.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
+from ostiary.bounded import BoundedMap
+from ostiary.clock import Clock
+from ostiary.errors import TooManyFailures
+
+_HOST_BITS: Final = 64  # of an IPv6 address, the half that its owner chooses freely (RFC 4291 section 2.5.4)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """What a peer had left at `at` (monotonic seconds)."""
+
+    left: float
+    at: float
+
+
+class FailureLimit:
+    """`rate` failures a second for each peer, `burst` at once; the `peers` that failed last are remembered.
+
+    A peer is an IPv4 address, or a /64 of IPv6.
+    """
+
+    def __init__(self, *, clock: Clock, rate: float = 100.0, burst: int = 1000, peers: int = 10_000) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError("the limits on failures are numbers above 0")
+        self._clock = clock
+        self._rate = rate
+        self._burst = float(burst)
+        self._buckets: BoundedMap[str, _Bucket] = BoundedMap(peers)
+
+    def check(self, address: str) -> None:
+        """Raise `TooManyFailures` if this peer has nothing left."""
+        if not len(self._buckets):
+            return
+        bucket = self._buckets.get(_peer(address))
+        if bucket is not None and self._refilled(bucket).left < 1:
+            raise TooManyFailures("invalid tokens from one address")
+
+    def count(self, address: str) -> None:
+        """This peer sent an invalid token."""
+        peer = _peer(address)
+        bucket = self._buckets.get(peer)
+        if bucket is None:
+            bucket = _Bucket(self._burst, self._clock.monotonic())
+            self._buckets.put(peer, bucket)
+        self._refilled(bucket).left -= 1
+
+    def _refilled(self, bucket: _Bucket) -> _Bucket:
+        now = self._clock.monotonic()
+        bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._rate)
+        bucket.at = now
+        return bucket
+
+
+def _peer(address: str) -> str:
+    if ":" not in address:
+        return address
+    try:
+        ip = int(ipaddress.IPv6Address(address.partition("%")[0]))
+    except ValueError:
+        return address
+    return f"{ip >> _HOST_BITS:x}/64"

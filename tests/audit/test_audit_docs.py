@@ -1,0 +1,87 @@
+"""The format that is published is the format that is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ostiary.audit import FileAuditLog, MemoryAuditLog
+from ostiary.clock import ManualClock
+from ostiary.errors import AuditUnavailable, IdentityInvalid, MessageMalformed
+from support.audit import PipeSink, Stages, credential, decision, exchange, forward, identity, request, target, until
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
+KINDS = ("decision", "credential", "completion", "refusal", "answer", "lost", "outage")
+
+
+def published() -> dict[str, list[str]]:
+    """Kind → the fields of its table, in order."""
+    sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    tables = {}
+    for section in sections:
+        title, _, text = section.partition("\n")
+        table = re.search(r"^\| field \| holds \|\n\|---\|---\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+        if table is not None:
+            tables[title.strip("`")] = re.findall(r"^\| `(\w+)` \|", table[1], flags=re.MULTILINE)
+    return tables
+
+
+async def written() -> dict[str, dict[str, Any]]:
+    log = MemoryAuditLog(clock=ManualClock())
+    carried = exchange()
+    async with log.record(carried) as record:
+        record.resolved(target())
+        record.identified(identity())
+        record.decided(request(), decision())
+        await record.commit(credential())
+        await record.commit(credential())
+    await Stages(identify=IdentityInvalid()).pipeline(log)(*Stages().asgi())
+    async with log.record(carried):
+        pass
+    return {line["kind"]: line for line in log.documents}
+
+
+@pytest.mark.parametrize("kind", ["decision", "credential", "completion", "refusal", "answer"])
+async def test_the_lines_of_a_request_have_the_published_fields_in_their_order(kind: str) -> None:
+    assert list((await written())[kind]) == published()[kind]
+
+
+async def test_a_parser_refusal_has_the_fields_of_a_refusal() -> None:
+    log = MemoryAuditLog()
+    log.refused(MessageMalformed(), decision_id="d-1", peer=None)
+
+    assert list(log.documents[0]) == published()["refusal"]
+
+
+async def test_the_lines_about_the_log_itself_have_the_published_fields() -> None:
+    sink = PipeSink()
+    log = FileAuditLog(sink=sink, worker="w0", clock=ManualClock(), deadline=0.1, strangers_burst=0)
+    await log.start()
+    log.refused(MessageMalformed(), decision_id="d-1", peer=None)
+    sink.fill()
+    with pytest.raises(AuditUnavailable):
+        await forward(log)
+    content = sink.drain()
+    await until(lambda: log.health().writable)
+    await log.close()
+    content += sink.drain()
+    os.close(sink.reader)
+
+    found = {line["kind"]: list(line) for line in map(json.loads, filter(None, content.splitlines()))}
+    assert {kind: found[kind] for kind in ("lost", "outage")} == {
+        kind: published()[kind] for kind in ("lost", "outage")
+    }
+
+
+def test_every_kind_is_published() -> None:
+    assert tuple(published()) == KINDS
+
+
+def test_what_is_nested_is_named_on_the_page() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in ("jti", "per_call", "expires_at", "issuer", "subject", "token_id"))

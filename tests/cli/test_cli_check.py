@@ -1,0 +1,434 @@
+"""`ostiary check`: what is wrong with the files and parts that a proxy needs, found before it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pytest_httpserver import HTTPServer
+
+from ostiary.credential import ensure_signing_key
+from ostiary.identity.keys import pem_key_ids
+from support.cli import CONFIG, POLICY, REGO, Ran, ostiary, watched, write_policy
+
+Findings = list[tuple[str, str, str]]
+
+JWK = {
+    "kty": "EC",
+    "crv": "P-256",
+    "kid": "k1",
+    "alg": "ES256",
+    "use": "sig",
+    # The public key of RFC 7515 appendix A.3.
+    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+}
+
+
+@dataclass
+class Site:
+    """A directory with everything that a proxy needs. The configuration is changed by text."""
+
+    directory: Path
+    upstream: int
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "ostiary.yaml"
+
+    def change(self, old: str, new: str) -> None:
+        text = self.config.read_text(encoding="utf-8")
+        if old not in text:
+            raise ValueError(old)
+        self.config.write_text(text.replace(old, new), encoding="utf-8")
+
+    def check(self, *arguments: object) -> tuple[int, Findings]:
+        ran = ostiary("check", "-c", self.config, "--json", *arguments)
+        if ran.err:
+            raise ValueError(ran.err)
+        findings = [
+            (each["part"], each["state"], each["what"].replace(f"{self.directory}/", ""))
+            for each in json.loads(ran.out)
+        ]
+        return ran.status, findings
+
+    def wrong(self, *arguments: object) -> Findings:
+        """What is not well. The status says that it is not."""
+        status, findings = self.check(*arguments)
+        found = [finding for finding in findings if finding[1] != "ok"]
+        if status != int(any(state == "wrong" for _, state, _ in found)):
+            raise ValueError(f"status {status} with {found}")
+        return found
+
+
+@pytest.fixture
+def site(tmp_path: Path, bundle: Path) -> Iterator[Site]:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "idp.pem").write_bytes(
+        public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    with listening() as upstream:
+        site = Site(tmp_path, upstream)
+        text = CONFIG.format(port=0, upstream=upstream, opa="{managed: {bundle: bundle}}")
+        site.config.write_text(text.replace("[groups]", "[groups, tenant]"))
+        yield site
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[int]:
+    """A port where connections are accepted and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_all_is_well(site: Site, policy: Path, opa_binary: Path) -> None:
+    """Everything is told that was looked at. A SPIFFE caller, which no listener proves yet, is a warning only."""
+    status, findings = site.check(policy)
+    revision = json.loads((site.directory / "bundle" / ".manifest").read_text())["revision"]
+    upstream = f"http://127.0.0.1:{site.upstream}"
+    ids = pem_key_ids(serialization.load_pem_public_key((site.directory / "idp.pem").read_bytes()))
+    assert status == 0
+    assert findings == [
+        ("configuration", "ok", "ostiary.yaml"),
+        ("permission map", "ok", f"{policy}/permissions.yaml"),
+        ("Rego", "ok", str(policy)),
+        (
+            "agreement",
+            "warning",
+            "caller 'job' is a SPIFFE ID, which a listener with identity [jwt] never proves",
+        ),
+        ("state", "ok", "state"),
+        ("audit", "ok", "audit"),
+        ("bundle", "ok", f"bundle: revision {revision}"),
+        ("listener", "ok", "127.0.0.1:0"),
+        ("OPA", "ok", f"{opa_binary} serves {revision}"),
+        ("issuer", "ok", f"https://idp.test: key ids {', '.join(sorted(ids))}"),
+        ("upstream", "ok", f"orders: {upstream}"),
+        ("upstream", "ok", f"billing: {upstream}"),
+    ]
+    assert sorted(path.name for path in site.directory.iterdir()) == ["bundle", "idp.pem", "ostiary.yaml"]
+
+
+def test_offline_nothing_is_asked(site: Site) -> None:
+    site.change(str(site.upstream), str(free_port()))
+    assert [part for part, _, _ in site.check("--offline")[1]] == ["configuration", "state", "audit", "bundle"]
+
+
+def test_for_a_person_it_is_a_table(site: Site) -> None:
+    site.change("bundle: bundle", "bundle: nowhere")
+    ran = watched("check", "-c", "ostiary.yaml", "--offline", cwd=site.directory)
+    assert (ran.status, ran.err) == (1, "")
+    lines = [line.rstrip() for line in ran.out.splitlines()]
+    assert lines[:2] == ["part           state  what", "configuration  ok     ostiary.yaml"]
+    assert [line[:24] for line in lines if line[:1] != " "][-1] == "bundle         wrong  th"
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_configuration_with_mistakes(site: Site, policy: Path) -> None:
+    """Each is a finding, and the policy is looked at all the same."""
+    site.change("listen:", "listn:")
+    assert site.check(policy) == (
+        1,
+        [
+            ("configuration", "wrong", "ostiary.yaml:1: listen: is missing"),
+            ("configuration", "wrong", "ostiary.yaml:1: listn: unknown key (did you mean 'listen'?)"),
+            ("permission map", "ok", f"{policy}/permissions.yaml"),
+            ("Rego", "ok", str(policy)),
+        ],
+    )
+
+
+def test_a_policy_alone_can_be_checked(policy: Path) -> None:
+    assert ostiary("check", policy, "--json") == Ran(
+        0,
+        json.dumps(
+            [
+                {"part": "permission map", "state": "ok", "what": f"{policy}/permissions.yaml"},
+                {"part": "Rego", "state": "ok", "what": str(policy)},
+            ],
+            indent=2,
+        )
+        + "\n",
+        "there is no ostiary.yaml here: the policy alone is checked\n",
+    )
+
+
+def test_without_anything_the_configuration_is_missed() -> None:
+    assert ostiary("check") == Ran(
+        1,
+        "part           state  what\nconfiguration  wrong  ostiary.yaml:1: there is no such file\n",
+        "",
+    )
+
+
+def test_all_mistakes_of_map_and_rego_at_once(site: Site, tmp_path: Path) -> None:
+    sources = write_policy(
+        tmp_path / "sources",
+        permissions=POLICY.replace("roles: [order-reader]}", "roles: [order-raeder]}"),
+        rego=REGO + "\ndeny := true\n",
+    )
+    assert site.wrong("--offline", sources) == [
+        (
+            "permission map",
+            "wrong",
+            (
+                "sources/permissions.yaml:22: permissions[0].roles[0]: unknown role 'order-raeder' "
+                "(did you mean 'order-reader'?)"
+            ),
+        ),
+        ("Rego", "wrong", "sources/policy.rego:13: 'deny' is a set of texts: deny contains \"why\" if { ... }"),
+    ]
+
+
+def test_a_policy_directory_that_is_none(site: Site, tmp_path: Path) -> None:
+    file = write_policy(tmp_path / "sources") / "permissions.yaml"
+    (tmp_path / "empty").mkdir()
+    assert [site.wrong("--offline", path)[0] for path in (tmp_path / "nowhere", file, site.directory / "empty")] == [
+        ("permission map", "wrong", "nowhere: there is no such directory"),
+        (
+            "permission map",
+            "wrong",
+            "sources/permissions.yaml: is a file; name the directory that holds permissions.yaml and *.rego",
+        ),
+        ("permission map", "wrong", "empty/permissions.yaml:1: there is no such file"),
+    ]
+
+
+def test_sources_that_are_not_what_is_served(site: Site, tmp_path: Path) -> None:
+    sources = write_policy(tmp_path / "sources", permissions=POLICY.replace("orders/export", "orders/exports"))
+    assert site.wrong("--offline", sources)[0] == (
+        "Rego",
+        "warning",
+        "bundle is not what sources builds: ostiary bundle build sources -o bundle",
+    )
+
+
+def test_opa_that_cannot_be_had(site: Site, policy: Path) -> None:
+    said = "The OPA that OSTIARY_OPA names cannot be used: /nowhere/opa is not an OPA that runs."
+    ran = ostiary("check", "-c", site.config, policy, "--json", environ={"OSTIARY_OPA": "/nowhere/opa"})
+    wrong = [(each["part"], each["what"]) for each in json.loads(ran.out) if each["state"] == "wrong"]
+    assert (ran.status, ran.err, wrong) == (1, "", [("Rego", said), ("OPA", said)])
+
+
+@pytest.mark.parametrize(
+    ("binary", "what"),
+    [
+        ("/nowhere/opa", "OPA ended with status 1: /nowhere/opa cannot be started: No such file or directory"),
+        ("/bin/true", "OPA ended with status 0"),
+    ],
+)
+def test_a_managed_opa_that_does_not_start(site: Site, binary: str, what: str) -> None:
+    site.change("bundle: bundle", f"bundle: bundle, binary: {binary}")
+    assert site.wrong() == [("OPA", "wrong", what)]
+
+
+def test_a_bundle_that_is_missing_or_broken(site: Site) -> None:
+    (site.directory / "bundle" / "data.json").write_text("{")
+    [(part, state, what)] = site.wrong()
+    assert (part, state) == ("OPA", "wrong")
+    assert "bundle load failed on bundle/data.json: unexpected EOF" in what
+    site.change("bundle: bundle", "bundle: nowhere")
+    assert site.wrong() == [
+        (
+            "bundle",
+            "wrong",
+            (
+                "the bundle nowhere has no manifest that can be read: No such file or directory "
+                "(ostiary bundle build DIR -o nowhere)"
+            ),
+        )
+    ]
+
+
+def test_an_external_opa(site: Site, opa_binary: Path) -> None:
+    """Down, and up without the plugin that tells how old its bundle is."""
+    address = site.directory / "opa.sock"
+    site.change("{managed: {bundle: bundle}}", f'{{url: "unix://{address}"}}')
+    assert site.wrong() == [
+        (
+            "OPA",
+            "wrong",
+            (
+                "OPA at unix://opa.sock was not ready within 3 s: OPA cannot be asked: UnixClientConnectorError: "
+                "Cannot connect to unix socket opa.sock ssl:default [No such file or directory]"
+            ),
+        )
+    ]
+    with running_opa(opa_binary, address, site.directory / "bundle"):
+        [(part, state, what)] = site.wrong()
+    assert (part, state) == ("OPA", "warning")
+    assert what.startswith("it does not tell how old its bundle is (")
+    assert what.endswith(
+        "): enable its status plugin; without, a revision is trusted for 86400 s after it was first seen"
+    )
+
+
+@contextlib.contextmanager
+def running_opa(binary: Path, address: Path, bundle: Path) -> Iterator[None]:
+    command = [binary, "run", "--server", f"--addr=unix://{address}", "--ignore=*_test.rego", "--bundle", bundle]
+    process = subprocess.Popen([*command, "--log-level=error"], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 10
+        while not address.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_an_address_in_use_is_a_warning_for_it_may_be_this_very_proxy(site: Site) -> None:
+    with listening() as port:
+        site.change("127.0.0.1:0", f"127.0.0.1:{port}")
+        assert site.wrong() == [
+            ("listener", "warning", f"127.0.0.1:{port} is in use: by this proxy, if it runs, or by something else")
+        ]
+
+
+def test_an_address_that_is_not_this_machines(site: Site) -> None:
+    site.change("127.0.0.1:0", "192.0.2.1:8080")
+    assert site.wrong() == [("listener", "wrong", "cannot listen on 192.0.2.1:8080: Cannot assign requested address")]
+
+
+def test_an_issuers_keys(site: Site, httpserver: HTTPServer) -> None:
+    """There, with one that is of no use; not there; and nobody who could have them."""
+    url = httpserver.url_for("/jwks")
+    site.change("key_file: idp.pem", f'jwks_url: "{url}"')
+    httpserver.expect_ordered_request("/jwks").respond_with_json({"keys": [JWK, JWK | {"kid": "k2", "use": "enc"}]})
+    httpserver.expect_ordered_request("/jwks").respond_with_json({}, status=404)
+    assert [site.wrong(), site.wrong()] == [
+        [("issuer", "warning", "https://idp.test: 1 of its keys cannot be used here")],
+        [("issuer", "wrong", "https://idp.test: answered 404 (status)")],
+    ]
+    site.change(url, f"http://127.0.0.1:{free_port()}/jwks")
+    assert site.wrong() == [
+        ("issuer", "wrong", "https://idp.test: the request failed: ConnectError (unreachable)"),
+    ]
+
+
+def test_an_issuers_files(site: Site) -> None:
+    site.change("key_file: idp.pem", 'jwks_url: "https://idp.test/jwks", ca_file: ca.pem, token_file: token')
+    assert site.wrong("--offline") == [
+        (
+            "issuer",
+            "wrong",
+            "https://idp.test: the ca_file ca.pem cannot be used: [Errno 2] No such file or directory",
+        ),
+        ("issuer", "wrong", "https://idp.test: the token_file token: No such file or directory"),
+    ]
+    site.change('jwks_url: "https://idp.test/jwks", ca_file: ca.pem, token_file: token', "key_file: nowhere.pem")
+    assert site.wrong() == [
+        ("issuer", "wrong", "https://idp.test: nowhere.pem cannot be read: FileNotFoundError (file)"),
+    ]
+
+
+def test_a_dead_upstream(site: Site) -> None:
+    port = free_port()
+    orders = 'orders.localhost], upstream: "http://127.0.0.1:'
+    site.change(f"{orders}{site.upstream}", f"{orders}{port}")
+    assert site.wrong() == [("upstream", "wrong", f"orders: http://127.0.0.1:{port}: nobody listens there")]
+
+
+def test_an_upstream_that_does_not_speak_tls(site: Site) -> None:
+    site.change('"http://127.0.0.1', '"https://127.0.0.1')
+    site.config.write_text(site.config.read_text() + "limits: {connect_timeout: 200ms}\n")
+    address = f"https://127.0.0.1:{site.upstream}"
+    assert site.wrong() == [
+        ("upstream", "wrong", f"orders: {address}: connecting to the upstream took too long"),
+        ("upstream", "wrong", f"billing: {address}: connecting to the upstream took too long"),
+    ]
+
+
+def test_an_upstreams_authorities(site: Site) -> None:
+    text = site.config.read_text().replace('"http://127.0.0.1', '"https://127.0.0.1')
+    site.config.write_text(text.replace('"}', '", tls: {ca_file: ca.pem}}'))
+    expected = "ca.pem: cannot be used for TLS: [Errno 2] No such file or directory"
+    assert site.wrong() == [
+        ("upstream", "wrong", f"orders: {expected}"),
+        ("upstream", "wrong", f"billing: {expected}"),
+    ]
+
+
+def test_directories_that_cannot_be_written(site: Site) -> None:
+    (site.directory / "file").write_text("")
+    site.config.write_text(site.config.read_text() + "audit: {path: file/audit}\nstate: file\n")
+    assert site.wrong() == [
+        ("state", "wrong", "file is not a directory"),
+        ("audit", "wrong", "file/audit cannot be made: file is not a directory"),
+    ]
+    site.change("file/audit", "file")
+    assert site.wrong()[1] == ("audit", "wrong", "file is not a directory")
+
+
+def test_a_state_directory_that_is_open_to_others(site: Site) -> None:
+    (site.directory / "state").mkdir(mode=0o755)
+    assert site.wrong() == [
+        ("state", "wrong", "state holds keys and sockets, and has to be this user's alone (mode 0700)"),
+    ]
+
+
+def test_a_signing_key(site: Site) -> None:
+    """Good; of another algorithm than the configured one; open to others; and no key. What is in it is never shown."""
+    path = site.directory / "state" / "signing-key.pem"
+    key = ensure_signing_key(path)
+    assert ("signing key", "ok", f"state/signing-key.pem: EdDSA, {key.id}") in site.check("--offline")[1]
+    site.config.write_text(site.config.read_text() + "signing: {algorithm: ES256}\n")
+    said = [site.wrong("--offline")]
+    path.chmod(0o644)
+    said.append(site.wrong("--offline"))
+    path.chmod(0o600)
+    path.write_text("secret")
+    said.append(site.wrong("--offline"))
+    path.unlink()
+    site.change("algorithm: ES256", "extra_keys: [nowhere.pem]")
+    said.append(site.wrong("--offline"))
+    assert [what for found in said for _, _, what in found] == [
+        "state/signing-key.pem: the signing key is for EdDSA, and ES256 is configured",
+        "state/signing-key.pem: the signing key is open to others (mode 0644): chmod 600, or mount it so",
+        "state/signing-key.pem: not a signing key: an unencrypted PKCS #8 PEM with an Ed25519 or P-256 key is expected",
+        "nowhere.pem: cannot be read: No such file or directory",
+    ]
+
+
+def test_a_check_disturbs_nothing_that_runs(site: Site, opa_binary: Path) -> None:
+    """It takes no lock, no socket and no port from a proxy on the same files."""
+    site.check()
+    before = {path: path.stat().st_mtime_ns for path in sorted(site.directory.rglob("*"))}
+    stopped, served = threading.Event(), []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        site.change("127.0.0.1:0", f"127.0.0.1:{server.getsockname()[1]}")
+        before[site.config] = site.config.stat().st_mtime_ns
+
+        def accept() -> None:
+            server.settimeout(0.05)
+            while not stopped.is_set():
+                with contextlib.suppress(TimeoutError):
+                    served.append(server.accept()[0])
+
+        acceptor = threading.Thread(target=accept)
+        acceptor.start()
+        try:
+            assert site.check()[0] == 0
+        finally:
+            stopped.set()
+            acceptor.join()
+    assert served == []
+    assert {path: path.stat().st_mtime_ns for path in sorted(site.directory.rglob("*"))} == before

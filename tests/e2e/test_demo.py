@@ -1,0 +1,74 @@
+"""The demo, as it is run from a shell: up in seconds, each stop of its tour holds, and gone without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.faults import descendants, eventually
+from support.installed import OSTIARY, demo_check, program
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Where the demos of a test keep their files: below /tmp, because the paths of unix sockets are limited."""
+    with tempfile.TemporaryDirectory(prefix="ost-", dir="/tmp") as place:
+        yield Path(place)
+
+
+@contextlib.contextmanager
+def taken(*ports: int) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            with contextlib.suppress(OSError):  # taken already, which is as good
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+
+
+async def test_two_demos_at_once_hold_every_promise_of_the_tour_on_ports_that_are_free(
+    opa_binary: Path, home: Path
+) -> None:
+    """The ports that they would rather have are taken."""
+    with taken(8080, 9000, 9002):
+        found = await asyncio.gather(*(demo_check(home=home, cwd=home) for _ in range(2)))
+    for outcomes in found:
+        assert [outcome for outcome in outcomes if not outcome["held"]] == []
+        assert len(outcomes) >= 13
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_demo_is_up_in_ten_seconds_and_gone_in_three(
+    opa_binary: Path, home: Path, number: signal.Signals, record_property: pytest.RecordProperty
+) -> None:
+    async with program(*OSTIARY, "demo", home=home, cwd=home) as demo:
+        up = await demo.writes("Ctrl-C ends the demo.")
+        (port,) = re.findall(r"The proxy listens on 127\.0\.0\.1:(\d+)", demo.text)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://127.0.0.1:{port}/orders/42"
+            answer = await client.get(url, headers={"host": "orders.localhost"})  # and its connection stays open
+            assert answer.status_code == 401
+            status, gone = await demo.end(number)
+        assert status == 0
+        assert "Traceback" not in demo.text
+    record_property("seconds up", up)
+    record_property("seconds gone", gone)
+    assert up < 10
+    assert gone < 3
+
+
+async def test_a_signal_ends_a_demo_that_is_coming_up(opa_binary: Path, home: Path) -> None:
+    async with program(*OSTIARY, "demo", "--check", home=home, cwd=home) as demo:
+        await eventually(lambda: len(descendants(demo.process.pid)) >= 2)  # OPA serves, and a worker starts
+        status, gone = await demo.end(signal.SIGTERM)
+        assert status == 1
+        assert demo.text == ""
+    assert gone < 3
