@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -43,6 +44,9 @@ from ostiary.problem import Problems
 from ostiary.server import Gate, ListenerLimits, Refused, strict_protocol
 from ostiary.target import Targets
 from ostiary.upstream import Forwarder, TlsSettings, UpstreamSettings
+
+_LOOK_INTERVAL: Final = 5.0
+"""Seconds between two looks at OPA, at most."""
 
 
 class DataApplication(Starlette):
@@ -209,7 +213,9 @@ def policy_monitor(
         if opa.managed is None
         else DirectoryPublication(bundle=BundleDirectory(opa.managed.bundle), clock=clock)
     )
-    return client, PolicyMonitor(opa=client, publication=publication, clock=clock)
+    # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
+    interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
+    return client, PolicyMonitor(opa=client, publication=publication, clock=clock, interval=interval)
 
 
 # From what people wrote to what each stage takes: the stages never see the configuration.

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.faults import all_gone, descendants, ended, eventually, status_of, stopped
+from support.faults import all_gone, descendants, ended, eventually, status_of, stopped, zombies
 from support.forwarding import connected, replies, response
 from support.proxy import RunningProxy, alive, running_proxy
 from support.upstream import RawUpstream, Seen, UpstreamConnection
@@ -68,7 +68,7 @@ def descriptors(pid: int) -> int:
 
 
 async def test_workers_share_the_socket_and_one_that_is_killed_is_replaced(opa_binary: Path) -> None:
-    """While one is missing the others serve, the proxy is not ready, and no descriptor is lost by its replacement."""
+    """While one is missing the others serve, the proxy is not ready, and its replacement leaves nothing behind."""
     async with (
         RawUpstream(replies(response())).running() as upstream,
         running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
@@ -96,6 +96,7 @@ async def test_workers_share_the_socket_and_one_that_is_killed_is_replaced(opa_b
         assert not set(before) & set(proxy.worker_pids)
         # The connections of the looks at its health may be a moment in ending.
         await eventually(lambda: descriptors(proxy.pid) == opened)
+        assert zombies(proxy.pid) == []
         assert "w0 was ended by SIGKILL; started again in" in proxy.log_text()
 
         async with connected(proxy.port), httpx.AsyncClient(trust_env=False) as client:

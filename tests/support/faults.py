@@ -77,6 +77,17 @@ def descendants(pid: int) -> list[int]:
     return found + [one for child in found for one in descendants(child)]
 
 
+def zombies(pid: int) -> list[int]:
+    """Those of its children that have ended and that it has not waited for."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if (state, int(parent)) == ("Z", pid):
+                found.append(int(path.parent.name))
+    return found
+
+
 async def all_gone(pids: list[int], *, seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while left := [pid for pid in pids if alive(pid)]:

@@ -115,7 +115,9 @@ def test_an_alias_of_a_listed_header_never_goes_upstream(name: bytes) -> None:
         b"x-rewrite-url", b"x-accel-redirect", b"x-forwarded-client-cert", b"x-http-method-override",
         b"x-http-method", b"x-method-override", b"proxy", b"x-api-key", b"api-key", b"cookie", b"te", b"trailer",
         b"keep-alive", b"proxy-connection", b"proxy-authorization", b"dpop", b"x-envoy-internal",
-        b"ostiary-decision-id",
+        b"ostiary-decision-id", b"impersonate-user", b"impersonate-extra-scopes", b"x-goog-authenticated-user-email",
+        b"x-webauth-user", b"x-consumer-username", b"x-custom-ip-authorization", b"x-originating-ip", b"script-name",
+        b"access-token", b"token", b"x-subject-token",
     ],
 )  # fmt: skip
 def test_a_header_seen_in_an_attack_never_goes_upstream(name: bytes) -> None:
@@ -234,6 +236,11 @@ def test_a_response_header_that_repeats_the_credential_is_dropped() -> None:
         (b"http://10.0.0.9:8080//evil.test/x", None),
         (b"http://10.0.0.9:8080/\\evil.test/x", None),
         (b"http://10.0.0.10:9090/x", None),
+        (b"http://10.0.0.9:8080\\evil.test/x", None),
+        (b"http:\\\\10.0.0.9:8080\\x", None),
+        (b"http:10.0.0.10:9090/x", None),
+        (b"/\\user@10.0.0.10:9090/x", None),
+        (b"/\\elsewhere.test/x", b"/\\elsewhere.test/x"),
         (b"https://elsewhere.test/x", b"https://elsewhere.test/x"),
         (b"http://169.254.169.254/latest/", b"http://169.254.169.254/latest/"),
     ],

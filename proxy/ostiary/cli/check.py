@@ -23,7 +23,7 @@ _CONFIGURATION: Final = Path("ostiary.yaml")
 
 def command(
     policy: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="A directory with permissions.yaml and *.rego, as sources.")
+        Path | None, typer.Argument(metavar="DIR", help="A directory with permissions.yaml and *.rego, as sources.")
     ] = None,
     config: Annotated[
         Path | None,

@@ -124,6 +124,9 @@ def _fail(question: _Question, error: Exception) -> None:
     """Each gets an exception of its own: one that is raised in many places grows a traceback in each."""
     if question.answer.done():
         return
-    unavailable = PolicyUnavailable(str(error) if isinstance(error, PolicyUnavailable) else type(error).__name__)
+    if isinstance(error, PolicyUnavailable):
+        unavailable = type(error)(error.detail)
+    else:
+        unavailable = PolicyUnavailable(type(error).__name__)
     unavailable.__cause__ = error
     question.answer.set_exception(unavailable)

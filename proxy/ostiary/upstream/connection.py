@@ -127,11 +127,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing has come that no request asked for, not even to the kernel: to be asked before `begin`.
+        """Whether it is open and nothing has come that no request asked for, not even to the kernel: to be asked
+        before `begin`.
 
         The event loop may not have read yet what an upstream sent on after its last response, or that it closed.
         """
-        return not self.lost and not self._arrivals.poll(0)
+        return not self.lost and not self._transport.is_closing() and not self._arrivals.poll(0)
 
     def rest(self, now: float) -> None:
         """Stay open without an exchange."""
