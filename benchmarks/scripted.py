@@ -39,7 +39,14 @@ async def main(path: Path) -> None:
         composed = compose(config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock())
         listen(listener)
         server = Server(
-            uvicorn.Config(composed.application, http=composed.protocol, ws="none", log_config=None, access_log=False, proxy_headers=False)
+            uvicorn.Config(
+                composed.application,
+                http=composed.protocol,
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+            )
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
         await server.serve(sockets=[listener])

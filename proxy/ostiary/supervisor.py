@@ -35,7 +35,7 @@ from ostiary.errors import ConfigurationError
 from ostiary.listening import Server, bind, listen, listen_unix, private_directory
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.external import ExternalOpa
-from ostiary.opa.install import ensure_opa
+from ostiary.opa.install import accept_opa, ensure_opa
 from ostiary.opa.monitor import PolicyMonitor
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.worker import WorkerSettings
@@ -137,7 +137,7 @@ class Supervisor:
     def _opa(self) -> contextlib.AbstractAsyncContextManager[PolicyService]:
         opa = self._config.opa
         if opa.managed is not None:
-            binary = opa.managed.binary or self._opa_binary or ensure_opa()
+            binary = self._opa_binary or opa.managed.binary or ensure_opa()
             return ManagedOpa(binary=binary, bundle=opa.managed.bundle, directory=self._config.state / "opa")
         token = None if opa.token is None else opa.token.get_secret_value()
         return ExternalOpa(address=OpaAddress.parse(str(opa.url)), token=token)
@@ -225,9 +225,10 @@ def refuse_unreadable(config: Config) -> None:
 def serve(config: Config) -> None:
     """Run a proxy until SIGTERM or SIGINT. Blocks, and raises what `Supervisor.run` and `ensure_opa` do."""
     binary = None
-    if config.opa.managed is not None and config.opa.managed.binary is None:
+    if config.opa.managed is not None:
         # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
-        binary = ensure_opa(progress=_log.info)
+        configured = config.opa.managed.binary
+        binary = ensure_opa(progress=_log.info) if configured is None else accept_opa(configured)
     asyncio.run(_run_until_signalled(Supervisor(config, opa_binary=binary)))
 
 

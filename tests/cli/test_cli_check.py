@@ -231,8 +231,8 @@ def test_opa_that_cannot_be_had(site: Site, policy: Path) -> None:
 @pytest.mark.parametrize(
     ("binary", "what"),
     [
-        ("/nowhere/opa", "OPA ended with status 1: /nowhere/opa cannot be started: No such file or directory"),
-        ("/bin/true", "OPA ended with status 0"),
+        ("/nowhere/opa", "The OPA that is configured cannot be used: /nowhere/opa is not an OPA that runs."),
+        ("/bin/true", "The OPA that is configured cannot be used: /bin/true is not an OPA that runs."),
     ],
 )
 def test_a_managed_opa_that_does_not_start(site: Site, binary: str, what: str) -> None:
@@ -336,7 +336,7 @@ def test_an_issuers_files(site: Site) -> None:
     ]
     site.change('jwks_url: "https://idp.test/jwks", ca_file: ca.pem, token_file: token', "key_file: nowhere.pem")
     assert site.wrong() == [
-        ("issuer", "wrong", "https://idp.test: nowhere.pem cannot be read: FileNotFoundError (file)"),
+        ("issuer", "wrong", "https://idp.test: nowhere.pem cannot be read: No such file or directory (file)"),
     ]
 
 

@@ -14,6 +14,8 @@ from support.docs import ROOT, pages
 DOCS = ROOT / "docs"
 EVERY = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 
+CATEGORIES = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
 
 def prose(page: Path) -> str:
     """A page without its fenced blocks."""
@@ -42,11 +44,9 @@ def test_every_refusal_is_on_its_page_with_its_status_and_sentence() -> None:
 def test_reasons_that_other_pages_name_exist() -> None:
     families = "audit|body|condition|credential|grant|header|host|identity|message|method|origin|permission|policy"
     pattern = rf"`((?:{families}|request|route|target|token|too|unknown|upgrade|upstream)-[a-z-]+)`"
-    # Keys of permissions.yaml, names of endpoints and files of the examples look the same.
-    others = {"request-malformed", "upstream-connections"}
     for page in pages():
         for name in re.findall(pattern, prose(page)):
-            assert name in REASONS or name in others, f"{page.name}: {name}"
+            assert name in REASONS, f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
@@ -81,5 +81,6 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
 
     assert text.startswith("# Changelog\n")
     assert versions[0] == "[Unreleased]"
+    assert set(re.findall(r"^### (.+)$", text, flags=re.MULTILINE)) <= CATEGORIES
     assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version) for version in versions[1:])
     assert ostiary.__version__ in text

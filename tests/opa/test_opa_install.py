@@ -17,7 +17,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from ostiary.opa.install import OpaNotFound, Sources, ensure_opa
+from ostiary.opa.install import OpaNotFound, Sources, accept_opa, ensure_opa
 from ostiary.opa.release import Release
 
 
@@ -145,6 +145,13 @@ class TestOverride:
         chosen = place(tmp_path / "chosen", content)
         with pytest.raises(OpaNotFound, match="The OPA that OSTIARY_OPA names cannot be used"):
             ensure_opa(cache_dir=places.cache, override=str(chosen))
+
+    @pytest.mark.parametrize("content", [program("1.20.0"), program("1.2.3"), b"x"])
+    def test_so_does_the_one_that_is_configured(self, tmp_path: Path, content: bytes) -> None:
+        good = place(tmp_path / "good", program())
+        assert accept_opa(good) == good
+        with pytest.raises(OpaNotFound, match="The OPA that is configured cannot be used"):
+            accept_opa(place(tmp_path / "bad", content))
 
     def test_is_an_environment_variable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         chosen = place(tmp_path / "chosen", program())

@@ -171,9 +171,15 @@ def test_nesting_without_end_costs_no_stack() -> None:
     assert refused("[" * 200_000) == "file.yaml:1: values are nested more than 32 deep"
 
 
-def test_a_file_that_is_not_there_not_utf8_or_too_large_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_not_a_file_not_utf8_or_too_large_is_refused(tmp_path: Path) -> None:
     said = {}
-    for name, content in {"absent": None, "latin": b"a: 1\nb: \xe9\n", "large": b"#" * (MAX_BYTES + 1)}.items():
+    (tmp_path / "folder").mkdir()
+    for name, content in {
+        "absent": None,
+        "folder": None,
+        "latin": b"a: 1\nb: \xe9\n",
+        "large": b"#" * (MAX_BYTES + 1),
+    }.items():
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
@@ -182,6 +188,7 @@ def test_a_file_that_is_not_there_not_utf8_or_too_large_is_refused(tmp_path: Pat
         said[name] = [line.replace(str(path), name) for line in error.value.mistakes]
     assert said == {
         "absent": ["absent:1: there is no such file"],
+        "folder": ["folder: is a directory, not a file"],
         "latin": ["latin:2: the file is not UTF-8"],
         "large": ["large:1: the file is larger than 64 MiB"],
     }

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ostiary.cli.output import console, fail, print_json
+from ostiary.cli.output import fail, print_json, print_table
 from ostiary.demo.place import new_demo
 from ostiary.demo.run import running_demo
 from ostiary.demo.tour import Outcome, Tour, guide
@@ -71,11 +70,7 @@ def _cancel_when_signalled() -> None:
 
 
 def _print(outcomes: list[Outcome]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "what it shows", "seen"):
-        table.add_column(heading, overflow="fold")
-    for outcome in outcomes:
-        table.add_row("ok" if outcome.held else "FAILED", outcome.shows, outcome.seen)
-    console().print(table)
+    rows = [("ok" if outcome.held else "FAILED", outcome.shows, outcome.seen) for outcome in outcomes]
+    print_table(("", "what it shows", "seen"), rows)
     held = sum(outcome.held for outcome in outcomes)
     typer.echo(f"{held} held, {len(outcomes) - held} fell short")

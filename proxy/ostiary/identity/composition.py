@@ -54,7 +54,8 @@ def build_authenticator(
 ) -> BearerAuthenticator:
     """An authenticator for these issuers; `cache_capacity` 0 verifies every token on every request.
 
-    `failures` replaces the limit on invalid tokens from one address. `refresh` replaces the defaults for fetched and for local keys alike.
+    `failures` replaces the limit on invalid tokens from one address, `refresh` the defaults for fetched and for local
+    keys alike.
     Raises `ValueError` for no issuer, or one that occurs twice.
     """
     if not issuers:

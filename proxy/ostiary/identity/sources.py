@@ -77,7 +77,7 @@ class FileSource:
             with self._path.open("rb") as file:
                 document = file.read(MAX_DOCUMENT_BYTES + 1)
         except OSError as error:
-            raise KeySourceError("file", f"{self._path} cannot be read: {type(error).__name__}") from None
+            raise KeySourceError("file", f"{self._path} cannot be read: {error.strerror}") from None
         if len(document) > MAX_DOCUMENT_BYTES:
             raise KeySourceError("oversized", f"{self._path} is larger than {MAX_DOCUMENT_BYTES} bytes")
         return document

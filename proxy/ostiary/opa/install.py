@@ -104,6 +104,14 @@ def ensure_opa(
             ) from why
 
 
+def accept_opa(program: Path, *, floor: str = FLOOR) -> Path:
+    """`program`, the one that somebody chose, if it is an OPA of at least version `floor`. Raises `OpaNotFound`."""
+    try:
+        return _Finder(floor=floor, checksum=None).accept(program)
+    except _Unusable as why:
+        raise OpaNotFound(f"The OPA that is configured cannot be used: {why}.") from why
+
+
 class _Finder:
     """Looks at programs, and accepts those that are a good OPA."""
 

@@ -101,6 +101,8 @@ def read_document(path: Path) -> Document:
     key, a tag) are in `Document.mistakes`, so that all of a file's mistakes can be reported together.
     """
     try:
+        if path.is_dir():
+            raise ConfigurationError([f"{path}: is a directory, not a file"])
         if not path.is_file():
             raise ConfigurationError([f"{path}:1: there is no such file"])
         if path.stat().st_size > MAX_BYTES:
