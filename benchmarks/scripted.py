@@ -19,6 +19,7 @@ from ostiary.credential import ensure_signing_key
 from ostiary.decision.scripted import ScriptedAuthorizer, allow
 from ostiary.opa.catalog import CatalogEntry
 from ostiary.listening import Server, bind, listen, private_directory
+from ostiary.worker import settle_collector
 
 
 class OneEndpoint:
@@ -38,6 +39,7 @@ async def main(path: Path) -> None:
     with contextlib.closing(bind(config.listen.data.host, config.listen.data.port)) as listener:
         composed = compose(config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock())
         listen(listener)
+        settle_collector()
         server = Server(
             uvicorn.Config(
                 composed.application,

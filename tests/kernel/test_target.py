@@ -456,3 +456,27 @@ def test_every_path_attack(case: dict[str, Any]) -> None:
     else:
         target = TARGETS.resolve(sent)
         assert canonicalise(target.path.encode()) == target.segments
+
+
+@pytest.mark.parametrize(
+    ("raw", "accepted"),
+    [
+        (b"/a" * 128, True),
+        (b"/a" * 129, False),
+        (b"/%61" * 128, True),
+        (b"/%61" * 129, False),
+        (b"/a" * 127 + b"/", True),
+        (b"/a" * 128 + b"/", False),
+    ],
+)
+def test_a_path_has_a_bounded_number_of_segments(raw: bytes, accepted: bool) -> None:
+    """Each costs time before anybody is identified, here and in the policy."""
+    assert refusal(canonicalise, raw) == (None if accepted else "target-malformed")
+
+
+@pytest.mark.parametrize("separator", [b"&", b";"])
+@pytest.mark.parametrize("parameter", [b"a", b"", b"a=b", b"%61"])
+def test_a_query_has_a_bounded_number_of_parameters(parameter: bytes, separator: bytes) -> None:
+    """More are refused, not left undecoded: a rule that denies for a parameter could not see it."""
+    assert refusal(check_query, separator.join([parameter] * 256)) is None
+    assert refusal(check_query, separator.join([parameter] * 257)) == "target-malformed"

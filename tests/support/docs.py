@@ -354,6 +354,7 @@ class Reading:
             background = "background" in block.words and command is found[-1]
             if background:
                 self._await(command, self.shell.start(text), block)
+                await_listeners(text)
                 continue
             time.sleep(_PAUSE)
             printed = self.shell.run(text)
@@ -387,6 +388,21 @@ def reading(page: Path, home: Path, environment: Mapping[str, str]) -> Iterator[
         bindings.values |= dict(zip(sorted(shown), free_ports(len(shown)), strict=True))
     with Shell(home, environment) as shell:
         yield Reading(page=page, home=home, shell=shell, bindings=bindings)
+
+
+def await_listeners(command: str) -> None:
+    """Wait until somebody listens on each port that a command names: what it starts may say nothing when it is up."""
+    deadline = time.monotonic() + _PATIENCE
+    for port in [int(found[0]) for found in _VALUE.finditer(command) if found.lastgroup == "port"]:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise Mismatch(f"{command!r} does not listen on {port}") from None
+                time.sleep(0.05)
+            else:
+                break
 
 
 def free_ports(count: int) -> list[str]:
