@@ -17,8 +17,8 @@ from ostiary.clock import SystemClock
 from ostiary.config import load_config
 from ostiary.credential import ensure_signing_key
 from ostiary.decision.scripted import ScriptedAuthorizer, allow
-from ostiary.opa.catalog import CatalogEntry
 from ostiary.listening import Server, bind, listen, private_directory
+from ostiary.opa.catalog import CatalogEntry
 from ostiary.worker import settle_collector
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -15,20 +17,23 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock, held when it is set back: a clock that steps back must revive no grant and no token."""
+    """The machine's clock, except that it is never set back: that would revive tokens and grants, or let them live on.
 
-    def __init__(self) -> None:
-        self._latest = 0.0
+    Unix time runs ahead of the monotonic clock by an offset, which a step changes. The greatest offset seen counts, so
+    a step forward is followed, and after a step back time goes on as if there had been none.
+    """
+
+    def __init__(
+        self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall = wall
+        self.monotonic = monotonic
+        self._offset = -math.inf
 
     def now(self) -> float:
-        current = time.time()
-        if current < self._latest:
-            return self._latest
-        self._latest = current
-        return current
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+        monotonic = self.monotonic()
+        self._offset = max(self._offset, self._wall() - monotonic)
+        return monotonic + self._offset
 
 
 class ManualClock:

@@ -213,9 +213,9 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """What is started in this context begins with SIGINT blocked: a terminal sends it to all, and the supervisor
-    decides for all. The worker ignores it as soon as it can."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """What is started in this context begins with SIGINT and SIGHUP blocked: a terminal sends them to all, and the
+    supervisor decides for all. The worker ignores them as soon as it can."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -139,8 +139,10 @@ class Supervisor:
         if opa.managed is not None:
             binary = self._opa_binary or opa.managed.binary or ensure_opa()
             return ManagedOpa(binary=binary, bundle=opa.managed.bundle, directory=self._config.state / "opa")
+        if opa.url is None:
+            raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
         token = None if opa.token is None else opa.token.get_secret_value()
-        return ExternalOpa(address=OpaAddress.parse(str(opa.url)), token=token)
+        return ExternalOpa(address=opa.url, token=token)
 
     @contextlib.asynccontextmanager
     async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:
@@ -223,7 +225,7 @@ def refuse_unreadable(config: Config) -> None:
 
 
 def serve(config: Config) -> None:
-    """Run a proxy until SIGTERM or SIGINT. Blocks, and raises what `Supervisor.run` and `ensure_opa` do."""
+    """Run a proxy until SIGTERM, SIGINT or SIGHUP. Blocks, and raises what `Supervisor.run` and `ensure_opa` do."""
     binary = None
     if config.opa.managed is not None:
         # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
@@ -234,6 +236,6 @@ def serve(config: Config) -> None:
 
 async def _run_until_signalled(supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, supervisor.stop)
     await supervisor.run()

@@ -59,8 +59,9 @@ class WorkerSettings:
 
 def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
     """The entry point of the process. Exit status 1: it could not start, or did not end as it should."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor decides for all
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all; the supervisor decides for all
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     configure_logging(level=settings.config.logging.level, form=settings.config.logging.format)
     supervisor = _Supervisor(sender)
     try:

@@ -115,6 +115,13 @@ def test_a_directory_that_is_a_file_is_an_error_and_ends_when_it_no_longer_is(tm
     assert contents(directory) == [b"2\n"]
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_directory_that_others_can_write_in_is_not_used(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionError, match="others can write in the directory"):
+        files(tmp_path).open()
+
+
 def test_with_sync_lines_are_written_all_the_same(tmp_path: Path) -> None:
     sink = files(tmp_path, sync=True)
     sink.append([b"1\n"])

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ostiary.config import Config, load_config
 from ostiary.config.fields import Origin, UnixAddress, is_loopback
+from ostiary.opa.address import OpaAddress
 from support.files import CONFIG, mistakes
 
 LEAST: Final = """\
@@ -125,7 +126,7 @@ def test_values_have_one_form(tmp_path: Path) -> None:
         "proxy",
         ("orders.localhost",),
         Origin("https", "orders.internal", 443),
-        UnixAddress(Path("/run/opa/opa.sock")),
+        OpaAddress(socket=Path("/run/opa/opa.sock")),
         0,
     )
 

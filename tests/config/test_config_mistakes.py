@@ -307,6 +307,19 @@ opa: {managed: {bundle: build/demo}}
 """,
         ["ostiary.yaml:3: issuers[0].algorithms: is empty, which never means 'any': name what is meant"],
     ),
+    "an issuer that is the proxy itself": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: "https://ostiary.localhost", audience: proxy, key_file: k, algorithms: [EdDSA]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {managed: {bundle: build/demo}}
+""",
+        [
+            "ostiary.yaml:3: issuers[0].issuer: the proxy signs credentials in this name itself: none of them is a caller's token"
+        ],
+    ),
     "a symmetric algorithm": (
         """\
 listen: {data: 127.0.0.1:8080}

@@ -75,6 +75,46 @@ async def test_what_comes_while_all_lanes_are_taken_goes_when_one_is_free() -> N
     assert echo.calls[2:] == [[6, 7, 8], [9]]
 
 
+def asked_by(number: int, subject: str = "web", *, query: int = 0, groups: int = 0) -> dict[str, Json]:
+    claims: dict[str, Json] = {"tenant": "acme", "groups": ["g"] * groups}
+    return {
+        "q": f"{subject}-{number}",
+        "subject": {"id": subject, "properties": {"issuer": "https://idp.test", "claims": claims}},
+        "resource": {"properties": {"segments": ["orders"], "query": [["a", "b"]] * query or None}},
+    }
+
+
+async def test_identities_take_turns() -> None:
+    """Whoever asks much waits for itself: who comes last with one question is in the next call."""
+    echo = Echo()
+    echo.held.clear()
+    policy = BatchingPolicy(policy=echo, deadline=5, most=3, lanes=1)
+    asked = [asyncio.create_task(policy.query(asked_by(n, "greedy"))) for n in range(9)]
+    await asyncio.sleep(0.01)
+    asked += [asyncio.create_task(policy.query(asked_by(n, "web"))) for n in range(2)]
+    await asyncio.sleep(0.01)
+    echo.held.set()
+    await asyncio.gather(*asked)
+    assert echo.calls == [
+        ["greedy-0", "greedy-1", "greedy-2"],
+        ["greedy-3", "web-0", "greedy-4"],
+        ["web-1", "greedy-5", "greedy-6"],
+        ["greedy-7", "greedy-8"],
+    ]
+
+
+@pytest.mark.parametrize(("query", "groups"), [(256, 0), (0, 512)])
+async def test_questions_that_hold_a_lot_fill_a_call_sooner(query: int, groups: int) -> None:
+    echo = Echo()
+    policy = BatchingPolicy(policy=echo, deadline=5, lanes=1)
+    await asyncio.gather(
+        policy.query(asked_by(0, "light")),
+        *(policy.query(asked_by(n, "heavy", query=query, groups=groups)) for n in range(2)),
+        *(policy.query(asked_by(n, "light")) for n in range(1, 3)),
+    )
+    assert echo.calls == [["light-0", "heavy-0"], ["light-1", "heavy-1"], ["light-2"]]
+
+
 async def test_one_that_spoils_a_call_goes_without_an_answer_alone() -> None:
     echo = Echo()
     assert await ask(BatchingPolicy(policy=echo, deadline=5), 1, "poison", 2) == [1, EvaluationFailed, 2]

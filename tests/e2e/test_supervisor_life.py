@@ -130,15 +130,15 @@ async def test_without_its_supervisor_nothing_goes_on(opa_binary: Path) -> None:
             assert await again.wait() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_drains(opa_binary: Path, number: signal.Signals) -> None:
     """What is in progress ends as if nothing were, nothing new is accepted, OPA ends last, and the exit status is 0.
 
-    SIGINT goes to the workers too, as from a terminal.
+    SIGINT and SIGHUP go to the workers too, as from a terminal.
     """
     async with in_flight() as (proxy, slow, task):
         opa, workers = proxy.opa_pid, proxy.worker_pids
-        for pid in [proxy.pid, *(workers if number == signal.SIGINT else ())]:
+        for pid in [proxy.pid, *(workers if number != signal.SIGTERM else ())]:
             os.kill(pid, number)
         await eventually(lambda: refused(proxy))
         assert (await asyncio.to_thread(proxy.health))[1]["draining"] is True

@@ -164,9 +164,11 @@ def test_what_a_worker_cannot_be_put_together_from_is_shown_as_it_is_written(fai
 
 
 def test_an_opa_that_is_no_program(failing: Failing, place: Path) -> None:
-    ended = failing(opa=f"{{managed: {{bundle: bundle, binary: {place}/nowhere}}}}")
-    assert (ended.status, ended.left) == (1, [])
-    assert f"{place}/nowhere cannot be started: No such file or directory" in ended.said
+    assert failing(opa=f"{{managed: {{bundle: bundle, binary: {place}/nowhere}}}}") == Ended(
+        1,
+        f"ostiary.yaml: The OPA that is configured cannot be used: {place}/nowhere is not an OPA that runs.\n",
+        [],
+    )
 
 
 async def test_a_signal_ends_a_start_that_waits(failing: Failing, place: Path) -> None:

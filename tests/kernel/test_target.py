@@ -471,12 +471,15 @@ def test_every_path_attack(case: dict[str, Any]) -> None:
 )
 def test_a_path_has_a_bounded_number_of_segments(raw: bytes, accepted: bool) -> None:
     """Each costs time before anybody is identified, here and in the policy."""
-    assert refusal(canonicalise, raw) == (None if accepted else "target-malformed")
+    if accepted:
+        assert len(canonicalise(raw)) == 128
+    else:
+        assert refusal(canonicalise, raw) == "target-malformed"
 
 
 @pytest.mark.parametrize("separator", [b"&", b";"])
 @pytest.mark.parametrize("parameter", [b"a", b"", b"a=b", b"%61"])
 def test_a_query_has_a_bounded_number_of_parameters(parameter: bytes, separator: bytes) -> None:
     """More are refused, not left undecoded: a rule that denies for a parameter could not see it."""
-    assert refusal(check_query, separator.join([parameter] * 256)) is None
+    check_query(separator.join([parameter] * 256))
     assert refusal(check_query, separator.join([parameter] * 257)) == "target-malformed"

@@ -188,6 +188,14 @@ def test_a_rule_that_breaks_fails_the_tests_on_the_bundle(builder: Builder) -> N
         ),
         ("package policy\n\nallow if time.now_ns() > 0\n", "policy.rego:3: undefined function time.now_ns"),
         ("package policy\n\nallow if opa.runtime().env.X\n", "policy.rego:3: undefined function opa.runtime"),
+        (
+            'package policy\n\nallow if io.jwt.decode_verify(input.subject.id, {"secret": "x"})[0]\n',
+            "policy.rego:3: undefined function io.jwt.decode_verify",
+        ),
+        (
+            "package policy.allow\n\nx := false\n",
+            "policy.rego:1: a package of the name 'policy.allow' would stand for the rule",
+        ),
     ],
 )
 def test_rego_that_could_widen_or_not_count_is_refused(builder: Builder, rego: str, mistake: str) -> None:
@@ -199,6 +207,16 @@ def test_rego_that_could_widen_or_not_count_is_refused(builder: Builder, rego: s
 def test_a_test_may_use_what_a_rule_may_not(builder: Builder) -> None:
     builder.write("policy_test.rego", "package policy.tests\n\ntest_clock if time.now_ns() > 0\n")
     builder.build()
+
+
+@pytest.mark.parametrize("rule", ["allow := true", 'deny contains "x" if true', "condition(_, _, _) if true"])
+def test_a_test_file_defines_no_hook(builder: Builder, rule: str) -> None:
+    """An OPA that loads the bundle without leaving tests out would enforce it: it widened once."""
+    name = rule.partition(" ")[0].partition("(")[0]
+    builder.write("policy_test.rego", f"package policy\n\n{rule}\n")
+    assert builder.mistakes() == [
+        f"policy_test.rego:3: a file of tests defines no {name!r}; a test replaces rules by 'with'"
+    ]
 
 
 def test_a_test_in_another_package_is_refused(builder: Builder) -> None:

@@ -70,6 +70,29 @@ def test_deny_refuses_with_its_text_and_is_not_cached_unless_it_states_so(serve:
     }
 
 
+@pytest.mark.parametrize(
+    "rego",
+    [
+        'deny contains "all" if ["page", "all"] in input.resource.properties.query',
+        'deny contains "all" if ["page", "all"] in input.resource.properties[_]',
+        'deny contains "all" if {\n\twalk(input, [_, ["page", "all"]])\n}',
+        'deny contains "all" if _all(input.resource)\n\n_all(asked) if ["page", "all"] in asked.properties.query',
+    ],
+)
+def test_a_query_that_cannot_be_decoded_does_not_get_past_a_deny_that_reads_it(serve: Serve, rego: str) -> None:
+    """`page=all&q=a+b` is null to the policy: what `deny` could not look at is refused (it did not fire once)."""
+    server = serve(rego, "")
+    assert server.decide(asked(query=[["page", "all"]]))["reasons"] == ["policy-denied: all"]
+    assert server.decide(asked(query=[]))["allow"] is True
+    refused = server.decide(asked(undecodable=True))
+    assert (refused["allow"], refused["reasons"]) == (False, ["policy-denied: the query cannot be read"])
+
+
+def test_a_deny_that_does_not_read_the_query_does_not_mind_it(serve: Serve) -> None:
+    server = serve('deny contains "no" if input.subject.id == "nobody"', "")
+    assert server.decide(asked(undecodable=True))["allow"] is True
+
+
 def test_what_hooks_state_is_what_answers_depend_on(serve: Serve) -> None:
     rego = """\
 deny contains "not from there" if input.context.source_ip == "192.0.2.1"

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ class AuditFiles:
     def open(self) -> None:
         """Begin a file. Raises OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(errno.EPERM, "others can write in the directory", str(self._directory))
         self._path, self._descriptor = self._create()
         self._size = 0
         try:

@@ -69,7 +69,7 @@ async def _opa(config: Config) -> list[Finding]:
     try:
         if managed is not None:
             return await _managed_opa(managed)
-        return await _external_opa(config)
+        return await _external_opa(config, config.opa.url) if config.opa.url is not None else []
     except (OpaNotFound, OpaNotReady, ValueError, OSError) as error:
         return wrong("OPA", str(error))
 
@@ -87,9 +87,8 @@ async def _managed_opa(settings: ManagedSettings) -> list[Finding]:
         return ok("OPA", f"{binary} serves {opa.revision}")
 
 
-async def _external_opa(config: Config) -> list[Finding]:
+async def _external_opa(config: Config, address: OpaAddress) -> list[Finding]:
     token = None if config.opa.token is None else config.opa.token.get_secret_value()
-    address = OpaAddress.parse(str(config.opa.url))
     async with ExternalOpa(address=address, token=token, start_timeout=_PATIENCE) as opa:
         findings = ok("OPA", f"{address} serves {opa.revision}")
     async with OpaClient(address=address, token=token) as client:

@@ -21,7 +21,7 @@ def command(
         "ostiary.yaml"
     ),
 ) -> None:
-    """Run the proxy in the foreground until SIGTERM or SIGINT, which drain it."""
+    """Run the proxy in the foreground until SIGTERM, SIGINT or SIGHUP, which drain it."""
     loaded = load_config(config, os.environ)
     configure_logging(level=loaded.logging.level, form=loaded.logging.format)
     try:

@@ -24,6 +24,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from ostiary.opa.address import OpaAddress
 from ostiary.policy.values import distinct, mistake
 from ostiary.policy.words import quoted
 
@@ -190,16 +191,17 @@ def _secure(value: Any) -> str:
     return str(value)
 
 
-def _opa(value: Any, info: ValidationInfo) -> Origin | UnixAddress:
+def _opa(value: Any, info: ValidationInfo) -> OpaAddress:
     address = _unix(value, info)
     if address is not None:
-        return address
+        return OpaAddress(socket=address.path)
     if isinstance(value, str) and value.startswith("unix:"):
         raise mistake("is not a unix socket, which is written unix:///run/opa/opa.sock")
-    origin = read_origin(value)
-    if origin.scheme != "https" and not is_loopback(origin.host):
-        raise mistake("whoever answers there decides: only https is accepted, except on a loopback host")
-    return origin
+    read_origin(value)  # says what is wrong without showing what was written
+    try:
+        return OpaAddress.parse(str(value))
+    except ValueError:
+        raise mistake("whoever answers there decides: only https is accepted, except on a loopback host") from None
 
 
 def _host(value: Any) -> str:
@@ -268,8 +270,8 @@ SecureUrl: TypeAlias = Annotated[
 UpstreamOrigin: TypeAlias = Annotated[
     Origin, PlainValidator(read_origin), _AS_TEXT, WithJsonSchema({"type": "string", "pattern": "^https?://[^/?#@]+$"})
 ]
-OpaAddress: TypeAlias = Annotated[
-    Origin | UnixAddress,
+PolicyAddress: TypeAlias = Annotated[
+    OpaAddress,
     PlainValidator(_opa),
     _AS_TEXT,
     WithJsonSchema({"type": "string", "pattern": "^(unix:.+|https?://[^/?#@]+)$"}),

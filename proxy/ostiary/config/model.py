@@ -20,7 +20,7 @@ from ostiary.config.fields import (
     GrantStoreUrl,
     HostName,
     ListenAddress,
-    OpaAddress,
+    PolicyAddress,
     PrivateAddress,
     Secret,
     SecureUrl,
@@ -172,7 +172,7 @@ class Opa(Strict):
     """The Open Policy Agent that decides. Either `managed` or `url`."""
 
     managed: ManagedOpa | None = None
-    url: OpaAddress | None = None
+    url: PolicyAddress | None = None
     """An OPA that somebody else runs: `unix:///run/opa/opa.sock`, `http://127.0.0.1:8181` or an https origin."""
     token: Secret | None = None
     """A bearer token for the OPA at `url`."""
@@ -287,6 +287,14 @@ class Config(Strict):
             (("issuers", index, "issuer"), f"this issuer is the one of issuers[{issuers.index(issuer)}] already")
             for index, issuer in enumerate(issuers)
             if issuer in issuers[:index]
+        )
+        found.extend(
+            (
+                ("issuers", index, "issuer"),
+                "the proxy signs credentials in this name itself: none of them is a caller's token",
+            )
+            for index, issuer in enumerate(issuers)
+            if issuer == self.credential_issuer
         )
         if found:
             raise mistakes_at(found)

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from ostiary.listening import private_directory
+
 _LATEST: Final = "demo"
 
 
@@ -17,14 +19,16 @@ def _state_home() -> Path:
 
 
 def new_demo(directory: Path | None = None) -> Path:
-    """The directory of a demo that begins (0700), a new one unless it is given. It becomes the latest demo's."""
+    """The directory of a demo that begins (0700), a new one unless it is given. It becomes the latest demo's.
+
+    Raises `ConfigurationError` if others can get into the one that is given.
+    """
     home = _state_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory is None:
         place = Path(tempfile.mkdtemp(prefix="demo-", dir=home))
     else:
-        place = directory.absolute()
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = private_directory(directory.absolute())
     link = place / ".latest"
     link.symlink_to(place)
     link.replace(home / _LATEST)

@@ -75,7 +75,13 @@ def build_bundle(source: Path, out: Path, *, opa: Path | None, sequence: int | N
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as directory:
         place = Path(directory) / "bundle"
-        _write(place, source, organisation, compile_map(permissions, hooks=organisation.hooks), rego_root)
+        _write(
+            place,
+            source,
+            organisation,
+            compile_map(permissions, hooks=organisation.hooks, reads_query=organisation.denies_by_query),
+            rego_root,
+        )
         _check(place, source, rego, capabilities=Path(directory) / "capabilities.json")
         revision = f"{sequence}-{_digest(place)}"
         _write_json(place / MANIFEST, _manifest(revision))

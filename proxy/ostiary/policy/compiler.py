@@ -14,6 +14,8 @@ Everything a decision needs is one look-up by a ground key; nothing is scanned. 
     plain      id → [id of the permission, lifetime, per call], for the terms that are no more than that
     roles      role → service → endpoints, for explanations
     hooks      which of the organisation's rules exist: `{"deny": true, "allow": true}`
+    reads_query
+               true if `deny` can depend on the query: one that cannot be decoded, so that it is null, is refused then
 
 Terms are interned: the same conditions and credential are stored once, however many permissions have them, so that a
 permission costs one short string. The document is a function of the map: equal maps give equal bytes.
@@ -37,7 +39,9 @@ DEFAULT_LIFETIME: Final = 60
 """Seconds that a credential lives where the permission says nothing."""
 
 
-def compile_map(permissions: PermissionMap, *, hooks: Collection[str] = ()) -> dict[str, Json]:
+def compile_map(
+    permissions: PermissionMap, *, hooks: Collection[str] = (), reads_query: bool = False
+) -> dict[str, Json]:
     """The content of `data.ostiary.map`. `hooks` names the rules, `deny` and `allow`, that the organisation has."""
     services = dict(sorted(permissions.services.items()))
     terms = Terms()
@@ -55,6 +59,7 @@ def compile_map(permissions: PermissionMap, *, hooks: Collection[str] = ()) -> d
         **terms.tables(),
         "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
         "hooks": dict.fromkeys(sorted(hooks), True),
+        **({"reads_query": True} if reads_query else {}),
     }
 
 

@@ -22,6 +22,8 @@ TESTS: Final = "*_test.rego"
 """Files that `opa test` runs and the sidecar does not load. What they define is no hook."""
 
 _HOOKS: Final = frozenset({"deny", "allow"})
+_QUERY: Final = ("resource", "properties", "query")
+_ASKED: Final = _HOOKS | {"condition", "caching"}
 _CONDITION_ARGUMENTS: Final = 3
 
 
@@ -32,8 +34,14 @@ class Organisation:
     files: tuple[Path, ...]
     hooks: set[str] = field(default_factory=set)
     conditions: set[str] = field(default_factory=set)
+    reads_query: bool = False
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def denies_by_query(self) -> bool:
+        """Whether `deny` exists and could depend on the query."""
+        return self.reads_query and "deny" in self.hooks
 
 
 def read_organisation(source: Path, opa: Opa, *, beside: Path) -> Organisation:
@@ -58,9 +66,15 @@ def _read_module(found: Organisation, path: Path, tree: Mapping[str, Json]) -> N
         found.mistakes.append(
             f"{path}:{row}: the package is {'.'.join(package)!r}; the organisation's own is 'policy', or below it"
         )
-    elif package == [PACKAGE] and not path.match(TESTS):
+    elif package[1:2] and package[1] in _ASKED:
+        row = tree["package"]["location"]["row"]
+        found.mistakes.append(f"{path}:{row}: a package of the name {'.'.join(package)!r} would stand for the rule")
+    elif package == [PACKAGE]:
+        read = _read_test_rule if path.match(TESTS) else _read_rule
         for rule in rules:
-            _read_rule(found, path, rule)
+            read(found, path, rule)
+    if not path.match(TESTS) and any(_reads_query(rule) for rule in rules):
+        found.reads_query = True
     for row in sorted(set(_hoisted_negations(rules))):
         found.warnings.append(
             f"{path}:{row}: 'not' over a call on 'input' is undefined, not true, where the field is missing, so the "
@@ -83,6 +97,15 @@ def _read_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> Non
         return
     if mistake:
         found.mistakes.append(f"{path}:{rule['location']['row']}: {mistake}")
+
+
+def _read_test_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> None:
+    """A test file defines none of what is asked: an OPA that is not ours loads it with the bundle and enforces it."""
+    name = rule["head"]["ref"][0]["value"]
+    if name in _ASKED:
+        found.mistakes.append(
+            f"{path}:{rule['location']['row']}: a file of tests defines no {name!r}; a test replaces rules by 'with'"
+        )
 
 
 def _condition(found: Organisation, rule: Mapping[str, Json], reference: list[str]) -> str:
@@ -131,3 +154,24 @@ def _reads_input(node: Json) -> bool:
             return True
         return any(_reads_input(child) for child in node.values())
     return isinstance(node, list) and any(_reads_input(child) for child in node)
+
+
+def _reads_query(node: Json) -> bool:
+    """Whether the query can be among what this reads: it is named, or a part of the input that holds it is used."""
+    if isinstance(node, dict):
+        if node.get("type") == "string" and node.get("value") == _QUERY[-1]:
+            return True
+        if node.get("type") == "ref" and node["value"][0].get("value") == "input" and _holds_query(node["value"][1:]):
+            return True
+        return any(_reads_query(child) for child in node.values())
+    return isinstance(node, list) and any(map(_reads_query, node))
+
+
+def _holds_query(path: list[Json]) -> bool:
+    """Whether a reference ends above the query, or takes a way there that is not written down."""
+    for place, name in enumerate(_QUERY):
+        if place == len(path) or path[place]["type"] != "string":
+            return True
+        if path[place]["value"] != name:
+            return False
+    return True

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from ostiary.errors import AccessError, ClientDisconnected, Overloaded, UpstreamFailed, UpstreamTimeout
+from ostiary.errors import AccessError, ClientDisconnected, InternalError, Overloaded, UpstreamFailed, UpstreamTimeout
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Renew
 from ostiary.models import Credential, Target
@@ -206,6 +206,8 @@ class _Call:
             await body.pump(connection)
         except AccessError as refusal:
             self.watched.abort(refusal)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task: what is not told here is told nowhere
+            self.watched.abort(InternalError(type(error).__name__))
         else:
             self._sent()
 

@@ -43,3 +43,26 @@ test_allow_that_is_true if {
 }
 
 test_allow_that_is_undefined_denies if organisation.objects with data.ostiary.map as _allow_exists
+
+# A rule that reads the query does not fire on one that cannot be decoded.
+
+_reads_query := {"hooks": {"deny": true}, "reads_query": true}
+
+_undecodable := json.patch(
+	example.request,
+	[{"op": "replace", "path": "/resource/properties/query", "value": null}],
+)
+
+test_a_query_that_cannot_be_read_is_refused if {
+	organisation.objects with input as _undecodable with data.ostiary.map as _reads_query
+	reasons := organisation.reasons with input as _undecodable with data.ostiary.map as _reads_query
+	reasons == ["policy-denied: the query cannot be read"]
+}
+
+test_a_query_that_can_be_read_is_not if {
+	not organisation.objects with input as example.request with data.ostiary.map as _reads_query
+}
+
+test_a_query_that_nobody_reads_may_be_anything if {
+	not organisation.objects with input as _undecodable with data.ostiary.map as {"hooks": {"deny": true}}
+}
