@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# A worker for each core; the tests of a module stay together, because they share a proxy.
+PYTEST_ARGS ?= --numprocesses auto --dist loadscope
 # What is installed is pinned by name and version; where it comes from is the machine's business.
 PINS   := deploy/constraints.txt
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(PINS)
@@ -10,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench dist opa clean constraints
+.PHONY: help demo test check format bench bench-rego dist opa clean constraints
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +62,9 @@ format: $(VENV)/.dev opa ## format Python and Rego
 
 bench: $(VENV)/.bench opa ## beside plain Envoy on the same core, in one run
 	$(BIN)/python benchmarks/bench.py
+
+bench-rego: $(VENV)/.run opa ## a decision on 100,000 permissions beside one ground look-up
+	$(BIN)/python benchmarks/rego.py
 
 dist: $(VENV)/.dev ## wheel and sdist
 	$(BIN)/python -m build --quiet

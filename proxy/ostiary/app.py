@@ -195,6 +195,8 @@ def opa_policy(config: Config, address: OpaAddress, *, clock: Clock) -> Policy:
             ),
             clock=clock,
             in_flight=config.limits.decisions_in_flight,
+            rate=config.limits.decisions_per_second,
+            burst=2 * config.limits.decisions_per_second,
         ),
         catalog=OpaEndpointCatalog(source=client, clock=clock),
         lifespan=lifespan(),

@@ -7,13 +7,13 @@ httptools reports as headers) is never seen. Bytes are counted here, so that the
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 from ostiary.errors import ClientDisconnected, HeaderDuplicated
 
 if TYPE_CHECKING:
-    from ostiary.interfaces import Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send  # not at run time: services import this by `ostiary.verify`
 
 Header = tuple[bytes, bytes]
 
@@ -89,8 +89,8 @@ class Exchange:
         self.body_complete = False
         self.bytes_received = 0
         self.bytes_sent = 0
-        self._receive: Callable[[], Awaitable[MutableMapping[str, Any]]] = receive
-        self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]] = send
+        self._receive = receive
+        self._send = send
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header that may occur once; raises `HeaderDuplicated` if it occurs more often."""

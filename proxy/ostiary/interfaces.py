@@ -5,18 +5,13 @@ Each method raises `ostiary.errors.AccessError` (or a subclass) to refuse, and n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
 from ostiary.models import AccessRequest, Credential, Decision, Grant, Identity, Target
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 
 class TargetResolver(Protocol):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+from starlette.types import Receive, Scope, Send
+
 from ostiary.errors import AccessError, InternalError
 from ostiary.exchange import Exchange
 from ostiary.interfaces import (
@@ -18,11 +20,8 @@ from ostiary.interfaces import (
     Authorizer,
     Concierge,
     CredentialSwapper,
-    Receive,
     Record,
     RequestBuilder,
-    Scope,
-    Send,
     TargetResolver,
     Upstream,
 )

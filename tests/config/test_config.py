@@ -100,6 +100,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "response_header_bytes": 65536,
             "response_body_bytes": None,
             "decisions_in_flight": 1024,
+            "decisions_per_second": 5000,
             "drain_timeout": 30.0,
         },
         "errors": {"detail": "full"},

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from ostiary.interfaces import Receive, Scope, Send
 from ostiary.server import ListenerLimits
 from support.server import Recorder, disconnected, eventually, listener, respond
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ostiary.errors import AccessError, HeadersTooLarge
-from ostiary.interfaces import Message, Receive, Scope, Send
 from ostiary.problem import Problems
 from ostiary.server import (
     Gate,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import uvloop
+from starlette.types import Receive, Scope, Send
 
-from ostiary.interfaces import Receive, Scope, Send
 from ostiary.server import ListenerLimits
 from support.server import Recorder, disconnected, eventually, listener, respond
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from starlette.types import Receive, Scope, Send
 
 from ostiary.errors import AccessError, IdentityMissing, UnknownEndpoint
 from ostiary.exchange import Exchange
-from ostiary.interfaces import Receive, Scope, Send
 from ostiary.models import Target
 from ostiary.problem import Problems
 from ostiary.routes import Endpoint, RouteTable

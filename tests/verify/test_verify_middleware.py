@@ -17,10 +17,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from ostiary.clock import SystemClock
 from ostiary.credential import SigningKey, public_jwks
-from ostiary.interfaces import Message, Receive, Scope, Send
 from ostiary.models import Credential
 from ostiary.verify import KeySet, Verifier, VerifyMiddleware
 from support.credential import ISSUER, access_request, allow, signed, swapper, token_of

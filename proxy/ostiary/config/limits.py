@@ -55,5 +55,7 @@ class Limits(Strict):
     """A response's body; a longer one is cut off, its connection aborted. No limit if null."""
     decisions_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Decisions that one worker waits for at a time; more are 429."""
+    decisions_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
+    """Decisions that one worker asks for one identity, on average; twice as many at once. More are 429."""
     drain_timeout: Annotated[float, Duration(least=0, most=3600)] = 30.0
     """How long requests in progress may take to end when the proxy stops."""

@@ -12,12 +12,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
+from starlette.types import Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from ostiary.errors import AccessError, InternalError
 from ostiary.exchange import Header
-from ostiary.interfaces import Message, Scope
 
 _log = logging.getLogger("ostiary.server")
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
-
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 
-from ostiary.interfaces import Receive, Scope, Send
 from ostiary.server.protocol import StrictProtocol
-
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class UnsafeListener(RuntimeError):
@@ -23,7 +18,7 @@ class Gate:
     `Mount` and most middleware hand a websocket on as well; some look at nothing but http (SECURITY section 4).
     """
 
-    def __init__(self, *, http: App, lifespan: App) -> None:
+    def __init__(self, *, http: ASGIApp, lifespan: ASGIApp) -> None:
         self._http = http
         self._lifespan = lifespan
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import httptools
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
@@ -25,7 +26,6 @@ from ostiary.errors import (
     TargetTooLong,
     UpgradeRefused,
 )
-from ostiary.interfaces import Scope
 from ostiary.problem import Problems
 from ostiary.server.connection import Awaited, ListenerConnection, Terms
 from ostiary.server.cycle import Cycle

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from ostiary.interfaces import Receive, Scope, Send
 from ostiary.verify.refusals import CredentialInvalid, CredentialMissing, Refused, VerificationUnavailable
 from ostiary.verify.verifier import Verifier
 
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send  # a service may run on another framework
 
 _log: Final = logging.getLogger("ostiary.verify")
 _QUOTABLE: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+")  # RFC 9110 section 5.6.4, without what needs escaping
