@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -18,6 +19,7 @@ from ostiary.config import load_config
 from ostiary.credential import ensure_signing_key
 from ostiary.decision.scripted import ScriptedAuthorizer, allow
 from ostiary.listening import Server, bind, listen, private_directory
+from ostiary.models import AccessRequest, Decision
 from ostiary.opa.catalog import CatalogEntry
 from ostiary.worker import settle_collector
 
@@ -29,12 +31,26 @@ class OneEndpoint:
         return CatalogEntry(method="GET", path="/orders/{order_id}", beside=())
 
 
+def allowed_once() -> Callable[[AccessRequest], Decision]:
+    """A line that allows, and gives all the decision that it made for the first: the request is always the same."""
+    line, made = allow(), list[Decision]()
+
+    def again(request: AccessRequest) -> Decision:
+        if not made:
+            made.append(line(request))
+        return made[0]
+
+    return again
+
+
 async def main(path: Path) -> None:
     config = load_config(path, os.environ)
     private_directory(config.state)
     ensure_signing_key(config.signing_key_file, config.signing.algorithm)
     policy = Policy(
-        authorizer=ScriptedAuthorizer([allow()], repeat=True), catalog=OneEndpoint(), lifespan=contextlib.nullcontext()
+        authorizer=ScriptedAuthorizer([allowed_once()], repeat=True),
+        catalog=OneEndpoint(),
+        lifespan=contextlib.nullcontext(),
     )
     with contextlib.closing(bind(config.listen.data.host, config.listen.data.port)) as listener:
         composed = compose(config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock())
@@ -48,6 +64,7 @@ async def main(path: Path) -> None:
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
+                server_header=False,
             )
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)

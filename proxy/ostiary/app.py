@@ -6,6 +6,7 @@ The pipeline sees interfaces; which class stands behind each, and which of them 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def opa_policy(config: Config, address: OpaAddress, *, clock: Clock) -> Policy:
     return Policy(
         authorizer=LimitedAuthorizer(
             authorizer=OpaAuthorizer(
-                policy=BatchingPolicy(policy=client, deadline=opa.deadline),
+                policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, cores())),
                 freshness=monitor,
                 max_policy_age=opa.max_policy_age,
             ),
@@ -218,6 +219,11 @@ def policy_monitor(
     # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
     interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
     return client, PolicyMonitor(opa=client, publication=publication, clock=clock, interval=interval)
+
+
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # From what people wrote to what each stage takes: the stages never see the configuration.

@@ -65,7 +65,6 @@ class Crew:
         self._data = data
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[str, _Worker] = {}
-        self._draining = False
         self.ready = asyncio.Event()
 
     @property
@@ -92,7 +91,6 @@ class Crew:
 
     async def drain(self, *, patience: float) -> None:
         """End every worker: SIGTERM, and after `patience` seconds SIGKILL. Returns when all are gone."""
-        self._draining = True
         for one in self._workers.values():
             if not one.ended.is_set():
                 one.process.terminate()

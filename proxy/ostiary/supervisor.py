@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -203,7 +202,7 @@ def worker_count(config: Config) -> int:
     """`auto` is one for each core that this process may use."""
     if config.workers != "auto":
         return config.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return app.cores()
 
 
 def refuse_unreadable(config: Config) -> None:

@@ -161,9 +161,9 @@ async def test_it_looks_by_itself_and_says_when_opa_goes_and_comes_back(caplog: 
     ("manifest", "words"),
     [
         (None, "no manifest that can be read"),
-        ("{", "is not JSON"),
-        ('{"revision":"7-a","revision":"8-b"}', "is not JSON"),
-        ("[]", "no revision of the form"),
+        ("{", "cannot be read: not JSON"),
+        ('{"revision":"7-a","revision":"8-b"}', "cannot be read: a member occurs twice"),
+        ("[]", "cannot be read: not a JSON object"),
         ("{}", "no revision of the form"),
         ('{"revision":7}', "no revision of the form"),
         ('{"revision":"v7"}', "no revision of the form"),

@@ -154,5 +154,6 @@ def test_a_client_may_be_told_no_reason() -> None:
     assert headers == [
         (b"content-type", b"application/problem+json"),
         (b"cache-control", b"no-store"),
+        (b"ostiary-decision-id", b"0" * 32),
         (b"content-length", str(len(body)).encode()),
     ]

@@ -139,7 +139,8 @@ def test_a_refusal_is_a_problem_document_and_is_reported() -> None:
         peer = client.sock.getsockname()[0]
         assert client.closed()
     assert answer.status == 400
-    assert [name for name, _ in answer.headers] == [b"content-type", b"cache-control", b"content-length", b"connection"]
+    names = [b"content-type", b"cache-control", b"ostiary-decision-id", b"content-length", b"connection"]
+    assert [name for name, _ in answer.headers] == names
     assert answer.header(b"content-type") == b"application/problem+json"
     assert answer.header(b"connection") == b"close"
     assert answer.problem == problem(
@@ -148,6 +149,7 @@ def test_a_refusal_is_a_problem_document_and_is_reported() -> None:
     ((refusal, facts),) = served.refused
     assert refusal.reason == "target-malformed"
     assert facts == Refused(id=facts.id, phase="head", peer=peer, method="GET", target=b"/a", host=b"h.test")
+    assert answer.header(b"ostiary-decision-id") == facts.id.encode()
     assert facts.id.encode() in answer.body
     assert "secret" not in repr(facts)
 

@@ -9,11 +9,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.server import ListenerLimits
 from support.server import Recorder, disconnected, eventually, listener, respond
@@ -23,14 +22,12 @@ CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 LOOPS = [pytest.param(uvloop.new_event_loop, id="uvloop"), pytest.param(asyncio.new_event_loop, id="asyncio")]
 MEGABYTE = 1 << 20
 
-App = Callable[[Scope, Receive, Send], Any]
-
 
 def get(path: bytes, *lines: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
     return b"\r\n".join([method + b" " + path + b" HTTP/" + version, b"Host: h", *lines, b"", b""])
 
 
-def answering(status: int, headers: list[tuple[bytes, bytes]], *bodies: bytes) -> App:
+def answering(status: int, headers: list[tuple[bytes, bytes]], *bodies: bytes) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for body in bodies[:-1]:
@@ -87,7 +84,7 @@ LENGTH_3 = (b"content-length", b"3")
         *("1.0 length", "1.0 until close"),
     ],
 )
-def test_a_response_is_framed_for_its_request(request_: bytes, app: App, raw: bytes) -> None:
+def test_a_response_is_framed_for_its_request(request_: bytes, app: ASGIApp, raw: bytes) -> None:
     with listener(app) as served, served.connect() as client:
         client.send(request_)
         assert client.read(len(raw)) == raw
@@ -111,7 +108,9 @@ def test_a_response_is_framed_for_its_request(request_: bytes, app: App, raw: by
     ],
     ids=["header split", "name split", "nul", "length", "two lengths", "interim", "legal"],
 )
-def test_a_response_that_cannot_be_sent_safely_is_500(app: App, status: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_response_that_cannot_be_sent_safely_is_500(
+    app: ASGIApp, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.CRITICAL), listener(app) as served, served.connect() as client:
         client.send(GET)
         answer = client.response()
@@ -144,7 +143,7 @@ def test_an_application_that_fails_or_says_nothing_is_500_and_logged_once(caplog
 # Aborts: what was not completed never looks complete.
 
 
-def aborting(headers: list[tuple[bytes, bytes]], how: str) -> App:
+def aborting(headers: list[tuple[bytes, bytes]], how: str) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"ab", "more_body": True})

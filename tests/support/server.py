@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.errors import AccessError, IdentityMissing, UnknownEndpoint
 from ostiary.exchange import Exchange
@@ -265,7 +265,7 @@ class Client:
 
 @contextlib.contextmanager
 def listener(
-    app: Callable[[Scope, Receive, Send], Any],
+    app: ASGIApp,
     limits: ListenerLimits | None = None,
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,

@@ -42,9 +42,6 @@ class MemoryAuditLog:
         )
         self.post(render(document), refusal.reason)
 
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        return [document for document in self.documents if document["kind"] == kind]
-
     # The ledger of its records.
 
     def now(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from jwt.exceptions import InvalidKeyError
 
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
+from ostiary.strictjson import NotStrict, read_object
 
 SigningAlgorithm: TypeAlias = Literal["EdDSA", "ES256"]
 """The `alg` of a credential. Asymmetric only: a service that can verify must not be able to sign."""
@@ -122,8 +122,8 @@ def _read(path: Path) -> tuple[PublicKey, ...]:
 
 def _jwks(path: Path, text: bytes) -> tuple[PublicKey, ...]:
     try:
-        entries = json.loads(text)["keys"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        entries = read_object(text)["keys"]
+    except (NotStrict, KeyError) as error:
         raise ConfigurationError([f'{path}: not a JWKS: {{"keys": [...]}}']) from error
     if not isinstance(entries, list) or not entries:
         raise ConfigurationError([f"{path}: the JWKS has no keys"])

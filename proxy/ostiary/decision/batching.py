@@ -25,7 +25,9 @@ _MOST: Final = 32
 _HEAVIEST: Final = 512
 """Values (of paths, queries and claims) in a call, after which nothing is added: each costs the policy microseconds."""
 _LANES: Final = 2
-"""One call that OPA works on, and one that is written or read meanwhile."""
+"""One call that OPA works on, and one that is written or read meanwhile. Where OPA has one core there is to be one: a
+large call that Go's scheduler has interrupted waits behind dozens of small ones (p99 at 32 connections 400 ms, with one
+lane 40)."""
 
 
 class BatchQuery(Protocol):

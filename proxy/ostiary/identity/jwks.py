@@ -115,7 +115,7 @@ class JwksStore:
         return KeyHealth(
             issuer=self._issuer,
             ready=current is not NO_KEYS,
-            keys=len(current.keys),
+            keys=current.count,
             ignored=current.ignored,
             generation=self._generation,
             attempts=self._attempts,
@@ -222,7 +222,7 @@ class JwksStore:
                 self._current = keys
                 self._generation += 1
                 self._unknown.clear()
-                _log.info("issuer %s: %d keys, generation %d", self._issuer, len(keys.keys), self._generation)
+                _log.info("issuer %s: %d key(s), generation %d", self._issuer, keys.count, self._generation)
         self._successes += 1
         self._loaded_at = self._clock.monotonic()
         self._failure = None

@@ -24,8 +24,8 @@ from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, g
 from jwt.exceptions import PyJWTError
 
 from ostiary.identity.preparse import KEY_ID
-from ostiary.identity.strict_json import NotStrict, read_object
 from ostiary.models import Json
+from ostiary.strictjson import NotStrict, read_object
 
 PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
@@ -69,11 +69,16 @@ class VerificationKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KeySet:
-    """The usable keys of one issuer, by their id, and for how many there was no use."""
+    """The usable keys of one issuer, by their id, and for how many there was no use. A PEM key has two ids."""
 
     keys: Mapping[str, VerificationKey]
     fingerprint: bytes
     ignored: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many keys there are, whatever the number of their ids."""
+        return len({_der(key.public_key) for key in self.keys.values()})
 
 
 NO_KEYS: Final = KeySet(keys=MappingProxyType({}), fingerprint=b"")

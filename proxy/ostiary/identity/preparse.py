@@ -15,8 +15,8 @@ from typing import Final
 
 from ostiary.errors import IdentityInvalid
 from ostiary.identity.bearer import MAX_TOKEN_BYTES
-from ostiary.identity.strict_json import NotStrict, read_object
 from ostiary.models import Json
+from ostiary.strictjson import NotStrict, read_object
 
 # Three non-empty segments and no padding: one token has one spelling, and a JWE has five.
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")

@@ -9,7 +9,7 @@ from typing import Protocol
 from ostiary.identity.fetch import MAX_DOCUMENT_BYTES, DocumentFetcher
 from ostiary.identity.keys import KeySourceError
 from ostiary.identity.settings import Discovery, JwksUrl, KeyOrigin, check_url, origin
-from ostiary.identity.strict_json import NotStrict, read_object
+from ostiary.strictjson import NotStrict, read_object
 
 _MAX_DEPTH = 8
 

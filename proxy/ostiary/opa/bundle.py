@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ostiary.decision.revision import Revision
-from ostiary.opa import strictjson
+from ostiary.strictjson import NotStrict, read_object
 
 _MANIFEST_LIMIT = 1024 * 1024  # bytes
 
@@ -26,12 +26,12 @@ class BundleDirectory:
         try:
             with manifest.open("rb") as file:
                 text = file.read(_MANIFEST_LIMIT)
-            document = strictjson.loads(text)
+            document = read_object(text)
         except OSError as error:
             raise BundleError(f"the bundle {self.path} has no manifest that can be read: {error.strerror}") from error
-        except ValueError as error:
-            raise BundleError(f"the manifest of the bundle {self.path} is not JSON") from error
-        revision = Revision.parse(document.get("revision")) if isinstance(document, dict) else None
+        except NotStrict as error:
+            raise BundleError(f"the manifest of the bundle {self.path} cannot be read: {error}") from error
+        revision = Revision.parse(document.get("revision"))
         if revision is None:
             raise BundleError(f"the bundle {self.path} has no revision of the form <sequence>-<digest>")
         return revision

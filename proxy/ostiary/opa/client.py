@@ -18,9 +18,9 @@ import orjson
 from ostiary.decision.query import Answer, EvaluationFailed
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
-from ostiary.opa import strictjson
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.transport import OpaTransport
+from ostiary.strictjson import NotStrict, read_object
 
 DECISION_LIMIT: Final = 64 * 1024
 """Bytes. The answer to one question is far smaller; a longer one is not read."""
@@ -146,12 +146,9 @@ class OpaClient:
             failure = EvaluationFailed if status == _EVALUATION_FAILED else PolicyUnavailable
             raise failure(_failure(status, text))
         try:
-            document = strictjson.loads(text)
-        except ValueError as error:
-            raise PolicyUnavailable(f"OPA's answer is not JSON: {_shown(str(error))}") from error
-        if not isinstance(document, dict):
-            raise PolicyUnavailable("OPA's answer is not an object")
-        return document
+            return read_object(text)
+        except NotStrict as error:
+            raise PolicyUnavailable(f"OPA's answer is not one JSON object: {error}") from error
 
 
 def _failure(status: int, text: bytes) -> str:
@@ -160,10 +157,8 @@ def _failure(status: int, text: bytes) -> str:
     The message of an evaluation error is left out: it may quote values of the input.
     """
     try:
-        document = strictjson.loads(text)
-    except ValueError:
-        return f"OPA answered {status}"
-    if not isinstance(document, dict):
+        document = read_object(text)
+    except NotStrict:
         return f"OPA answered {status}"
     words = [f"OPA answered {status}", *(str(document[key]) for key in ("code", "message") if key in document)]
     errors = document.get("errors")

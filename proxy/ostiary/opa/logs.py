@@ -8,7 +8,7 @@ from collections import deque
 from typing import Final
 
 from ostiary.models import Json
-from ostiary.opa import strictjson
+from ostiary.strictjson import NotStrict, read_object
 
 _log = logging.getLogger("ostiary.opa")
 
@@ -60,10 +60,8 @@ class LogFolder:
 
 def _read(line: bytes) -> tuple[int, str | None]:
     try:
-        document = strictjson.loads(line)
-    except ValueError:
-        return logging.WARNING, _printable(line.decode("utf-8", "replace"))
-    if not isinstance(document, dict):
+        document = read_object(line)
+    except NotStrict:
         return logging.WARNING, _printable(line.decode("utf-8", "replace"))
     level = _LEVELS.get(_text(document.get("level")), logging.WARNING)
     if "line" in document and "msg" in document:

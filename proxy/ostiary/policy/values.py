@@ -257,7 +257,6 @@ Listing: TypeAlias = Annotated[list[Text], Distinct, FILLED]
 ClaimName: TypeAlias = Annotated[Text, AfterValidator(_claim_name)]
 CallerText: TypeAlias = Annotated[str, AfterValidator(_text), AfterValidator(_no_wildcard)]
 CallerTexts: TypeAlias = Annotated[list[CallerText], Listed, Distinct, WithJsonSchema(ONE_OR_MANY)]
-Texts: TypeAlias = Annotated[list[Text], Listed, Distinct, WithJsonSchema(ONE_OR_MANY)]
 Network: TypeAlias = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "minLength": 1})]
 Hour: TypeAlias = Annotated[
     str,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from ostiary.errors import AccessError, MethodRefused
-from ostiary.exchange import Header
+from ostiary.exchange import DECISION_ID, Header
 from ostiary.problem import Problems
 from ostiary.routes import METHODS
 
@@ -59,4 +59,5 @@ def answer(problems: Problems, refusal: AccessError, exchange_id: str) -> tuple[
     headers = [header for header in problems.headers(refusal) if header[0] != b"connection"]
     if isinstance(refusal, MethodRefused):
         headers.append(_ALLOW)
+    headers.append((DECISION_ID, exchange_id.encode()))
     return [*headers, (b"content-length", str(len(body)).encode())], body

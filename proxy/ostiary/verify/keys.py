@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm
 from jwt.exceptions import InvalidKeyError
+
+from ostiary.strictjson import NotStrict, read_object
 
 _MAX_KEYS: Final = 100
 _ES256: Final = ECAlgorithm(ECAlgorithm.SHA256, SECP256R1)
@@ -49,8 +50,8 @@ class KeySet:
         Raises `ValueError` if it is not a JWKS, or names two keys alike.
         """
         try:
-            entries = json.loads(document)["keys"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            entries = read_object(document.encode() if isinstance(document, str) else document)["keys"]
+        except (NotStrict, KeyError) as error:
             raise ValueError('not a JWKS: {"keys": [...]}') from error
         if not isinstance(entries, list) or len(entries) > _MAX_KEYS:
             raise ValueError(f"not a JWKS: keys is no list of at most {_MAX_KEYS}")

@@ -7,12 +7,12 @@ section 4.1.11), and an unknown claim or detail (RFC 9396 section 5) may be a li
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ostiary.strictjson import NotStrict, read_object
 from ostiary.verify.keys import VerificationKey
 from ostiary.verify.refusals import CredentialInvalid, CredentialMissing
 
@@ -22,6 +22,7 @@ MAX_LIFETIME: Final = 3600
 """Seconds. The proxy's credentials live for a minute or so: one that lives for hours is not one of them."""
 
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_MAX_DEPTH: Final = 8
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADER: Final = frozenset({"typ", "alg", "kid"})
 _CLAIMS: Final = frozenset(
@@ -140,26 +141,11 @@ def _decode(part: bytes) -> bytes:
         raise CredentialInvalid("not base64url") from None
 
 
-def _object(text: bytes, what: str) -> dict[str, Any]:
+def _object(text: bytes, part: str) -> dict[str, Any]:
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise CredentialInvalid(f"the {what} is not clean JSON") from None
-    if not isinstance(value, dict):
-        raise CredentialInvalid(f"the {what} is not an object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two members with one name, one would be judged here and the other perhaps elsewhere.
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member occurs twice")
-    return members
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+        return read_object(text, max_depth=_MAX_DEPTH)
+    except NotStrict as error:
+        raise CredentialInvalid(f"{part}: {error}") from None
 
 
 def _claims(payload: dict[str, Any]) -> Claims:
