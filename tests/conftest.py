@@ -3,8 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ostiary.opa.install import ensure_opa
+
+# How long an example takes is the machine's business, and a slow one is no failure of the promise.
+settings.register_profile("ostiary", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ostiary")
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,10 @@ def read_object(document: bytes, *, max_depth: int = 64) -> dict[str, Json]:
         value = _DECODER.decode(text)
     except NotStrict:
         raise
-    except (ValueError, RecursionError):
+    except ValueError:
         raise NotStrict("not JSON") from None
+    except RecursionError:  # how deep that is depends on the interpreter
+        raise NotStrict("nested too deep") from None
     if not isinstance(value, dict):
         raise NotStrict("not a JSON object")
     # Only brackets nest, and of UTF-8 only an escape gives a lone surrogate: most documents need no second look.

@@ -94,6 +94,7 @@ PRIVATE = "holds private material, and everything in it would be published"
         (b"x" * 70_000, ": larger than 65536 bytes"),
         (b"{", ': not a JWKS: {"keys": [...]}'),
         (b'{"key": []}', ': not a JWKS: {"keys": [...]}'),
+        (b'{"keys": [], "keys": []}', ': not a JWKS: {"keys": [...]}'),
         (b'{"keys": []}', ": the JWKS has no keys"),
         (b'{"keys": {}}', ": the JWKS has no keys"),
         ({"keys": [[]]}, ": keys[0]: not an object"),

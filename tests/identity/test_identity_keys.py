@@ -157,6 +157,11 @@ async def test_a_pem_key_is_named_by_its_thumbprint(
     await built.close()
 
 
+def test_a_pem_key_has_two_names_and_counts_once() -> None:
+    found = KeyReader(algorithms=["ES256"]).read(SigningKey(algorithm="ES256").pem())
+    assert (len(found.keys), found.count) == (2, 1)
+
+
 def test_the_thumbprint_is_that_of_the_rfc() -> None:
     """RFC 7638 section 3.1."""
     n = (

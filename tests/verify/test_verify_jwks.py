@@ -274,4 +274,6 @@ def test_two_keys_with_one_id_are_no_jwks() -> None:
     with pytest.raises(ValueError, match="two keys"):
         KeySet.parse(json.dumps({"keys": [PUBLIC, ED | {"kid": PUBLIC["kid"]}]}))
     with pytest.raises(ValueError, match="not a JWKS"):
+        KeySet.parse('{"keys": [], "keys": []}')
+    with pytest.raises(ValueError, match="not a JWKS"):
         KeySet.parse(json.dumps({"keys": [ED | {"kid": str(n)} for n in range(101)]}))
