@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
@@ -14,7 +15,7 @@ import pytest
 from ostiary import __version__
 from ostiary.config import config_schema
 from ostiary.demo.issuer import ISSUER, KEY_FILE, DemoIssuer
-from ostiary.demo.place import new_demo
+from ostiary.demo.place import latest, latest_demo, new_demo
 from ostiary.opa.install import FLOOR, PINNED, digest_of
 from ostiary.policy.schema import permissions_schema
 from support.cli import COMMAND, POLICY, REGO, Ran, ostiary, write_policy
@@ -45,6 +46,7 @@ def test_there_is_no_other_schema() -> None:
 def test_the_version_says_what_decides_and_parses() -> None:
     line = f"ostiary {__version__} (Python {platform.python_version()}, OPA {PINNED}, at least {FLOOR})\n"
     assert ostiary("version") == Ran(0, line, "")
+    assert ostiary("--version") == ostiary("version")
     document = json.loads(ostiary("version", "--json").out)
     packages = document.pop("packages")
     assert document == {
@@ -58,16 +60,30 @@ def test_the_version_says_what_decides_and_parses() -> None:
 # token
 
 
-def test_a_token_is_the_latest_demos() -> None:
-    assert ostiary("token", "web") == Ran(
-        2, "", "no demo has run here: start one with 'ostiary demo', or name its directory with --dir\n"
-    )
-    issuer = DemoIssuer(new_demo())
-    ran = ostiary("token", "ann", "--lifetime", "30")
+NO_DEMO = Ran(2, "", "no demo runs here: start one with 'ostiary demo', or name the directory of one with --dir\n")
+
+
+def test_a_token_is_that_of_the_demo_that_runs() -> None:
+    assert ostiary("token", "web") == NO_DEMO
+    place = new_demo()
+    issuer = DemoIssuer(place)
+    with latest(place):
+        ran = ostiary("token", "ann", "--lifetime", "30")
+    assert ostiary("token", "web") == NO_DEMO
     key = jwt.PyJWK(issuer.jwks()["keys"][0])
     claims = jwt.decode(ran.out.strip(), key, audience="ostiary-demo", issuer=ISSUER)
     assert (ran.status, ran.err) == (0, "")
     assert (claims["sub"], claims["groups"], claims["exp"] - claims["iat"]) == ("ann", ["support"], 30)
+
+
+def test_a_demo_that_ends_leaves_the_name_to_one_that_began_since() -> None:
+    first, second = new_demo(), new_demo()
+    with contextlib.ExitStack() as since:
+        with latest(first):
+            assert latest_demo() == first
+            since.enter_context(latest(second))
+        assert latest_demo() == second
+    assert latest_demo() is None
 
 
 def test_a_token_for_somebody_unknown_comes_with_a_note(tmp_path: Path) -> None:

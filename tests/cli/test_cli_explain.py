@@ -461,7 +461,7 @@ def test_the_policy_is_that_of_the_configuration_here_else_of_the_latest_demo(bu
     assert ostiary(*arguments) == Ran(
         2,
         "",
-        "there is no ostiary.yaml here and no demo has run: name the configuration with -c FILE, "
+        "there is no ostiary.yaml here and no demo runs: name the configuration with -c FILE, "
         "or the policy with --policy DIR\n",
     )
     demo = Path.cwd() / "user-state" / "ostiary" / "demo"
@@ -573,7 +573,7 @@ def test_mistakes_in_what_is_named(bundle: Path, policy: Path, tmp_path: Path) -
         f"{older}: its map has the format 0, and 1 is read here: build it again with 'ostiary bundle build'\n",
         "the configuration has an OPA that others run, whose bundle is not here: name it with --policy DIR\n",
         f"{tmp_path}/nowhere: is not a built bundle: data.json: No such file or directory\n",
-        f"{tmp_path}/nowhere.yaml:1: there is no such file\n",
+        f"{tmp_path}/nowhere.yaml: there is no such file\n",
     ]
 
 

@@ -75,7 +75,7 @@ def test_nothing_that_is_written_is_taken_for_markup(tmp_path: Path) -> None:
     ("arguments", "line"),
     [
         (["nowhere"], "nowhere: there is no such file or directory"),
-        (["empty"], "empty/permissions.yaml:1: there is no such file"),
+        (["empty"], "empty/permissions.yaml: there is no such file"),
         (["{policy}", "--caller", "wbe"], "the map has no caller 'wbe' (did you mean 'web'?)"),
         (["{policy}", "--service", "order"], "the map has no service 'order' (did you mean 'orders'?)"),
     ],

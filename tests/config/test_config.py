@@ -230,7 +230,86 @@ EVERY: Final = [
     "ostiary.yaml:6: services.billing.hosts[0]: 'orders.localhost' is the host of service 'orders' already",
     "ostiary.yaml:6: services.billing.upstream: an origin has no path: write scheme, host and port only, http://127.0.0.1:9001",
     "ostiary.yaml:7: opa.dead_line: unknown key (did you mean 'deadline'?)",
+    "ostiary.yaml:7: opa.token: a managed OPA is reached over its own socket and takes no token",
     "ostiary.yaml:7: opa.token: the environment variable NOT_SET is not set, or is empty",
     "ostiary.yaml:8: limits.header_bytes: 'lots' is not a size, which is written 512B, 32KiB, 100MiB or 4GiB",
     "ostiary.yaml:9: the key 'limits' is there twice, first on line 8",
 ]
+
+
+@pytest.mark.parametrize(
+    ("opa", "expected"),
+    [
+        (
+            "{managed: {bundle: b}, url: 'http://127.0.0.1:8181', deadline: 1h, dead_line: 1s}",
+            [
+                "opa.dead_line: unknown key (did you mean 'deadline'?)",
+                "opa.deadline: '1h' is outside 1ms to 30s",
+                "opa: needs exactly one of 'managed' and 'url'",
+            ],
+        ),
+        (
+            "{managed: {bundle: b}, url: 'http://opa.test:8181'}",
+            [
+                "opa.url: whoever answers there decides: only https is accepted, except on a loopback host",
+                "opa: needs exactly one of 'managed' and 'url'",
+            ],
+        ),
+        (
+            "{managed: 5, url: '${OPA}'}",
+            [
+                "opa.managed: is not a mapping",
+                "opa.url: an environment variable fills a secret only (grants.url and opa.token): write the value",
+                "opa: needs exactly one of 'managed' and 'url'",
+            ],
+        ),
+        ("{managed: 5}", ["opa.managed: is not a mapping"]),
+        (
+            "{url: '${OPA}'}",
+            ["opa.url: an environment variable fills a secret only (grants.url and opa.token): write the value"],
+        ),
+        ("{urll: 'http://127.0.0.1:8181'}", ["opa.urll: unknown key (did you mean 'url'?)"]),
+        (
+            "{deadline: 1h}",
+            ["opa.deadline: '1h' is outside 1ms to 30s", "opa: needs exactly one of 'managed' and 'url'"],
+        ),
+    ],
+)
+def test_two_ways_to_reach_opa_are_reported_beside_whatever_else_is_wrong(
+    opa: str, expected: list[str], tmp_path: Path
+) -> None:
+    """And neither way only where none was written: one that is broken, or misspelt, is one."""
+    text = CONFIG.replace("{managed: {bundle: build/demo}, deadline: 250ms, max_policy_age: 24h}", opa)
+    found = mistakes(lambda path: load_config(path, {}), tmp_path / "ostiary.yaml", text)
+    assert found == [f"ostiary.yaml:8: {line}" for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (
+            "jwks_url: http://idp.test/jwks, key_file: k.pem, leeway: 1h",
+            [
+                "issuers[0].jwks_url: only https is accepted, except on a loopback host",
+                "issuers[0].leeway: '1h' is outside 0s to 30s",
+                "issuers[0]: needs exactly one of 'jwks_url', 'discovery' and 'key_file'",
+            ],
+        ),
+        ("jwks_url: https://idp.test/jwks, discovery: false", ["issuers[0].discovery: is true or left out"]),
+        ("discovery: false", ["issuers[0].discovery: is true or left out"]),
+        ("key_file: ''", ["issuers[0].key_file: '' is not a path"]),
+        (
+            "leeway: 1h",
+            [
+                "issuers[0].leeway: '1h' is outside 0s to 30s",
+                "issuers[0]: needs exactly one of 'jwks_url', 'discovery' and 'key_file'",
+            ],
+        ),
+    ],
+)
+def test_where_keys_come_from_is_checked_beside_whatever_else_is_wrong(
+    keys: str, expected: list[str], tmp_path: Path
+) -> None:
+    text = CONFIG.replace("jwks_url: https://idp.test/jwks", keys).replace("     leeway: 5s, ", "     ")
+    found = mistakes(lambda path: load_config(path, {}), tmp_path / "ostiary.yaml", text)
+    assert found == [f"ostiary.yaml:4: {line}" for line in expected]

@@ -148,8 +148,10 @@ def test_a_number_without_end_is_reported() -> None:
         ("a: 1\nb: &b [*b]\n", "file.yaml:2: the alias 'b' stands for nothing that is complete before it"),
         ("\n\na: x\x85b\n", "file.yaml:3: the character U+0085 is accepted only as an escape"),
         ("a: [" + "[" * 40 + "]" * 41, "file.yaml:1: values are nested more than 32 deep"),
+        ("a:\n\t- b\n", "file.yaml:2: a tab cannot indent: use spaces"),
+        ("a:\r\n  b: 1\r\n \tc: 2\r\n", "file.yaml:3: a tab cannot indent: use spaces"),
         (
-            "a:\n\t- b\n",
+            "a: [1,\n\t@]\n",
             "file.yaml:2: not YAML: while scanning for the next token, found character that cannot start any token",
         ),
         ("a: [1\nb: 2\n", "file.yaml:2: not YAML: while parsing a flow sequence, did not find expected ',' or ']'"),
@@ -187,7 +189,7 @@ def test_a_file_that_is_not_there_not_a_file_not_utf8_or_too_large_is_refused(tm
             read_document(path)
         said[name] = [line.replace(str(path), name) for line in error.value.mistakes]
     assert said == {
-        "absent": ["absent:1: there is no such file"],
+        "absent": ["absent: there is no such file"],
         "folder": ["folder: is a directory, not a file"],
         "latin": ["latin:2: the file is not UTF-8"],
         "large": ["large:1: the file is larger than 64 MiB"],

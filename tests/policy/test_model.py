@@ -204,7 +204,7 @@ eligible:
 EVERY: Final = [
     "permissions.yaml:5: services.orders.endpoints.get-order: a path template starts with '/', and 'orders/{order_id}' does not",
     "permissions.yaml:6: services.orders.endpoints.again: GET /orders matches the same requests as 'list-orders', which is GET /orders",
-    "permissions.yaml:7: services.orders.owner: unknown key",
+    "permissions.yaml:7: services.orders.owner: unknown key (the keys here: endpoints)",
     "permissions.yaml:8: the key 'orders' is there twice, first on line 2",
     "permissions.yaml:10: roles.reader.order: unknown service 'order' (did you mean 'orders'?)",
     "permissions.yaml:10: roles.reader.orders[0]: unknown endpoint of 'orders': 'list-order' (did you mean 'list-orders'?)",
@@ -230,6 +230,84 @@ def test_what_is_cut_out_is_no_further_mistake(tmp_path: Path) -> None:
         "permissions.yaml:5: services.orders.endpoints.get-order: the segment '{order_id' of '/orders/{order_id' is not "
         "a variable: that is a whole segment, '{name}' or '{name:type}', the name made of letters, digits and _"
     )
+
+
+def test_what_an_entry_names_is_checked_whatever_else_is_wrong_with_it(tmp_path: Path) -> None:
+    """No mistake waits for another to be mended, and none is named that only follows from another."""
+    text = """\
+services:
+  orders: {endpoints: {list-orders: GET /orders}}
+callers:
+  web: {issuer: https://idp.test, subject: web}
+  both: {issuer: https://idp.test, spiffe: spiffe://shop.test/web, claims: {exp: x}}
+permissions:
+  - {caller: opps, roles: [reader], service: orders, endpoints: [nope], credential: {lifetime: 2h}}
+  - {caller: opps, roles: [reader], service: orders, endpoints: [nope], credential: {lifetime: 1h}}
+  - {caller: opps, roles: [], when: {source: [x]}}
+  - {caller: opps, service: order, endpoints: "*"}
+  - {caller: opps, service: 5, endpoints: [nope]}
+  - {caller: opps, roles: 5, service: order, endpoints: [nope]}
+  - {caller: opps, when: {source: [x], hours: {from: "08:00", to: "08:00", days: [x], timezone: UTC}}}
+  - {caller: opps, role: [reader]}
+  - {caller: opps, service: orders, when: {}}
+  - {caller: 5, service: orders, endpoints: [nope], when: {time: x}}
+eligible:
+  - {caller: opps, service: order, endpoints: [], approvers: [nobody], max_duration: 1y}
+"""
+    empty = "is empty, which never means 'any': name what is meant"
+    source = "when.source[0]: 'x' is not a network: a network is written 10.0.0.0/8 or 2001:db8::/32"
+    both = "names both roles and a service's endpoints: write two permissions"
+    assert mistakes(load_permissions, tmp_path / "permissions.yaml", text) == [
+        "permissions.yaml:5: callers.both.claims.exp: the claim 'exp' is never shown to the policy, so nothing can depend on it",
+        "permissions.yaml:5: callers.both: a SPIFFE ID stands alone: leave out issuer, subject and claims",
+        "permissions.yaml:7: permissions[0].caller: unknown caller 'opps'",
+        "permissions.yaml:7: permissions[0].credential.lifetime: '2h' is outside 1s to 1h",
+        "permissions.yaml:7: permissions[0].endpoints[0]: unknown endpoint of 'orders': 'nope'",
+        "permissions.yaml:7: permissions[0].roles[0]: unknown role 'reader'",
+        f"permissions.yaml:7: permissions[0]: {both}",
+        "permissions.yaml:8: permissions[1].caller: unknown caller 'opps'",
+        "permissions.yaml:8: permissions[1].endpoints[0]: unknown endpoint of 'orders': 'nope'",
+        "permissions.yaml:8: permissions[1].roles[0]: unknown role 'reader'",
+        f"permissions.yaml:8: permissions[1]: {both}",
+        "permissions.yaml:9: permissions[2].caller: unknown caller 'opps'",
+        f"permissions.yaml:9: permissions[2].roles: {empty}",
+        f"permissions.yaml:9: permissions[2].{source}",
+        "permissions.yaml:10: permissions[3].caller: unknown caller 'opps'",
+        "permissions.yaml:10: permissions[3].endpoints: there is no wildcard: endpoints are named one by one",
+        "permissions.yaml:10: permissions[3].service: unknown service 'order' (did you mean 'orders'?)",
+        "permissions.yaml:11: permissions[4].caller: unknown caller 'opps'",
+        "permissions.yaml:11: permissions[4].service: 5 is not a text: put it in quotes",
+        "permissions.yaml:12: permissions[5].caller: unknown caller 'opps'",
+        "permissions.yaml:12: permissions[5].roles: is not a list",
+        "permissions.yaml:12: permissions[5].service: unknown service 'order' (did you mean 'orders'?)",
+        f"permissions.yaml:12: permissions[5]: {both}",
+        "permissions.yaml:13: permissions[6].caller: unknown caller 'opps'",
+        "permissions.yaml:13: permissions[6].when.hours.days[0]: 'x' is not mon, tue, wed, thu, fri, sat or sun",
+        "permissions.yaml:13: permissions[6].when.hours: from and to are the same hour, so the window is empty",
+        f"permissions.yaml:13: permissions[6].{source}",
+        "permissions.yaml:13: permissions[6]: names neither roles nor a service with endpoints",
+        "permissions.yaml:14: permissions[7].caller: unknown caller 'opps'",
+        "permissions.yaml:14: permissions[7].role: unknown key (did you mean 'roles'?)",
+        "permissions.yaml:15: permissions[8].caller: unknown caller 'opps'",
+        "permissions.yaml:15: permissions[8].when: is empty: name a condition or leave the key out",
+        "permissions.yaml:15: permissions[8]: 'endpoints' is missing: endpoints are named one by one",
+        "permissions.yaml:16: permissions[9].caller: 5 is not a text: put it in quotes",
+        "permissions.yaml:16: permissions[9].endpoints[0]: unknown endpoint of 'orders': 'nope'",
+        "permissions.yaml:16: permissions[9].when.time: unknown key (the keys here: source, hours, claims, read_only, query, path, custom)",
+        "permissions.yaml:18: eligible[0].approvers[0]: unknown caller 'nobody'",
+        "permissions.yaml:18: eligible[0].caller: unknown caller 'opps'",
+        f"permissions.yaml:18: eligible[0].endpoints: {empty}",
+        "permissions.yaml:18: eligible[0].max_duration: '1y' is not a duration, which is written 250ms, 5s, 30m or 24h",
+        "permissions.yaml:18: eligible[0].service: unknown service 'order' (did you mean 'orders'?)",
+    ]
+
+
+def test_where_there_are_no_services_nobody_is_blamed_for_naming_one(tmp_path: Path) -> None:
+    text = "services: {}\nroles: {r: {orders: [a]}}\npermissions: [{caller: web, service: orders, endpoints: [a]}]\n"
+    assert mistakes(load_permissions, tmp_path / "permissions.yaml", text) == [
+        "permissions.yaml:1: services: is empty, which never means 'any': name what is meant",
+        "permissions.yaml:3: permissions[0].caller: unknown caller 'web'",
+    ]
 
 
 def test_indices_are_those_of_the_file_after_something_was_cut_out(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ callers:
     ),
     "an unknown section far from any": (
         BASE + "zzz: []\n",
-        ["permissions.yaml:13: zzz: unknown key"],
+        ["permissions.yaml:13: zzz: unknown key (the keys here: services, roles, callers, permissions, eligible)"],
     ),
     "no service": (
         "services: {}\n",
@@ -160,6 +160,15 @@ services:
 """,
         [
             "permissions.yaml:2: services.orders.endpoints.b: /orders/{id:int}/x has a variable of type 'int' where 'a' has one of type 'name'; the variables at one place have one type"
+        ],
+    ),
+    "a method in lower case": (
+        """\
+services:
+  orders: {endpoints: {a: "get /items/{id}"}}
+""",
+        [
+            "permissions.yaml:2: services.orders.endpoints.a: the method 'get' is not one of DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT (did you mean 'GET'?)"
         ],
     ),
     "an unknown key of a service": (

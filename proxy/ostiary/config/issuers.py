@@ -78,16 +78,18 @@ Algorithm: TypeAlias = Annotated[str, AfterValidator(_algorithm), WithJsonSchema
 class Issuer(Strict):
     """Whose tokens are accepted. Its keys come from exactly one of `jwks_url`, `discovery` and `key_file`."""
 
-    issuer: Annotated[Text, AfterValidator(_issuer)]
+    issuer: Annotated[Text, AfterValidator(_issuer), StandIn("https://stand-in.invalid")]
     """The token's `iss`, compared exactly."""
     audience: Annotated[Text, OneText, StandIn("stand-in")]
     """What the token's `aud` must be: this proxy, under the name that the issuer knows it by."""
-    jwks_url: SecureUrl | None = None
+    jwks_url: Annotated[SecureUrl | None, StandIn("https://stand-in.invalid")] = None
     """Where its keys are published. https, except on a loopback host."""
     discovery: Annotated[bool, BeforeValidator(_only_true), WithJsonSchema({"const": True})] = False
     """Find the keys by OpenID Connect Discovery, at the issuer's own origin."""
-    key_file: FilePath | None = None
-    """A local file with its keys: a JWK set, or one public key in PEM."""
+    key_file: Annotated[FilePath | None, StandIn("stand-in")] = None
+    """A local file with its keys: a JWK set, or public keys in PEM. PEM has no key ids, so the `kid` of a token's
+    header must be the key's RFC 7638 thumbprint (SHA-256), or the SHA-256 of the key's DER form
+    (SubjectPublicKeyInfo) as Kubernetes writes it: both in base64url without padding."""
     ca_file: FilePath | None = None
     """PEM file of the authorities that are trusted when its keys are fetched; the system's if left out."""
     token_file: FilePath | None = None
@@ -111,7 +113,8 @@ class Issuer(Strict):
     def _keys_come_from_one_place(self) -> Issuer:
         sources = [self.jwks_url is not None, self.discovery, self.key_file is not None]
         if sum(sources) != 1:
-            raise mistake("needs exactly one of 'jwks_url', 'discovery' and 'key_file'")
+            lacking = () if any(sources) else ("jwks_url", "discovery", "key_file")
+            raise mistake("needs exactly one of 'jwks_url', 'discovery' and 'key_file'", lacking=lacking)
         if self.key_file is not None:
             fetching = [name for name in ("ca_file", "token_file") if getattr(self, name) is not None]
             if fetching:
@@ -121,5 +124,5 @@ class Issuer(Strict):
         if self.discovery:
             parts = split_url(self.issuer)
             if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-                raise mistake("discovery needs an issuer with https, except on a loopback host")
+                raise mistake("discovery needs an issuer with https, except on a loopback host", lacking=())
         return self

@@ -25,7 +25,7 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     inspection = Inspection(document)
     names = " and ".join(".".join(map(str, place)) for place in sorted(SECRETS))
     hint = f"an environment variable fills a secret only ({names}): write the value"
-    inspection.refuse({place: hint for place in _variables(document.value, ()) if place not in SECRETS})
+    inspection.refuse(Config, {place: hint for place in _variables(document.value, ()) if place not in SECRETS})
     return inspection.validate(Config, {"base": path.absolute().parent, "environ": environ})
 
 

@@ -141,7 +141,7 @@ class ServiceSettings(Strict):
     @model_validator(mode="after")
     def _tls_where_it_is_used(self) -> ServiceSettings:
         if self.tls is not None and self.upstream.scheme != "https":
-            raise mistakes_at([(("tls",), "the upstream is not https, so no certificate would be checked")])
+            raise mistakes_at([(("tls",), "the upstream is not https, so no certificate would be checked")], lacking=())
         return self
 
 
@@ -171,10 +171,10 @@ class ManagedOpa(Strict):
 class Opa(Strict):
     """The Open Policy Agent that decides. Either `managed` or `url`."""
 
-    managed: ManagedOpa | None = None
-    url: PolicyAddress | None = None
+    managed: Annotated[ManagedOpa | None, StandIn({"bundle": "stand-in"})] = None
+    url: Annotated[PolicyAddress | None, StandIn("https://stand-in.invalid")] = None
     """An OPA that somebody else runs: `unix:///run/opa/opa.sock`, `http://127.0.0.1:8181` or an https origin."""
-    token: Secret | None = None
+    token: Annotated[Secret | None, StandIn("stand-in")] = None
     """A bearer token for the OPA at `url`."""
     deadline: Annotated[float, Duration(least=0.001, most=30)] = 0.25
     """How long a decision may take; later is 503."""
@@ -184,9 +184,11 @@ class Opa(Strict):
     @model_validator(mode="after")
     def _exactly_one(self) -> Opa:
         if (self.managed is None) == (self.url is None):
-            raise mistake("needs exactly one of 'managed' and 'url'")
+            lacking = ("managed", "url") if self.url is None else ()
+            raise mistake("needs exactly one of 'managed' and 'url'", lacking=lacking)
         if self.managed is not None and self.token is not None:
-            raise mistakes_at([(("token",), "a managed OPA is reached over its own socket and takes no token")])
+            unused = "a managed OPA is reached over its own socket and takes no token"
+            raise mistakes_at([(("token",), unused)], lacking=())
         return self
 
 

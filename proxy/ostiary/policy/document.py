@@ -104,7 +104,7 @@ def read_document(path: Path) -> Document:
         if path.is_dir():
             raise ConfigurationError([f"{path}: is a directory, not a file"])
         if not path.is_file():
-            raise ConfigurationError([f"{path}:1: there is no such file"])
+            raise ConfigurationError([f"{path}: there is no such file"])
         if path.stat().st_size > MAX_BYTES:
             raise ConfigurationError([f"{path}:1: the file is larger than {MAX_BYTES // 1024**2} MiB"])
         content = path.read_bytes()

@@ -7,7 +7,7 @@ again: a bad network in one permission hides no unknown service in another, nor 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StandIn:
-    """Annotates a required key: what takes its place once its absence is reported, so that the rest is checked."""
+    """Annotates a key: what takes its place once it is reported as absent or broken, so that the rest is checked."""
 
     value: Any
 
@@ -32,6 +32,8 @@ REFERENCE: Final = "reference"
 """The type of a mistake between parts that are well-formed each: found last, and the reason for no other."""
 
 _KEY: Final = "[key]"  # how pydantic marks a mistake in a key instead of its value
+
+_MOST_LISTED: Final = 12  # keys; a longer list helps nobody to find the right one
 
 _SCALARS: Final = {
     "string_type": "is not a text",
@@ -55,13 +57,15 @@ class Inspection:
         self._nearest = Nearest()
         self._lines = [(line, f"{document.name}:{line}: {sentence}") for line, sentence in document.mistakes]
         self._shadow: set[Place] = set()
+        self._gone: set[Place] = set()
+        self._misspelt: set[Place] = set()
         self._filled: set[Place] = set()
 
-    def refuse(self, places: Mapping[Place, str]) -> None:
+    def refuse(self, model: type[BaseModel], places: Mapping[Place, str]) -> None:
         """Report these mistakes, and leave out what is there from all that follows."""
         for place, sentence in places.items():
             self._report(place, sentence)
-        self._cut(places)
+        self._cut([place for place in places if not self._fill(model, place)])
 
     def validate(self, model: type[M], context: Mapping[str, Any]) -> M:
         """The document as `model`. Raises `ConfigurationError` with every mistake, sorted by line."""
@@ -85,25 +89,36 @@ class Inspection:
             place = entry["loc"]
             if _KEY in place:
                 place = place[: place.index(_KEY)]
-            if not self._follows(place) and not self._follows(entry.get("ctx", {}).get("other")):
+            context = entry.get("ctx", {})
+            if not self._follows(place, context.get("lacking")) and not self._follows(context.get("other")):
                 self._report(place, self._sentence(model, entry, place))
-            if entry["type"] != "missing" or not self._fill(model, place):
+            if entry["type"] == "extra_forbidden":
+                self._misspelt.add(self._document.original(place[:-1]))
+            if not self._fill(model, place):
                 broken.append(place)
         final = all(entry["type"] == REFERENCE for entry in entries)
         return not final and self._cut(broken)
 
-    def _follows(self, place: Place | None) -> bool:
+    def _follows(self, place: Place | None, lacking: Collection[str] | None = None) -> bool:
         """Whether what is wrong there follows from what has been reported, or from a stand-in."""
         if place is None:
             return False
         original = self._document.original(place)
-        return original in self._shadow or any(original[:length] in self._filled for length in range(len(original)))
+        if self._stands_in(original):
+            return True
+        if lacking is None:
+            return original in self._shadow
+        # An unknown key may be one of those, misspelt.
+        return bool(lacking) and (original in self._misspelt or any((*original, key) in self._gone for key in lacking))
+
+    def _stands_in(self, original: Place) -> bool:
+        return any(original[:length] in self._filled for length in range(len(original)))
 
     def _fill(self, model: type[BaseModel], place: Place) -> bool:
-        """Put a stand-in where a required key is missing, so that what is beside it can be checked."""
+        """Put a stand-in where a key is missing or broken, so that what is beside it can be checked."""
         original = self._document.original(place)
         stand_in = next((mark for mark in _marks_at(model, place) if isinstance(mark, StandIn)), None)
-        if stand_in is None or original in self._filled:
+        if stand_in is None or original in self._filled or self._stands_in(original):
             return False
         self._filled.add(original)
         self._shade(original)
@@ -118,7 +133,9 @@ class Inspection:
     def _cut(self, places: Iterable[Place]) -> bool:
         places = list(places)
         for place in places:
-            self._shade(self._document.original(place))
+            original = self._document.original(place)
+            self._gone.add(original)
+            self._shade(original)
         return self._document.cut(places)
 
     def _shade(self, original: Place) -> None:
@@ -133,7 +150,8 @@ class Inspection:
             return "is missing"
         if kind == "extra_forbidden":
             known = keys_at(model, place[:-1])
-            return f"unknown key{self._nearest(str(place[-1]), known)}"
+            hint = self._nearest(str(place[-1]), known)
+            return f"unknown key{hint or _listed(known)}"
         if kind == "literal_error":
             return f"{quoted(value)} is not {_expected(context)}{self._nearest(str(value), _choices(context))}"
         if kind in _CONTAINERS:
@@ -149,6 +167,10 @@ class Inspection:
             other = context["other"]
             return f"is the same as {self._document.written(other)}, line {self._document.line(other)}"
         return entry["msg"]
+
+
+def _listed(keys: Collection[str]) -> str:
+    return f" (the keys here: {', '.join(keys)})" if 0 < len(keys) <= _MOST_LISTED else ""
 
 
 def _expected(context: Mapping[str, Any]) -> str:
@@ -174,6 +196,8 @@ def _keys(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _marks_at(model: type[BaseModel], place: Place) -> list[Any]:
+    if not place:
+        return []
     holder: Any = model
     for step in place[:-1]:
         holder = _below(holder, step)

@@ -57,7 +57,7 @@ from ostiary.policy.values import (
     read_name,
 )
 from ostiary.policy.words import quoted
-from ostiary.routes import Endpoint, TemplateError
+from ostiary.routes import METHODS, Endpoint, TemplateError
 
 RESERVED_SERVICE: Final = "ostiary"
 """The proxy's own host is this service, so no map and no configuration may have one of that name."""
@@ -95,7 +95,13 @@ def _endpoints(value: Any) -> dict[str, Endpoint]:
 def _endpoint(name: str, text: Any) -> Endpoint:
     if not isinstance(text, str):
         raise TemplateError(f"an endpoint is a method and a path template, 'GET /orders', not {quoted(text)}")
-    return Endpoint.parse(name, text)
+    method, space, _ = text.partition(" ")
+    upper = method.upper()
+    hint = f" (did you mean {quoted(upper)}?)" if space and upper in METHODS and method != upper else ""
+    try:
+        return Endpoint.parse(name, text)
+    except TemplateError as error:
+        raise TemplateError(f"{error}{hint}") from None
 
 
 def _not_reserved(name: str) -> str:
@@ -215,11 +221,17 @@ class Caller(Strict):
     def _is_someone(self) -> Caller:
         if self.spiffe is not None:
             if self.issuer is not None or self.subject is not None or self.claims is not None:
-                raise mistake("a SPIFFE ID stands alone: leave out issuer, subject and claims")
+                raise mistake("a SPIFFE ID stands alone: leave out issuer, subject and claims", lacking=())
         elif self.issuer is None:
-            raise mistake("a caller is an issuer with a subject or claims, or a SPIFFE ID, and this is neither")
+            raise mistake(
+                "a caller is an issuer with a subject or claims, or a SPIFFE ID, and this is neither",
+                lacking=("issuer", "spiffe"),
+            )
         elif self.subject is None and self.claims is None:
-            raise mistake("this caller is everyone with a token of the issuer: add a subject or claims")
+            raise mistake(
+                "this caller is everyone with a token of the issuer: add a subject or claims",
+                lacking=("subject", "claims"),
+            )
         return self
 
     @property
@@ -245,9 +257,9 @@ class Hours(Strict):
     @model_validator(mode="after")
     def _is_a_window(self) -> Hours:
         if self.from_ == "24:00":
-            raise mistake("a window does not begin at '24:00' (did you mean '00:00'?)")
+            raise mistake("a window does not begin at '24:00' (did you mean '00:00'?)", lacking=())
         if self.from_ == self.to:
-            raise mistake("from and to are the same hour, so the window is empty")
+            raise mistake("from and to are the same hour, so the window is empty", lacking=())
         return self
 
     @property
@@ -319,26 +331,16 @@ class Permission(Strict):
 
     caller: Annotated[str, StandIn("")]
     """Who: a name of `callers`."""
-    roles: Annotated[Listing | None, Present] = None
+    roles: Annotated[Listing | None, Present, StandIn(["?"])] = None
     """Roles, all of whose endpoints this covers. Not together with `service`."""
-    service: Annotated[str | None, Present] = None
+    service: Annotated[str | None, Present, StandIn("")] = None
     """The service whose `endpoints` follow."""
-    endpoints: Annotated[Endpoints | None, Present] = None
+    endpoints: Annotated[Endpoints | None, Present, StandIn(["?"])] = None
     """Names of the service's endpoints, each one; there is no wildcard."""
     when: Annotated[Conditions | None, Present] = None
     """What must hold besides."""
     credential: Annotated[CredentialSettings | None, Present] = None
     """What the upstream receives in place of the caller's credential."""
-
-    @model_validator(mode="after")
-    def _covers_something(self) -> Permission:
-        if self.roles is not None and (self.service is not None or self.endpoints is not None):
-            raise mistake("names both roles and a service's endpoints: write two permissions")
-        if self.roles is None and self.service is None:
-            raise mistake("names neither roles nor a service with endpoints")
-        if self.roles is None and self.endpoints is None:
-            raise mistake("'endpoints' is missing: endpoints are named one by one")
-        return self
 
 
 class Eligibility(Strict):
@@ -372,7 +374,12 @@ ServiceName: TypeAlias = Annotated[Name, AfterValidator(_not_reserved)]
 class PermissionMap(Strict):
     """Who may call what. Whatever is not permitted here is denied."""
 
-    services: Annotated[dict[ServiceName, Service], Distinct, Field(json_schema_extra={"minProperties": 1})]
+    services: Annotated[
+        dict[ServiceName, Service],
+        Distinct,
+        Field(json_schema_extra={"minProperties": 1}),
+        StandIn({"stand-in": {"endpoints": {"stand-in": "GET /"}}}),
+    ]
     """The protected upstreams, by name."""
     roles: dict[Name, Annotated[dict[str, Listing], Distinct]] = {}
     """Named sets of endpoints: role to service to endpoints."""

@@ -31,6 +31,7 @@ _NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN")
 _NUMERIC: Final = frozenset("0123456789+-.")
 _BASES: Final = {"0o": 8, "0x": 16}
 _LONGEST_INTEGER: Final = 40  # characters; the cost of a conversion grows with their square
+_BREAK: Final = re.compile("\r\n|\r|\n")
 _FOREIGN_BREAKS: Final = re.compile("[\x85\u2028\u2029]")  # line breaks in YAML 1.1, text in 1.2
 
 
@@ -84,11 +85,19 @@ def parse(text: str) -> tuple[Any, list[tuple[int, str]]]:
         builder.read(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and _indented_with_tab(text, mark.line, mark.column):
+            raise Unreadable(mark.line + 1, "a tab cannot indent: use spaces") from error
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         raise Unreadable(mark.line + 1 if mark else 1, f"not YAML: {problem}") from error
     except yaml.reader.ReaderError as error:
         raise Unreadable(_line_of(text, error.position), f"not YAML: {error.reason}") from error
     return builder.value, builder.mistakes
+
+
+def _indented_with_tab(text: str, line: int, column: int) -> bool:
+    """Whether what the parser stumbled over is a tab with nothing but spaces before it. Both count from 0."""
+    lines = _BREAK.split(text, line + 1)
+    return line < len(lines) and lines[line].startswith(" " * column + "\t")
 
 
 def _line_of(text: str, position: int | None) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Place: TypeAlias = tuple[int | str, ...]
 Found: TypeAlias = Iterator[tuple[Place, str]]
+Keys: TypeAlias = tuple[str, ...]
 
 _READ: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -60,18 +61,21 @@ def _mapping(value: Any, key: str) -> dict[str, Any]:
 def find_mistakes(permission_map: PermissionMap, known: Known) -> list[InitErrorDetails]:
     """Every mistake between the map's parts, with its place."""
     check = _Check(permission_map, known)
-    found = [(place, message, None) for place, message in (*check.services(), *check.roles(), *check.entries())]
-    repeated = [
-        (place, f"is the same as {place[0]}[{other}]", (place[0], other)) for place, other in check.repetitions()
-    ]
     return [
-        InitErrorDetails(
-            type=PydanticCustomError(REFERENCE, "{message}", {"message": message, "other": other}),
-            loc=place,
-            input=None,
-        )
-        for place, message, other in (*found, *repeated)
+        *(_details(place, message) for place, message in (*check.services(), *check.roles(), *check.entries())),
+        *(_details(place, message, lacking=lacking) for place, message, lacking in check.coverage()),
+        *(
+            _details(place, f"is the same as {place[0]}[{other}]", other=(place[0], other))
+            for place, other in check.repetitions()
+        ),
     ]
+
+
+def _details(
+    place: Place, message: str, *, lacking: Keys | None = None, other: Place | None = None
+) -> InitErrorDetails:
+    context = {"message": message, "lacking": lacking, "other": other}
+    return InitErrorDetails(type=PydanticCustomError(REFERENCE, "{message}", context), loc=place, input=None)
 
 
 class _Check:
@@ -89,7 +93,7 @@ class _Check:
         for role, services in self._map.roles.items():
             for service, endpoints in services.items():
                 if service not in self._known.endpoints:
-                    yield ("roles", role, service), self._unknown("service", service, self._known.endpoints)
+                    yield from self._unknown_service(("roles", role, service), service)
                 else:
                     yield from self._endpoints(("roles", role, service), service, endpoints)
 
@@ -102,6 +106,21 @@ class _Check:
         for index, eligibility in enumerate(self._map.eligible):
             yield from self._entry(("eligible", index), eligibility)
             yield from self._approvers(("eligible", index), eligibility)
+
+    def coverage(self) -> Iterator[tuple[Place, str, Keys]]:
+        """Each permission that covers nothing, or covers it in two ways.
+
+        A permission alone could say so. It is said here so that what else it names is checked all the same.
+        """
+        for index, permission in enumerate(self._map.permissions):
+            roles, service, endpoints = permission.roles, permission.service, permission.endpoints
+            place = ("permissions", index)
+            if roles is not None and (service is not None or endpoints is not None):
+                yield place, "names both roles and a service's endpoints: write two permissions", ()
+            elif roles is None and service is None:
+                yield place, "names neither roles nor a service with endpoints", ("roles", "service")
+            elif roles is None and endpoints is None:
+                yield place, "'endpoints' is missing: endpoints are named one by one", ("endpoints",)
 
     def repetitions(self) -> Iterator[tuple[Place, int]]:
         """Each entry that says what one before it says, with the index of the nearest such."""
@@ -121,11 +140,15 @@ class _Check:
         if entry.caller not in self._known.callers:
             yield (*place, "caller"), self._unknown("caller", entry.caller, self._known.callers)
         if entry.service is not None and entry.service not in self._known.endpoints:
-            yield (*place, "service"), self._unknown("service", entry.service, self._known.endpoints)
+            yield from self._unknown_service((*place, "service"), entry.service)
         elif entry.service is not None:
             yield from self._endpoints((*place, "endpoints"), entry.service, entry.endpoints or ())
         if entry.when is not None:
             yield from self._possible((*place, "when"), entry, entry.when)
+
+    def _unknown_service(self, place: Place, service: str) -> Found:
+        if self._known.endpoints:  # where a file has no services, that is the mistake
+            yield place, self._unknown("service", service, self._known.endpoints)
 
     def _unknown(self, kind: str, name: str, known: Collection[str]) -> str:
         return f"unknown {kind} {quoted(name)}{self._nearest(name, known)}"
@@ -144,6 +167,8 @@ class _Check:
         """Named endpoints must each be able to meet the conditions; of a role's, one is enough."""
         if not when.read_only and not when.path:
             return
+        if entry.service is not None and getattr(entry, "roles", None) is not None:
+            return  # to be written as two, each of which has its own conditions
         named = entry.service is not None
         endpoints = list(self._covered(entry))
         if when.read_only:

@@ -10,7 +10,7 @@ import ipaddress
 import math
 import re
 import zoneinfo
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
@@ -39,15 +39,23 @@ _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
-def mistake(message: str) -> PydanticCustomError:
-    """A validator's refusal: the whole sentence that the person reads."""
-    return PydanticCustomError("mistake", "{message}", {"message": message})
+def mistake(message: str, *, lacking: Collection[str] | None = None) -> PydanticCustomError:
+    """A validator's refusal: the whole sentence that the person reads.
+
+    `lacking` says which keys of the mapping it would take to put it right: the sentence is not said where one of them
+    was written and is broken, which was said already. Where it is empty, what is there contradicts itself, whatever
+    else is broken. Where it is None, whatever is broken below may be the reason.
+    """
+    return PydanticCustomError("mistake", "{message}", {"message": message, "lacking": lacking})
 
 
-def mistakes_at(found: Iterable[tuple[tuple[int | str, ...], str]]) -> ValidationError:
-    """Several refusals of one validator, each at its own place below the value."""
+def mistakes_at(
+    found: Iterable[tuple[tuple[int | str, ...], str]], *, lacking: Collection[str] | None = None
+) -> ValidationError:
+    """Several refusals of one validator, each at its own place below the value; `lacking` as for `mistake`."""
     return ValidationError.from_exception_data(
-        "mistakes", [InitErrorDetails(type=mistake(message), loc=place, input=None) for place, message in found]
+        "mistakes",
+        [InitErrorDetails(type=mistake(message, lacking=lacking), loc=place, input=None) for place, message in found],
     )
 
 
