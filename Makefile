@@ -36,12 +36,12 @@ $(VENV)/.bench: $(VENV)/.dev
 	@touch $@
 
 opa: $(VENV)/.run ## find or install Open Policy Agent
-	@$(BIN)/ostiary opa install --quiet >/dev/null
+	@$(BIN)/ostiary opa install >/dev/null
 
 demo: opa ## run the demo: issuer, three services, OPA and the proxy
 	@$(BIN)/ostiary demo
 
-test: $(VENV)/.dev opa ## everything but the long runs
+test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

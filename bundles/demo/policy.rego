@@ -25,8 +25,8 @@ condition("issued-by", issuers, request) if request.subject.properties.issuer in
 
 # METADATA
 # description: |
-#   what these answers depend on, so that they can be used again: the query and the path, for as long
-#   as a second. (The issuer is part of every answer's key.) What is not stated is asked every time
+#   what these answers depend on besides the identity and the endpoint: `deny` on the query, the path
+#   and, to the second, the time. It is a statement: this version keeps no answer and asks every time
 caching := {
 	"deny": {"max_age": 1, "vary": ["query", "segments"]},
 	"issued-by": {"max_age": 5, "vary": []},

@@ -7,6 +7,8 @@ import contextlib
 import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 
 from support.faults import descendants, eventually
 from support.installed import OSTIARY, demo_check, program
+
+INSTALLED = str(Path(sys.executable).with_name("ostiary"))
 
 
 @pytest.fixture
@@ -61,10 +65,51 @@ async def test_the_demo_is_up_in_ten_seconds_and_gone_in_three(opa_binary: Path,
     assert gone < 3
 
 
+@pytest.mark.parametrize("command", [(INSTALLED,), OSTIARY], ids=["script", "module"])
+async def test_what_the_guide_prints_runs_as_it_is_copied(
+    opa_binary: Path, home: Path, command: tuple[str, ...]
+) -> None:
+    """In a terminal whose PATH knows nothing of ostiary, and after another demo was run."""
+    place = home / "a demo"
+    async with program(*command, "demo", "--dir", str(place), home=home, cwd=home) as demo:
+        await demo.writes("Ctrl-C ends the demo.")
+        await demo_check(home=home, cwd=home)
+        tokens = re.findall(r"^  [A-Z]+=\$\(.+\)$", demo.text, flags=re.MULTILINE)
+        [request, *_] = re.findall(r"^  curl .+$", demo.text, flags=re.MULTILINE)
+        assert len(tokens) == 3
+        copied = "\n".join(["set -e", *tokens, f"{request} -o /dev/null -w '%{{http_code}}'"])
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "--noprofile", "--norc", "-c", copied],
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "200", "")
+        await demo.end(signal.SIGINT)
+
+
+async def test_the_demo_that_runs_has_a_name_and_one_that_ended_has_its_files(opa_binary: Path, home: Path) -> None:
+    """A check has no name, and leaves nothing if everything held."""
+    state = home / "ostiary"
+    async with program(*OSTIARY, "demo", home=home, cwd=home) as demo:
+        await demo.writes("Ctrl-C ends the demo.")
+        [place] = state.glob("demo-*")
+        assert (state / "demo").resolve() == place
+        await demo_check(home=home, cwd=home)
+        assert sorted(state.iterdir()) == [state / "demo", place]
+        await demo.end(signal.SIGINT)
+        assert demo.text.endswith(f"The demo has ended; its files stay in {place}.\n")
+    assert list(state.iterdir()) == [place]
+    assert (place / "ostiary.yaml").exists()
+
+
 async def test_a_signal_ends_a_demo_that_is_coming_up(opa_binary: Path, home: Path) -> None:
     async with program(*OSTIARY, "demo", "--check", home=home, cwd=home) as demo:
         await eventually(lambda: len(descendants(demo.process.pid)) >= 2)  # OPA serves, and a worker starts
         status, gone = await demo.end(signal.SIGTERM)
         assert status == 1
         assert demo.text == ""
+    assert list((home / "ostiary").iterdir()) == []
     assert gone < 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -246,10 +247,18 @@ async def test_a_reply_that_is_not_http_is_no_answer(reply: bytes) -> None:
 
 
 async def test_nobody_listening_is_no_answer(tmp_path: Path) -> None:
-    for address in ("http://127.0.0.1:1", f"unix://{tmp_path}/none.sock"):
+    left = tmp_path / "left.sock"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(left))
+    for address, why in {
+        "http://127.0.0.1:1": "nobody listens at http://127.0.0.1:1",
+        f"unix://{left}": f"nobody listens at unix://{left}",
+        f"unix://{tmp_path}/none.sock": f"there is no socket {tmp_path}/none.sock",
+    }.items():
         async with OpaClient(address=OpaAddress.parse(address)) as client:
-            with pytest.raises(PolicyUnavailable, match="OPA cannot be asked"):
+            with pytest.raises(PolicyUnavailable) as unavailable:
                 await client.query(QUESTION)
+        assert unavailable.value.detail == f"OPA cannot be asked: {why}"
 
 
 async def test_a_client_that_is_not_open_has_no_answer() -> None:

@@ -238,7 +238,9 @@ class TestGo:
         asked = '[ "$*" = "install github.com/open-policy-agent/opa@v1.22.2" ] || exit 8'
         places.go(f"{asked}\n{self.BUILD.format(source=source)}")
         assert places.ensure() == places.cache / "1.22.2" / "opa"
+        failed = f"http://127.0.0.1:1/none/v1.22.2/{ASSET} failed (ConnectError: [Errno 111] Connection refused)"
         assert places.said[1:] == [
+            f"The release was not got: {failed}.",
             "Building OPA 1.22.2 with `go install`, which takes some minutes the first time.",
             "go: downloading opa",
         ]

@@ -305,12 +305,15 @@ class TestANewBundle:
         assert set(revisions[switch + len(asking) :]) == {"8-ff"}
         assert managed.restarts == 0
 
-    async def test_with_the_same_sequence_is_taken_over(
-        self, managed: ManagedOpa, client: OpaClient, bundle: Path
+    async def test_with_the_same_sequence_is_taken_over_and_said_once(
+        self, managed: ManagedOpa, client: OpaClient, bundle: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level(logging.INFO, logger="ostiary.opa")
         write_bundle(bundle, revision="7-other")
         await until(lambda: managed.revision == "7-other")
         assert (await client.query(QUESTION)).revision == "7-other"
+        said = [record.getMessage() for record in caplog.records if "7-other" in record.getMessage()]
+        assert said == [f"the bundle 7-other is active, it was {REVISION} (OPA is process {managed.pid})"]
 
     async def test_that_is_broken_is_not_taken_over(
         self, managed: ManagedOpa, client: OpaClient, bundle: Path, caplog: pytest.LogCaptureFixture
@@ -362,6 +365,17 @@ class TestLogs:
         assert "input is" not in caplog.text
         assert "Received request" not in caplog.text
 
+    async def test_what_it_said_in_passing_is_not_given_as_the_cause_of_its_end(
+        self, bundle: Path, tmp_path: Path
+    ) -> None:
+        talker = tmp_path / "opa"
+        talker.write_text(
+            """#!/bin/sh\nprintf '{"level":"info","msg":"Initializing server."}\\n'\nkill -9 $$\n""", encoding="utf-8"
+        )
+        talker.chmod(0o755)
+        process = await OpaProcess.start(binary=talker, bundle=bundle, socket=tmp_path / "s")
+        assert await process.wait() == "OPA was ended by SIGKILL"
+
     async def test_a_line_cannot_forge_another_nor_flood(
         self, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -384,7 +398,7 @@ class TestLogs:
             (logging.WARNING, "[1]"),
             (logging.WARNING, "x" * 1000),
         ]
-        assert said.startswith("OPA ended with status 0: one ERROR two err=three / bare")
+        assert said.startswith("OPA ended with status 0; last output: one ERROR two err=three / bare")
 
 
 class TestExternal:

@@ -6,7 +6,7 @@ A command's module is imported when the command is used: the parts of a proxy ta
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -37,8 +37,20 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from ostiary.cli.version import command  # imported here: see above
+
+        command()
+        raise typer.Exit
+
+
 @app.callback()
-def _ostiary() -> None:
+def _ostiary(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The same as the command version.")
+    ] = False,
+) -> None:
     """A zero-standing-privilege access proxy: every request is decided by Open Policy Agent."""
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ostiary.cli.output import fail, print_json, print_table
-from ostiary.demo.place import new_demo
+from ostiary.cli.output import fail, note, print_json, print_table
+from ostiary.demo.place import latest, new_demo
 from ostiary.demo.run import running_demo
 from ostiary.demo.tour import Outcome, Tour, guide
 from ostiary.logs import configure_logging
@@ -31,34 +35,59 @@ def command(
     configure_logging(level="info" if verbose else "critical", form="text")
     level = "info" if verbose else "error"
     place = new_demo(directory)
+    stay = f"its files stay in {place}"
     try:
         outcomes = asyncio.run(_check(place, level) if check else _show(place, level))
     except (OpaNotFound, OpaNotReady, OSError) as error:
-        fail(str(error), status=1)
+        fail(str(error), f"The demo did not come up; {stay}.", status=1)
     except asyncio.CancelledError:  # a signal ended it
+        if not check:
+            typer.echo(f"The demo has ended; {stay}.")
+        elif directory is None:
+            shutil.rmtree(place, ignore_errors=True)
         raise typer.Exit(1 if check else 0) from None
-    if not check:
-        return
     if as_json:
         print_json([outcome.document() for outcome in outcomes])
     else:
         _print(outcomes)
-    if not all(outcome.held for outcome in outcomes):
+    held = all(outcome.held for outcome in outcomes)
+    if held and directory is None:
+        shutil.rmtree(place, ignore_errors=True)
+    if place.exists():
+        note(f"The demo has ended; {stay}.")
+    if not held:
         raise typer.Exit(1)
 
 
 async def _check(place: Path, level: str) -> list[Outcome]:
     _cancel_when_signalled()
-    async with running_demo(place, level=level) as demo:
+    async with running_demo(place, level=level, progress=note) as demo:
         return await Tour(demo).check()
 
 
 async def _show(place: Path, level: str) -> list[Outcome]:
+    """Runs until a signal cancels it."""
     _cancel_when_signalled()
-    async with running_demo(place, level=level) as demo:
-        typer.echo(guide(demo))
-        await asyncio.get_running_loop().create_future()  # until a signal
+    async with running_demo(place, level=level, progress=note) as demo:
+        with latest(place):
+            typer.echo(guide(demo, ostiary=_this_command()))
+            await asyncio.get_running_loop().create_future()
     return []
+
+
+def _this_command() -> str:
+    """What calls this very program in another terminal, quoted for a shell.
+
+    Its name alone, if PATH finds it there too: not if that is so only because its environment is activated here.
+    """
+    program = Path(sys.argv[0]).absolute()
+    if program.name != "ostiary" or not os.access(program, os.X_OK):
+        return shlex.join([sys.executable, "-m", "ostiary"])
+    found = shutil.which("ostiary")
+    environment = os.environ.get("VIRTUAL_ENV")
+    if found is None or not program.samefile(found) or (environment and program.is_relative_to(environment)):
+        return shlex.quote(str(program))
+    return "ostiary"
 
 
 def _cancel_when_signalled() -> None:

@@ -116,7 +116,7 @@ def _refused(question: Question, refusal: AccessError, hint: str, *, as_json: bo
 
 
 def _configuration(path: Path | None, *, needed: bool) -> Config | None:
-    """The configuration that is named; else, where it is needed, the one here, and then the latest demo's."""
+    """The configuration that is named; else, where it is needed, the one here, and then that of the demo that runs."""
     if path is None:
         if not needed:
             return None
@@ -131,7 +131,7 @@ def _found_configuration() -> Path:
     demo = latest_demo()
     if demo is None:
         fail(
-            f"there is no {_CONFIGURATION} here and no demo has run: name the configuration with -c FILE, "
+            f"there is no {_CONFIGURATION} here and no demo runs: name the configuration with -c FILE, "
             "or the policy with --policy DIR"
         )
     return demo / _CONFIGURATION

@@ -15,7 +15,7 @@ from ostiary.demo.place import latest_demo
 def command(
     subject: Annotated[str, typer.Argument(help=f"Who it is for. Known to the issuer: {', '.join(IDENTITIES)}.")],
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="The demo's directory; the latest demo's if left out.")
+        Path | None, typer.Option("--dir", help="The demo's directory; that of the demo that runs if left out.")
     ] = None,
     lifetime: Annotated[int, typer.Option(min=1, max=3600, help="In seconds.")] = 3600,
 ) -> None:
@@ -24,7 +24,7 @@ def command(
         fail(f"{subject!r} is not a subject, which is printable ASCII")
     place = directory or latest_demo()
     if place is None:
-        fail("no demo has run here: start one with 'ostiary demo', or name its directory with --dir")
+        fail("no demo runs here: start one with 'ostiary demo', or name the directory of one with --dir")
     key = place / KEY_FILE
     if not key.is_file():
         fail(f"{place}: no demo has run there: it has no {KEY_FILE}")

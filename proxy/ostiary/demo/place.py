@@ -1,9 +1,11 @@
-"""Where a demo keeps its files: a private directory per run, and a name for the latest one."""
+"""Where a demo keeps its files: a private directory per run, and a name for the one that runs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,22 +21,33 @@ def _state_home() -> Path:
 
 
 def new_demo(directory: Path | None = None) -> Path:
-    """The directory of a demo that begins (0700), a new one unless it is given. It becomes the latest demo's.
+    """The directory of a demo that begins (0700), a new one unless it is given.
 
     Raises `ConfigurationError` if others can get into the one that is given.
     """
-    home = _state_home()
+    if directory is not None:
+        return private_directory(directory.resolve())
+    home = _state_home().resolve()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory is None:
-        place = Path(tempfile.mkdtemp(prefix="demo-", dir=home))
-    else:
-        place = private_directory(directory.absolute())
-    link = place / ".latest"
-    link.symlink_to(place)
-    link.replace(home / _LATEST)
-    return place
+    return Path(tempfile.mkdtemp(prefix="demo-", dir=home))
+
+
+@contextlib.contextmanager
+def latest(place: Path) -> Iterator[None]:
+    """While this is entered, the demo in `place` is the latest, unless another one has begun since."""
+    link = _state_home() / _LATEST
+    link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = place / ".latest"
+    made.symlink_to(place)
+    made.replace(link)
+    try:
+        yield
+    finally:
+        if link.is_symlink() and link.readlink() == place:
+            link.unlink(missing_ok=True)
 
 
 def latest_demo() -> Path | None:
-    latest = _state_home() / _LATEST
-    return latest.resolve() if latest.is_dir() else None
+    """The directory of the demo that began last, if it runs."""
+    link = _state_home() / _LATEST
+    return link.resolve() if link.is_dir() else None

@@ -20,7 +20,7 @@ from ostiary.config import load_config
 from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.demo.services import SERVICES, service_application
 from ostiary.listening import Server, bind, listen
-from ostiary.opa.install import ensure_opa
+from ostiary.opa.install import Progress, ensure_opa
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
 from ostiary.supervisor import Supervisor
@@ -50,8 +50,12 @@ class Demo:
 
 
 @contextlib.asynccontextmanager
-async def running_demo(place: Path, *, level: str = "error") -> AsyncIterator[Demo]:
+async def running_demo(
+    place: Path, *, level: str = "error", progress: Progress = lambda _: None
+) -> AsyncIterator[Demo]:
     """The demo in `place` (a private directory), serving when this is entered and ended when it is left.
+
+    `progress` is told what takes long.
 
     Raises `ConfigurationError`, `OpaNotFound`, `OpaNotReady` or `OSError` when it cannot come up.
     """
@@ -59,7 +63,7 @@ async def running_demo(place: Path, *, level: str = "error") -> AsyncIterator[De
         listeners = {name: stack.enter_context(_listening(port)) for name, port in _PREFERRED.items()}
         ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
         issuer = DemoIssuer(place)
-        opa = ensure_opa()
+        opa = ensure_opa(progress=progress)
         policy = place / "policy"
         shutil.copytree(assets.demo_bundle(), policy, dirs_exist_ok=True)
         build_bundle(policy, place / "bundle", opa=opa, sequence=1, rego_root=assets.rego())

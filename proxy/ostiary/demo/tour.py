@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,15 +251,16 @@ def recorded(directory: Path) -> set[str]:
     return {orjson.loads(line)["decision_id"] for line in lines if b'"decision_id"' in line}
 
 
-def guide(demo: Demo) -> str:
-    """The tour to copy, line by line."""
+def guide(demo: Demo, *, ostiary: str) -> str:
+    """The tour to copy, line by line. `ostiary` is what calls the command in a shell, quoted for one."""
     port = demo.ports["proxy"]
+    token = f"{ostiary} token --dir {shlex.quote(str(demo.place))}"
     lines = [
         f"The proxy listens on 127.0.0.1:{port}. OPA, an issuer and three services (orders, billing, reports) run too.",
         "",
         "Tokens of the demo's issuer, for another terminal:",
         "",
-        *(f"  {subject.upper()}=$(ostiary token {subject})" for subject in subjects()),
+        *(f"  {subject.upper()}=$({token} {subject})" for subject in subjects()),
         "",
         "What to try:",
         "",
@@ -266,7 +268,7 @@ def guide(demo: Demo) -> str:
     for stop in STOPS:
         expected = " ".join([str(stop.status), *stop.reasons])
         lines += [f"  # {stop.shows} ({expected})", f"  {stop.curl(port)}", ""]
-    credential = credential_file(demo.place, "orders")
+    credential = shlex.quote(str(credential_file(demo.place, "orders")))
     lines += [
         "  # past the proxy, with the client's token: the service accepts only what the proxy minted (401)",
         f'  curl -s -H "Authorization: Bearer $WEB" "http://127.0.0.1:{demo.ports["orders"]}/orders/42"',

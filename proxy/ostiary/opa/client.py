@@ -19,7 +19,7 @@ from ostiary.decision.query import Answer, EvaluationFailed
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
 from ostiary.opa.address import OpaAddress
-from ostiary.opa.transport import OpaTransport
+from ostiary.opa.transport import OpaTransport, OpaUnreachable
 from ostiary.strictjson import NotStrict, read_object
 
 DECISION_LIMIT: Final = 64 * 1024
@@ -140,6 +140,8 @@ class OpaClient:
                 status, text = await self._transport.exchange(method, path, body=body, limit=limit)
         except TimeoutError as error:
             raise PolicyUnavailable(f"OPA did not answer within {deadline:g} s") from error
+        except OpaUnreachable as error:
+            raise PolicyUnavailable(f"OPA cannot be asked: {_shown(str(error))}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise PolicyUnavailable(f"OPA cannot be asked: {_shown(f'{type(error).__name__}: {error}')}") from error
         if status != 200:

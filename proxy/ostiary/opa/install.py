@@ -95,6 +95,7 @@ def ensure_opa(
             return _download(finder, places.release, pinned, cache, progress)
         except _Unusable as why:
             downloaded = why
+            progress(f"The release was not got: {why}.")
         try:
             return _build(finder, places, pinned, cache, progress)
         except _Unusable as why:

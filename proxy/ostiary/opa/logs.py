@@ -14,7 +14,7 @@ _log = logging.getLogger("ostiary.opa")
 
 _LINE_LIMIT: Final = 16 * 1024  # bytes; the rest of a longer line is dropped
 _SHOWN: Final = 1000  # characters of a message
-_TAIL: Final = 20  # lines kept for the error of an OPA that does not start
+_TAIL: Final = 20  # warnings and errors kept for what is said of an OPA that ended
 _PIECE: Final = 64 * 1024
 
 _LEVELS: Final = {
@@ -30,7 +30,7 @@ _FIELDS: Final = ("name", "plugin", "err", "error")
 
 
 class LogFolder:
-    """Reads what OPA writes until it ends. `tail` is its last lines, for people who ask why it did not start."""
+    """Reads what OPA writes until it ends. `tail` is its last warnings and errors, for people who ask why it ended."""
 
     def __init__(self) -> None:
         self.tail: deque[str] = deque(maxlen=_TAIL)
@@ -54,7 +54,8 @@ class LogFolder:
         level, text = _read(line)
         if text is None:
             return
-        self.tail.append(text)
+        if level >= logging.WARNING:
+            self.tail.append(text)
         _log.log(level, "%s", text)
 
 

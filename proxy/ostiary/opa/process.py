@@ -99,13 +99,13 @@ class OpaProcess:
         return self._process.returncode is not None
 
     async def wait(self) -> str:
-        """Wait until it has ended; what it last said, in one line."""
+        """Wait until it has ended; how, and what it last complained about, in one line."""
         code = await self._process.wait()
         await asyncio.shield(self._folding)
         self._unleash()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         said = " / ".join(self._logs.tail)
-        return f"OPA {how}: {said}" if said else f"OPA {how}"
+        return f"OPA {how}; last output: {said}" if said else f"OPA {how}"
 
     async def stop(self) -> None:
         """End it: let it finish what it is answering, then kill it. Returns when it is gone."""

@@ -153,8 +153,11 @@ class ManagedOpa:
             await process.stop()
             socket.unlink(missing_ok=True)
             raise
-        self._revision = revision
-        _log.info("OPA (process %d) serves the bundle %s", process.pid, revision)
+        before, self._revision = self._revision, revision
+        if before is not None and before != revision:
+            _log.info("the bundle %s is active, it was %s (OPA is process %d)", revision, before, process.pid)
+        else:
+            _log.info("OPA (process %d) serves the bundle %s", process.pid, revision)
         return process
 
     async def _ready(self, process: OpaProcess, socket: Path) -> Revision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ _KEEPALIVE: Final = 30.0
 
 class AnswerTooLarge(ValueError):
     """The answer is longer than it may be."""
+
+
+class OpaUnreachable(ConnectionError):
+    """There is no connection to OPA. The message is a clause: where it should be, and what is wrong there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,13 +84,15 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
     async def exchange(self, method: str, path: str, *, body: bytes | None, limit: int) -> tuple[int, bytes]:
         """Send one request to a constant `path` with its query; status and body of the answer.
 
-        Raises `AnswerTooLarge` once the answer exceeds `limit` bytes, without reading on.
+        Raises `AnswerTooLarge` once the answer exceeds `limit` bytes, without reading on, and `OpaUnreachable`.
         """
         lease = await self._leased()
         lease.users += 1
         try:
             async with self._request(method, self._url(path), data=body, allow_redirects=False) as response:
                 return response.status, await _read(response, limit)
+        except aiohttp.ClientConnectorError as error:
+            raise OpaUnreachable(_unreachable(self._address, error)) from error
         finally:
             lease.users -= 1
             if lease.retired and lease.users == 0:
@@ -128,6 +135,14 @@ def _identity(socket: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _unreachable(address: OpaAddress, error: aiohttp.ClientConnectorError) -> str:
+    if error.errno == errno.ECONNREFUSED:
+        return f"nobody listens at {address}"
+    if address.socket is not None and error.errno == errno.ENOENT:
+        return f"there is no socket {address.socket}"
+    return f"no connection to {address}: {error.strerror or error}"
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
