@@ -28,6 +28,7 @@ from ostiary.admin.app import Health, admin_application
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.config.fields import UnixAddress
+from ostiary.config.model import ManagedOpa as ManagedSettings
 from ostiary.credential.keys import ensure_signing_key
 from ostiary.crew import Crew
 from ostiary.errors import ConfigurationError
@@ -136,7 +137,7 @@ class Supervisor:
     def _opa(self) -> contextlib.AbstractAsyncContextManager[PolicyService]:
         opa = self._config.opa
         if opa.managed is not None:
-            binary = self._opa_binary or opa.managed.binary or ensure_opa()
+            binary = self._opa_binary or managed_binary(opa.managed)
             return ManagedOpa(binary=binary, bundle=opa.managed.bundle, directory=self._config.state / "opa")
         if opa.url is None:
             raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
@@ -223,13 +224,18 @@ def refuse_unreadable(config: Config) -> None:
         raise ConfigurationError(mistakes)
 
 
+def managed_binary(managed: ManagedSettings) -> Path:
+    """The OPA to start: the configured one, or as it is found or got. Blocks; raises `OpaNotFound`."""
+    if managed.binary is None:
+        return ensure_opa(checksum=managed.checksum, progress=_log.info)
+    return accept_opa(managed.binary, checksum=managed.checksum)
+
+
 def serve(config: Config) -> None:
     """Run a proxy until SIGTERM, SIGINT or SIGHUP. Blocks, and raises what `Supervisor.run` and `ensure_opa` do."""
-    binary = None
-    if config.opa.managed is not None:
-        # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
-        configured = config.opa.managed.binary
-        binary = ensure_opa(progress=_log.info) if configured is None else accept_opa(configured)
+    managed = config.opa.managed
+    # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
+    binary = None if managed is None else managed_binary(managed)
     asyncio.run(_run_until_signalled(Supervisor(config, opa_binary=binary)))
 
 

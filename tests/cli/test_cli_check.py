@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import socket
@@ -238,6 +239,15 @@ def test_opa_that_cannot_be_had(site: Site, policy: Path) -> None:
 def test_a_managed_opa_that_does_not_start(site: Site, binary: str, what: str) -> None:
     site.change("bundle: bundle", f"bundle: bundle, binary: {binary}")
     assert site.wrong() == [("OPA", "wrong", what)]
+
+
+def test_a_managed_opa_has_the_checksum_that_is_configured(site: Site, opa_binary: Path) -> None:
+    digest = hashlib.sha256(opa_binary.read_bytes()).hexdigest()
+    site.change("bundle: bundle", f"bundle: bundle, binary: {opa_binary}, checksum: {digest}")
+    assert site.wrong() == []
+    site.change(digest, "f" * 64)
+    said = f"The OPA that is configured cannot be used: {opa_binary} does not have the checksum that is asked for."
+    assert site.wrong() == [("OPA", "wrong", said)]
 
 
 def test_a_bundle_that_is_missing_or_broken(site: Site) -> None:

@@ -27,9 +27,10 @@ from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleDirectory, BundleError
 from ostiary.opa.client import OpaClient
 from ostiary.opa.external import ExternalOpa
-from ostiary.opa.install import OpaNotFound, accept_opa, ensure_opa
+from ostiary.opa.install import OpaNotFound
 from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.sidecar import ManagedOpa
+from ostiary.supervisor import managed_binary
 from ostiary.upstream.pool import Pool
 
 _PATIENCE: Final = 3.0
@@ -79,10 +80,7 @@ async def _managed_opa(settings: ManagedSettings) -> list[Finding]:
         BundleDirectory(settings.bundle).revision()
     except BundleError:
         return []  # said of the bundle itself; no OPA could serve it
-    if settings.binary is None:
-        binary = await asyncio.to_thread(ensure_opa)
-    else:
-        binary = await asyncio.to_thread(accept_opa, settings.binary)
+    binary = await asyncio.to_thread(managed_binary, settings)
     async with ManagedOpa(binary=binary, bundle=settings.bundle) as opa:  # in a directory of its own
         return ok("OPA", f"{binary} serves {opa.revision}")
 

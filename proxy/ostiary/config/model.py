@@ -166,6 +166,8 @@ class ManagedOpa(Strict):
     """The bundle that it serves: a directory made by `ostiary bundle build`."""
     binary: FilePath | None = None
     """The program; found or installed as `ostiary opa install` does if left out."""
+    checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """The SHA-256 that the program must have, in lower-case hexadecimal, wherever it comes from."""
 
 
 class Opa(Strict):

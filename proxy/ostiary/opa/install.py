@@ -105,10 +105,13 @@ def ensure_opa(
             ) from why
 
 
-def accept_opa(program: Path, *, floor: str = FLOOR) -> Path:
-    """`program`, the one that somebody chose, if it is an OPA of at least version `floor`. Raises `OpaNotFound`."""
+def accept_opa(program: Path, *, floor: str = FLOOR, checksum: str | None = None) -> Path:
+    """`program`, the one that somebody chose, if it is an OPA of at least version `floor`. Raises `OpaNotFound`.
+
+    With `checksum`, it has to have that SHA-256 (hex) too.
+    """
     try:
-        return _Finder(floor=floor, checksum=None).accept(program)
+        return _Finder(floor=floor, checksum=checksum).accept(program)
     except _Unusable as why:
         raise OpaNotFound(f"The OPA that is configured cannot be used: {why}.") from why
 
