@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from ostiary.app import Policy, compose
@@ -18,7 +17,7 @@ from ostiary.clock import SystemClock
 from ostiary.config import load_config
 from ostiary.credential import ensure_signing_key
 from ostiary.decision.scripted import ScriptedAuthorizer, allow
-from ostiary.listening import Server, bind, listen, private_directory
+from ostiary.listening import Server, bind, listen, private_directory, quiet
 from ostiary.models import AccessRequest, Decision
 from ostiary.opa.catalog import CatalogEntry
 from ostiary.worker import settle_collector
@@ -56,17 +55,7 @@ async def main(path: Path) -> None:
         composed = compose(config, name="w0", port=config.listen.data.port, policy=policy, clock=SystemClock())
         listen(listener)
         settle_collector()
-        server = Server(
-            uvicorn.Config(
-                composed.application,
-                http=composed.protocol,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-            )
-        )
+        server = Server(quiet(composed.application, http=composed.protocol, lifespan="on"))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
         await server.serve(sockets=[listener])
 

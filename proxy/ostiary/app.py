@@ -209,8 +209,7 @@ def policy_monitor(
 ) -> tuple[OpaClient, PolicyMonitor]:
     """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's."""
     opa = config.opa
-    token = None if opa.token is None else opa.token.get_secret_value()
-    client = OpaClient(address=address, token=token, deadline=opa.deadline, data_deadline=data_deadline)
+    client = OpaClient(address=address, token=opa.bearer, deadline=opa.deadline, data_deadline=data_deadline)
     publication = (
         StatusPublication(opa=client)
         if opa.managed is None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ostiary.errors import ConfigurationError
 
@@ -42,6 +44,30 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def quiet(
+    application: ASGIApp,
+    *,
+    http: type[asyncio.Protocol] | Literal["auto"] = "auto",
+    lifespan: Literal["on", "off"] = "off",
+    patience: int = 1,
+) -> uvicorn.Config:
+    """How every listener here is served: no websocket, no log of its own, nothing believed of or told about a proxy.
+
+    `patience` is how long open requests may take to end when the server stops, in seconds.
+    """
+    return uvicorn.Config(
+        application,
+        http=http,
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=patience,
+    )
 
 
 def private_directory(path: Path) -> Path:

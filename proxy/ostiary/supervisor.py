@@ -21,8 +21,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import uvicorn
-
 from ostiary import app
 from ostiary.admin.app import Health, admin_application
 from ostiary.clock import SystemClock
@@ -32,7 +30,7 @@ from ostiary.config.model import ManagedOpa as ManagedSettings
 from ostiary.credential.keys import ensure_signing_key
 from ostiary.crew import Crew
 from ostiary.errors import ConfigurationError
-from ostiary.listening import Server, bind, listen, listen_unix, private_directory
+from ostiary.listening import Server, bind, listen, listen_unix, private_directory, quiet
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import accept_opa, ensure_opa
@@ -141,8 +139,7 @@ class Supervisor:
             return ManagedOpa(binary=binary, bundle=opa.managed.bundle, directory=self._config.state / "opa")
         if opa.url is None:
             raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
-        token = None if opa.token is None else opa.token.get_secret_value()
-        return ExternalOpa(address=opa.url, token=token)
+        return ExternalOpa(address=opa.url, token=opa.bearer)
 
     @contextlib.asynccontextmanager
     async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:
@@ -177,18 +174,7 @@ class Supervisor:
         else:
             listener = bind(address.host, address.port)
             listen(listener)
-        server = Server(
-            uvicorn.Config(
-                admin_application(self.health),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        server = Server(quiet(admin_application(self.health)))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin")
         try:
             yield

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
-import uvicorn
 import uvloop
 
 from ostiary import app
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.errors import AccessError, ConfigurationError
-from ostiary.listening import Server
+from ostiary.listening import Server, quiet
 from ostiary.logs import configure_logging
 from ostiary.opa.address import OpaAddress
 from ostiary.server import refuse_unless_strict
@@ -94,17 +93,9 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
     clock = SystemClock()
     policy = app.opa_policy(settings.config, settings.opa_address, clock=clock)
     composed = app.compose(settings.config, name=settings.name, port=settings.port, policy=policy, clock=clock)
-    configuration = uvicorn.Config(
-        composed.application,
-        http=composed.protocol,
-        ws="none",
-        lifespan="off",  # entered below: uvicorn would turn what goes wrong in it into a line of its log
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, math.ceil(settings.config.limits.drain_timeout)),
-    )
+    # The lifespan is entered below: uvicorn would turn what goes wrong in it into a line of its log.
+    patience = max(1, math.ceil(settings.config.limits.drain_timeout))
+    configuration = quiet(composed.application, http=composed.protocol, patience=patience)
     refuse_unless_strict(configuration)
 
     def started() -> None:

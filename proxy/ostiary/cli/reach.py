@@ -86,10 +86,9 @@ async def _managed_opa(settings: ManagedSettings) -> list[Finding]:
 
 
 async def _external_opa(config: Config, address: OpaAddress) -> list[Finding]:
-    token = None if config.opa.token is None else config.opa.token.get_secret_value()
-    async with ExternalOpa(address=address, token=token, start_timeout=_PATIENCE) as opa:
+    async with ExternalOpa(address=address, token=config.opa.bearer, start_timeout=_PATIENCE) as opa:
         findings = ok("OPA", f"{address} serves {opa.revision}")
-    async with OpaClient(address=address, token=token) as client:
+    async with OpaClient(address=address, token=config.opa.bearer) as client:
         try:
             await client.status()
         except PolicyUnavailable as unavailable:

@@ -183,6 +183,11 @@ class Opa(Strict):
     max_policy_age: Annotated[int, Duration(least=1, most=366 * 86400, whole=True)] = 86400
     """How old the policy may be before it stops being trusted: `policy-stale`, 503. Whole seconds."""
 
+    @property
+    def bearer(self) -> str | None:
+        """The token in clear, for whoever sends it."""
+        return None if self.token is None else self.token.get_secret_value()
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Opa:
         if (self.managed is None) == (self.url is None):

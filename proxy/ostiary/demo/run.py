@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from ostiary import assets
 from ostiary.config import load_config
 from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.demo.services import SERVICES, service_application
-from ostiary.listening import Server, bind, listen
+from ostiary.listening import Server, bind, listen, quiet
 from ostiary.opa.install import Progress, ensure_opa
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
@@ -124,11 +123,7 @@ async def _served(applications: Mapping[socket.socket, ASGIApp]) -> AsyncIterato
 
 
 def _server(application: ASGIApp) -> Server:
-    return Server(
-        uvicorn.Config(
-            application, log_config=None, access_log=False, ws="none", lifespan="on", timeout_graceful_shutdown=1
-        )
-    )
+    return Server(quiet(application, lifespan="on"))
 
 
 def _listening(preferred: int) -> contextlib.closing[socket.socket]:
