@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import threading
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -63,6 +65,42 @@ def test_each_request_is_either_let_through_and_recorded_or_refused_and_recorded
         assert log.health().lost == 0
 
     asyncio.run(main())
+
+
+class HeldSink(ScriptedSink):
+    """Fails the first group, and takes the second only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__([OSError(errno.ENOSPC, "full")])
+        self.trying, self.go_on = threading.Event(), threading.Event()
+        self._groups = 0
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        self._groups += 1
+        if self._groups == 2:
+            self.trying.set()
+            assert self.go_on.wait(10)
+        super().append(lines)
+
+
+async def test_who_is_refused_while_an_outage_ends_is_counted_too() -> None:
+    sink = HeldSink()
+    log = FileAuditLog(sink=sink, worker="w0", clock=SystemClock())
+    await log.start()
+    with pytest.raises(AuditUnavailable):
+        await forward(log)
+    await until(sink.trying.is_set)
+    for _ in range(3):
+        with pytest.raises(AuditUnavailable):
+            await forward(log)
+    sink.go_on.set()
+    await until(lambda: log.health().writable)
+    await log.close()
+
+    first, second = (line for line in map(json.loads, sink.lines) if line["kind"] == "outage")
+    assert (first["refused"], second["refused"]) == (1, 3)
+    assert second["since"] == first["time"]
+    assert second["error"] == first["error"] == "the audit cannot be written: ENOSPC"
 
 
 async def test_an_end_during_an_outage_tries_until_its_deadline() -> None:

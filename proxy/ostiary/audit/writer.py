@@ -50,6 +50,15 @@ class Outage:
     refused: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Preface:
+    """The line that tells of an outage, when it was rendered (loop time, seconds), and how many it counts."""
+
+    line: bytes
+    rendered: float
+    refused: int
+
+
 class _Group:
     __slots__ = ("lines", "preface", "size", "timer", "waiters")
 
@@ -58,7 +67,7 @@ class _Group:
         self.waiters: list[tuple[int, asyncio.Future[None]]] = []  # by index of their line
         self.size = 0
         self.timer: asyncio.TimerHandle | None = None
-        self.preface: bytes | None = None
+        self.preface: _Preface | None = None
 
     def add(self, line: bytes) -> None:
         self.lines.append(line)
@@ -212,12 +221,13 @@ class GroupWriter:
             return
         group = self._pending
         if self._outage is not None:
-            group.preface = self._outage_line(self._outage, self._loop.time())
+            now = self._loop.time()
+            group.preface = _Preface(self._outage_line(self._outage, now), now, self._outage.refused)
         elif not group.lines:
             return
         self._pending = _Group()
         self._in_flight = group
-        self._work.put(group.lines if group.preface is None else [group.preface, *group.lines])
+        self._work.put(group.lines if group.preface is None else [group.preface.line, *group.lines])
 
     def _written(self, error: Exception | None) -> None:
         group, self._in_flight = self._in_flight, None
@@ -230,10 +240,8 @@ class GroupWriter:
         group.release()
         self.lines_written += len(group.lines)
         self.bytes_written += group.size
-        if group.preface is not None:
-            self._outage = None
-            self._retry_in = _FIRST_RETRY
-            _log.warning("the audit is being written again")
+        if group.preface is not None and self._outage is not None:
+            self._end_outage(self._outage, group.preface)
         if self._outage is not None or self._pending.lines:
             self._dispatch()
 
@@ -248,6 +256,15 @@ class GroupWriter:
         self._failing = True
         self._retry = self._loop.call_later(self._retry_in, self._try_again)
         self._retry_in = min(self._retry_in * 2, _LAST_RETRY)
+
+    def _end_outage(self, outage: Outage, told: _Preface) -> None:
+        self._outage = None
+        self._retry_in = _FIRST_RETRY
+        _log.warning("the audit is being written again")
+        if outage.refused > told.refused:
+            # Refused while the line that ends the outage was being written: it does not count them, so another does.
+            rest = Outage(since=told.rendered, error=outage.error, refused=outage.refused - told.refused)
+            self._pending.add(self._outage_line(rest, self._loop.time()))
 
     def _cancel_retry(self) -> None:
         if self._retry is not None:
