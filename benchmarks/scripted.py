@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from ostiary.access import NoPrediction
 from ostiary.app import Policy, compose
 from ostiary.clock import SystemClock
 from ostiary.config import load_config
@@ -49,6 +50,7 @@ async def main(path: Path) -> None:
     policy = Policy(
         authorizer=ScriptedAuthorizer([allowed_once()], repeat=True),
         catalog=OneEndpoint(),
+        predictor=NoPrediction(),
         lifespan=contextlib.nullcontext(),
     )
     with contextlib.closing(bind(config.listen.data.host, config.listen.data.port)) as listener:

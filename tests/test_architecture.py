@@ -41,6 +41,7 @@ COMPOSITION = {
     "assets",
     "crew",
     "listening",
+    "page",
 }
 LEAVES = {"pipeline", "verify"}
 

@@ -31,10 +31,13 @@ from ostiary.config.model import ServiceSettings
 from ostiary.credential import CachingSwapper, MintedSwapper, Minter, Swapper, load_signing_key, public_jwks
 from ostiary.decision.authorizer import OpaAuthorizer
 from ostiary.decision.batching import BatchingPolicy
+from ostiary.decision.cache import CachingAuthorizer
+from ostiary.decision.horizon import Announcements, PolicyHorizon
 from ostiary.decision.limits import LimitedAuthorizer
+from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError
 from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile, build_authenticator
-from ostiary.interfaces import Authorizer, EndpointCatalog
+from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleDirectory
 from ostiary.opa.catalog import OpaEndpointCatalog
@@ -83,10 +86,12 @@ class Composed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Who decides, and who knows the endpoints of what was decided. `lifespan` is open while requests are served."""
+    """Who decides, and who knows the endpoints, of what is asked and of what was decided. `lifespan` is open while
+    requests are served."""
 
     authorizer: Authorizer
     catalog: EndpointCatalog
+    predictor: EndpointPredictor
     lifespan: AbstractAsyncContextManager[object]
 
 
@@ -133,7 +138,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             },
         ),
         authenticator=authenticator,
-        requests=AccessRequestBuilder(clock=clock, grants=NoGrants()),
+        requests=AccessRequestBuilder(clock=clock, grants=NoGrants(), endpoints=policy.predictor),
         authorizer=policy.authorizer,
         swapper=CachingSwapper(
             Swapper(
@@ -177,37 +182,68 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     )
 
 
-def opa_policy(config: Config, address: OpaAddress, *, clock: Clock) -> Policy:
-    """The policy that OPA holds: every decision is asked for."""
-    opa = config.opa
-    client, monitor = policy_monitor(config, address, clock=clock)
+def opa_policy(
+    config: Config, address: OpaAddress, *, clock: Clock, announcements: Announcements | None = None
+) -> Policy:
+    """The policy that OPA holds: every decision is asked for, or was a moment ago."""
+    horizon = PolicyHorizon(announcements=announcements)
+    client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon)
+    catalog = OpaEndpointCatalog(source=client, clock=clock, horizon=horizon)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with client, monitor:
+            await catalog.read()
             yield
 
     return Policy(
-        authorizer=LimitedAuthorizer(
-            authorizer=OpaAuthorizer(
-                policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, cores())),
-                freshness=monitor,
-                max_policy_age=opa.max_policy_age,
-            ),
-            clock=clock,
-            in_flight=config.limits.decisions_in_flight,
-            rate=config.limits.decisions_per_second,
-            burst=2 * config.limits.decisions_per_second,
-        ),
-        catalog=OpaEndpointCatalog(source=client, clock=clock),
+        authorizer=opa_authorizer(config, client=client, monitor=monitor, horizon=horizon, clock=clock),
+        catalog=catalog,
+        predictor=catalog,
         lifespan=lifespan(),
     )
 
 
+def opa_authorizer(
+    config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
+) -> Authorizer:
+    """From the outside in: the cache, the limits on what is asked, the questions, batched."""
+    opa, limits = config.opa, config.limits
+    staleness = StalenessLimit(freshness=monitor, most=opa.max_policy_age)
+    asking = LimitedAuthorizer(
+        authorizer=OpaAuthorizer(
+            policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, cores())),
+            staleness=staleness,
+            horizon=horizon,
+        ),
+        clock=clock,
+        in_flight=limits.decisions_in_flight,
+        rate=limits.decisions_per_second,
+        burst=2 * limits.decisions_per_second,
+    )
+    if limits.cached_decisions == 0:
+        return asking
+    return CachingAuthorizer(
+        authorizer=asking,
+        horizon=horizon,
+        staleness=staleness,
+        allows=limits.cached_decisions,
+        denials=limits.cached_denials,
+        per_identity=limits.cached_per_identity,
+    )
+
+
 def policy_monitor(
-    config: Config, address: OpaAddress, *, clock: Clock, data_deadline: float = 5.0
+    config: Config,
+    address: OpaAddress,
+    *,
+    clock: Clock,
+    horizon: PolicyHorizon,
+    changed: Callable[[], None] = lambda: None,
+    data_deadline: float = 5.0,
 ) -> tuple[OpaClient, PolicyMonitor]:
-    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's."""
+    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's, `horizon`
+    and `changed` are the watch's."""
     opa = config.opa
     client = OpaClient(address=address, token=opa.bearer, deadline=opa.deadline, data_deadline=data_deadline)
     publication = (
@@ -217,7 +253,9 @@ def policy_monitor(
     )
     # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
     interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
-    return client, PolicyMonitor(opa=client, publication=publication, clock=clock, interval=interval)
+    return client, PolicyMonitor(
+        opa=client, publication=publication, clock=clock, horizon=horizon, changed=changed, interval=interval
+    )
 
 
 def cores() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
@@ -32,6 +32,18 @@ class Authenticator(Protocol):
 class GrantReader(Protocol):
     def active(self, issuer: str, subject: str) -> tuple[Grant, ...]:
         """The grants of this identity that have not ended, in a stable order."""
+
+
+class EndpointPredictor(Protocol):
+    def predict(self, target: Target, method: str) -> Prediction:
+        """Which endpoint this is aimed at, by the route table of the active bundle. Never waits for one."""
+
+
+class Prediction(NamedTuple):
+    """`revision` is that of the bundle whose route table was asked; None where there is none to be asked."""
+
+    revision: str | None
+    endpoint: str | None
 
 
 class RequestBuilder(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -13,6 +15,9 @@ Json: TypeAlias = Any
 
 Method: TypeAlias = Literal["jwt", "jwt-svid", "mtls", "xfcc"]
 """How an identity was proved."""
+
+IdentityKey: TypeAlias = tuple[str, str, Method, bytes, bytes]
+"""All that a policy sees of an identity: issuer, subject, method of proof, digests of the actor and of the claims."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,7 @@ class Identity:
     `issuer` and `subject` are always non-empty strings. `claims` holds only those that the issuer's configuration
     lists. `expires_at` is in whole Unix seconds: nothing derived from this identity outlives it.
     `token_id` is the token's `jti`, for the audit; the token itself is kept nowhere.
+    `key` is equal for identities that no policy can tell apart, and only for those.
     """
 
     issuer: str
@@ -52,6 +58,18 @@ class Identity:
     claims: Mapping[str, Json] = field(default_factory=dict)
     token_id: str | None = None
     actor: Mapping[str, Json] | None = None
+    key: IdentityKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        key = (self.issuer, self.subject, self.method, _digest(self.actor), _digest(self.claims))
+        object.__setattr__(self, "key", key)
+
+
+def _digest(document: Mapping[str, Json] | None) -> bytes:
+    """SHA-256 of one text for one JSON value; 1, 1.0 and true are three."""
+    plain = None if document is None else dict(document)
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +98,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRequest:
-    """The question that is put to the policy. `time` is in whole Unix seconds, rounded down."""
+    """The question that is put to the policy. `time` is in whole Unix seconds, rounded down.
+
+    `endpoint` is what the route table of the bundle `revision` says this is aimed at, None where that table has nothing
+    for it. Without a `revision` nothing was predicted, and no answer is kept.
+    """
 
     identity: Identity
     method: str
@@ -89,6 +111,7 @@ class AccessRequest:
     source_ip: str
     grants: tuple[Grant, ...] = ()
     endpoint: str | None = None
+    revision: str | None = None
 
     def document(self) -> dict[str, Json]:
         """The `input` of the decision contract: OpenID AuthZEN words, `context` written by the proxy alone."""

@@ -5,6 +5,9 @@ OPA; one that dies is started again (`crew`). SIGTERM and SIGINT drain: workers 
 within `limits.drain_timeout`, and OPA ends last; a second signal ends the workers at once. A worker whose supervisor is
 gone ends by itself, and OPA is on a leash.
 
+Which bundle counts is decided here, for all workers: OPA with a new one is told of in the shared page (`page`) as soon
+as it answers, so that none of them gives an older answer after that.
+
 The port is bound first, so that one that is taken is told at once, and listened on last, so that a connection is
 refused rather than left waiting while OPA starts.
 """
@@ -29,6 +32,8 @@ from ostiary.config.fields import UnixAddress
 from ostiary.config.model import ManagedOpa as ManagedSettings
 from ostiary.credential.keys import ensure_signing_key
 from ostiary.crew import Crew
+from ostiary.decision.horizon import PolicyHorizon
+from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.listening import Server, bind, listen, listen_unix, private_directory, quiet
 from ostiary.opa.address import OpaAddress
@@ -36,6 +41,7 @@ from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import accept_opa, ensure_opa
 from ostiary.opa.monitor import PolicyMonitor
 from ostiary.opa.sidecar import ManagedOpa
+from ostiary.page import Page
 from ostiary.worker import WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
@@ -62,6 +68,8 @@ class Supervisor:
         self._workers = worker_count(config)
         self._crew: Crew | None = None
         self._monitor: PolicyMonitor | None = None
+        self._horizon = PolicyHorizon()
+        self._page: Page | None = None
         self._running: asyncio.Task[None] | None = None
         self._stops = 0
         self.ready = asyncio.Event()
@@ -101,6 +109,7 @@ class Supervisor:
             self.data_address = data.getsockname()[:2]
             private_directory(config.state)
             ensure_signing_key(config.signing_key_file, config.signing.algorithm)
+            self._page = stack.enter_context(contextlib.closing(Page.create(self._page_file)))
             self.opa = opa = await stack.enter_async_context(self._opa())
             self._monitor = await stack.enter_async_context(self._watched(opa.address))
             await stack.enter_async_context(self._admin())
@@ -116,6 +125,10 @@ class Supervisor:
         _log.info("serving on %s:%d with %d worker(s)", *self.data_address, crew.size)
         self.ready.set()
 
+    @property
+    def _page_file(self) -> Path:
+        return self._config.state / "page"
+
     async def _drain(self, crew: Crew, data: socket.socket) -> None:
         data.close()  # with the workers' copies closed too, a new connection is refused instead of left waiting
         _log.info("draining")
@@ -124,7 +137,13 @@ class Supervisor:
     def _new_crew(self, opa: OpaAddress, data: socket.socket) -> Crew:
         return Crew(
             [
-                WorkerSettings(name=f"w{number}", config=self._config, opa_address=opa, port=self.data_address[1])
+                WorkerSettings(
+                    name=f"w{number}",
+                    config=self._config,
+                    opa_address=opa,
+                    port=self.data_address[1],
+                    page=self._page_file,
+                )
                 for number in range(self._workers)
             ],
             data=data,
@@ -136,16 +155,41 @@ class Supervisor:
         opa = self._config.opa
         if opa.managed is not None:
             binary = self._opa_binary or managed_binary(opa.managed)
-            return ManagedOpa(binary=binary, bundle=opa.managed.bundle, directory=self._config.state / "opa")
+            return ManagedOpa(
+                binary=binary,
+                bundle=opa.managed.bundle,
+                directory=self._config.state / "opa",
+                on_active=self._activated,
+            )
         if opa.url is None:
             raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
         return ExternalOpa(address=opa.url, token=opa.bearer)
 
     @contextlib.asynccontextmanager
     async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:
-        client, monitor = app.policy_monitor(self._config, address, clock=SystemClock(), data_deadline=_HEALTH_DEADLINE)
+        client, monitor = app.policy_monitor(
+            self._config,
+            address,
+            clock=SystemClock(),
+            horizon=self._horizon,
+            changed=self._tell_workers,
+            data_deadline=_HEALTH_DEADLINE,
+        )
         async with client, monitor:
             yield monitor
+
+    def _activated(self, revision: Revision) -> None:
+        self._horizon.saw(str(revision), asked=self._horizon.changes)
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        if self._page is not None:
+            self._page.announce(str(self._horizon.latest))
+
+    def _policy_nudged(self) -> None:
+        """OPA says that something about its bundles is new. What, it is asked: whoever says so may be anybody."""
+        if self._monitor is not None:
+            self._monitor.nudge()
 
     # administration
 
@@ -174,7 +218,7 @@ class Supervisor:
         else:
             listener = bind(address.host, address.port)
             listen(listener)
-        server = Server(quiet(admin_application(self.health)))
+        server = Server(quiet(admin_application(self.health, policy_nudged=self._policy_nudged)))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin")
         try:
             yield

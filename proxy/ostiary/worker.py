@@ -18,6 +18,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -29,6 +30,7 @@ from ostiary.errors import AccessError, ConfigurationError
 from ostiary.listening import Server, quiet
 from ostiary.logs import configure_logging
 from ostiary.opa.address import OpaAddress
+from ostiary.page import Page
 from ostiary.server import refuse_unless_strict
 
 _log = logging.getLogger("ostiary.worker")
@@ -48,12 +50,14 @@ class StartFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told. `port` is the one that was really bound. Travels to the process by pickle."""
+    """What a worker is told. `port` is the one that was really bound, `page` where the supervisor's page is. Travels to
+    the process by pickle."""
 
     name: str
     config: Config
     opa_address: OpaAddress
     port: int
+    page: Path
 
 
 def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
@@ -91,7 +95,8 @@ class _Supervisor:
 
 async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: _Supervisor) -> None:
     clock = SystemClock()
-    policy = app.opa_policy(settings.config, settings.opa_address, clock=clock)
+    page = Page.attach(settings.page)
+    policy = app.opa_policy(settings.config, settings.opa_address, clock=clock, announcements=page)
     composed = app.compose(settings.config, name=settings.name, port=settings.port, policy=policy, clock=clock)
     # The lifespan is entered below: uvicorn would turn what goes wrong in it into a line of its log.
     patience = max(1, math.ceil(settings.config.limits.drain_timeout))

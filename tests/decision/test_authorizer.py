@@ -10,9 +10,11 @@ import pytest
 
 from ostiary.clock import ManualClock
 from ostiary.decision.authorizer import OpaAuthorizer
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.decision.query import Answer
 from ostiary.decision.scripted import ScriptedAuthorizer, allow, deny
+from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError, PolicyStale, PolicyUnavailable, TooManyDecisions
 from ostiary.models import AccessRequest, Decision
 from support.opa import ALLOWED, DENIED, REVISION, answer, request
@@ -42,7 +44,7 @@ class Aged:
 
 
 def authorizer(policy: ScriptedPolicy, age: float = 0.0) -> OpaAuthorizer:
-    return OpaAuthorizer(policy=policy, freshness=Aged(age), max_policy_age=60)
+    return OpaAuthorizer(policy=policy, staleness=StalenessLimit(freshness=Aged(age), most=60), horizon=PolicyHorizon())
 
 
 async def test_the_question_is_the_request_and_nothing_else() -> None:

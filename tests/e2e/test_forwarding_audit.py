@@ -50,8 +50,8 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def question(method: str, segments: list[str], query: list[list[str]], time: int) -> dict[str, Any]:
-    """The input of a request of `web`."""
+def question(method: str, segments: list[str], query: list[list[str]], time: int, *, endpoint: str) -> dict[str, Any]:
+    """The input of a request of `web`, for which this endpoint was predicted."""
     return {
         "subject": {
             "type": "workload",
@@ -59,7 +59,11 @@ def question(method: str, segments: list[str], query: list[list[str]], time: int
             "properties": {"issuer": ISSUER, "method": "jwt", "claims": {}},
         },
         "action": {"name": method},
-        "resource": {"type": "service", "id": "orders", "properties": {"segments": segments, "query": query}},
+        "resource": {
+            "type": "service",
+            "id": "orders",
+            "properties": {"segments": segments, "query": query, "endpoint": endpoint},
+        },
         "context": {"time": time, "source_ip": "127.0.0.1", "actor": None, "grants": []},
     }
 
@@ -90,7 +94,7 @@ async def test_a_forwarded_request_leaves_its_decision_and_its_completion(proxy:
         "cached": False,
         "identity": {"issuer": ISSUER, "subject": "web", "method": "jwt", "token_id": token_id(token)},
         "source_ip": "127.0.0.1",
-        "input": question("POST", ["orders"], [["dry", "1"]], time),
+        "input": question("POST", ["orders"], [["dry", "1"]], time, endpoint="create-order"),
         "result": {
             "allow": True,
             "reasons": [],
@@ -151,7 +155,7 @@ async def test_a_denied_request_leaves_one_line_with_what_was_judged(proxy: Runn
         "source_ip": "127.0.0.1",
         "bytes_received": 0,
         "bytes_sent": len(answer.body),
-        "input": question("DELETE", ["orders", "42"], [], line["input"]["context"]["time"]),
+        "input": question("DELETE", ["orders", "42"], [], line["input"]["context"]["time"], endpoint="delete-order"),
         "result": {
             "allow": False,
             "reasons": ["permission-missing"],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ostiary.clock import ManualClock
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.query import Answer
 from ostiary.errors import CredentialUnavailable, PolicyUnavailable
 from ostiary.opa.catalog import CatalogEntry, OpaEndpointCatalog
@@ -32,7 +33,7 @@ class Source:
 
 
 def catalog(source: Source, clock: ManualClock | None = None) -> OpaEndpointCatalog:
-    return OpaEndpointCatalog(source=source, clock=clock or ManualClock())
+    return OpaEndpointCatalog(source=source, clock=clock or ManualClock(), horizon=PolicyHorizon())
 
 
 async def test_an_endpoint_has_its_method_template_and_what_stands_beside_it() -> None:

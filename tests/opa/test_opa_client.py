@@ -15,7 +15,9 @@ import pytest
 
 from ostiary.clock import ManualClock
 from ostiary.decision.authorizer import OpaAuthorizer
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.query import Answer
+from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import PolicyUnavailable
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.client import DECISION_LIMIT, OpaClient
@@ -416,8 +418,12 @@ class TestOpa:
 
     async def test_is_asked_through_the_authorizer(self, client: OpaClient) -> None:
         clock = ManualClock(float(NOW))
-        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
-        stage = OpaAuthorizer(policy=client, freshness=monitor, max_policy_age=60)
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=clock, horizon=PolicyHorizon()
+        )
+        stage = OpaAuthorizer(
+            policy=client, staleness=StalenessLimit(freshness=monitor, most=60), horizon=PolicyHorizon()
+        )
         assert (await stage.decide(request())).document == ALLOWED
         assert (await stage.decide(request(subject="nobody"))).reasons == ("policy-denied: the policy has no answer",)
 

@@ -12,7 +12,9 @@ import pytest
 from ostiary import assets
 from ostiary.clock import ManualClock
 from ostiary.decision.authorizer import OpaAuthorizer
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.revision import Revision
+from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessDenied, PolicyUnavailable
 from ostiary.models import AccessRequest, CredentialProfile, Grant, Identity, Json, Target
 from ostiary.opa.bundle import BundleDirectory
@@ -78,8 +80,10 @@ async def client(opa: ManagedOpa) -> AsyncIterator[OpaClient]:
 def authorizer(client: OpaClient, bundle: Path) -> OpaAuthorizer:
     clock = ManualClock(float(NOON))
     publication = DirectoryPublication(bundle=BundleDirectory(bundle), clock=clock)
-    monitor = PolicyMonitor(opa=client, publication=publication, clock=clock)
-    return OpaAuthorizer(policy=client, freshness=monitor, max_policy_age=60)
+    horizon = PolicyHorizon()
+    monitor = PolicyMonitor(opa=client, publication=publication, clock=clock, horizon=horizon)
+    staleness = StalenessLimit(freshness=monitor, most=60)
+    return OpaAuthorizer(policy=client, staleness=staleness, horizon=horizon)
 
 
 async def test_a_standing_permission_allows(authorizer: OpaAuthorizer, opa: ManagedOpa) -> None:
@@ -137,7 +141,7 @@ async def test_what_is_not_permitted_is_denied_with_its_reason(
 
 async def test_the_catalog_knows_the_endpoint_that_was_decided(authorizer: OpaAuthorizer, client: OpaClient) -> None:
     decision = await authorizer.decide(ask("GET", "orders", "/orders/42"))
-    catalog = OpaEndpointCatalog(source=client, clock=ManualClock())
+    catalog = OpaEndpointCatalog(source=client, clock=ManualClock(), horizon=PolicyHorizon())
     entry = await catalog.template("orders", decision.endpoint or "", decision.revision)
     assert (entry.method, entry.path, entry.beside) == ("GET", "/orders/{order_id}", ("/orders/export",))
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ostiary.clock import ManualClock
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleDirectory, BundleError
 from ostiary.opa.client import OpaClient
@@ -50,7 +51,12 @@ async def test_a_directory_confirms_what_it_holds(tmp_path: Path) -> None:
     clock, opa = ManualClock(float(NOW)), OpaWithStatus()
     bundle = BundleDirectory(write_bundle(tmp_path / "bundle"))
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
-        monitor = PolicyMonitor(opa=client, publication=DirectoryPublication(bundle=bundle, clock=clock), clock=clock)
+        monitor = PolicyMonitor(
+            opa=client,
+            publication=DirectoryPublication(bundle=bundle, clock=clock),
+            clock=clock,
+            horizon=PolicyHorizon(),
+        )
         await monitor.look()
         assert (monitor.state, monitor.revision, monitor.age(REVISION)) == ("serving", REVISION, 0)
         clock.advance(100)
@@ -76,7 +82,9 @@ async def test_the_status_plugin_confirms_with_the_time_of_its_last_success() ->
     clock = ManualClock(float(NOW))  # 2026-09-21T14:13:20Z
     opa = OpaWithStatus(status=status(REVISION, "2026-09-21T14:13:10.123456789Z"))
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
-        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=clock, horizon=PolicyHorizon()
+        )
         await monitor.look()
         assert monitor.age(REVISION) == pytest.approx(9.88, abs=0.01)
         clock.advance(1000)  # the bundle server is away: no later success
@@ -101,7 +109,9 @@ async def test_the_status_plugin_confirms_with_the_time_of_its_last_success() ->
 async def test_without_a_confirmation_the_age_runs_from_the_first_sight(found: dict[str, Any] | None) -> None:
     clock, opa = ManualClock(float(NOW)), OpaWithStatus(status=found)
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
-        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=clock, horizon=PolicyHorizon()
+        )
         await monitor.look()
         clock.advance(60)
         await monitor.look()
@@ -111,7 +121,9 @@ async def test_without_a_confirmation_the_age_runs_from_the_first_sight(found: d
 async def test_an_opa_that_does_not_tell_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     opa = OpaWithStatus()
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
-        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=ManualClock())
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=ManualClock(), horizon=PolicyHorizon()
+        )
         await monitor.look()
         await monitor.look()
     assert caplog.text.count("enable its status plugin") == 1
@@ -120,7 +132,9 @@ async def test_an_opa_that_does_not_tell_is_warned_of_once(caplog: pytest.LogCap
 async def test_a_time_in_the_future_makes_nothing_younger_than_now() -> None:
     clock, opa = ManualClock(float(NOW)), OpaWithStatus(status=status(REVISION, "2036-09-21T14:13:10Z"))
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
-        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock)
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=clock, horizon=PolicyHorizon()
+        )
         await monitor.look()
         opa.status = status(REVISION, "yesterday")
         clock.advance(10)
@@ -138,7 +152,9 @@ async def test_it_looks_by_itself_and_says_when_opa_goes_and_comes_back(caplog: 
                 await asyncio.sleep(0.005)
 
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
-        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock, interval=0.01)
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=clock, horizon=PolicyHorizon(), interval=0.01
+        )
         assert monitor.state == "starting"
         async with monitor:
             await until("serving")

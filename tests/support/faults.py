@@ -109,11 +109,13 @@ async def ended(process: subprocess.Popen[bytes], *, seconds: float = 20.0) -> i
     return await asyncio.to_thread(process.wait, seconds)
 
 
-def asked(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web") -> tuple[int, list[str]]:
+def asked(
+    proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web", **claims: str
+) -> tuple[int, list[str]]:
     """Ask once, on a connection of its own: the status, and the reasons of a refusal."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
     try:
-        connection.request("GET", path, headers=proxy.headers(subject))
+        connection.request("GET", path, headers=proxy.headers(subject, **claims))
         answer = connection.getresponse()
         body = answer.read()
         return answer.status, json.loads(body)["reasons"] if answer.status >= 400 else []
@@ -121,8 +123,8 @@ def asked(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web"
         connection.close()
 
 
-def status_of(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web") -> int:
-    return asked(proxy, path, subject=subject)[0]
+def status_of(proxy: RunningProxy, path: str = "/orders/42", *, subject: str = "web", **claims: str) -> int:
+    return asked(proxy, path, subject=subject, **claims)[0]
 
 
 @contextlib.contextmanager

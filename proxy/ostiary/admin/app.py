@@ -1,8 +1,11 @@
-"""Health, on a listener that only this machine's operators reach.
+"""Health, and OPA's own word, on a listener that only this machine's operators reach.
 
 `/livez` answers as long as the supervisor runs. `/readyz` is 200 only while a request could be allowed: OPA serves a
 policy that is not stale, every worker accepts, and nothing drains. It returns what it looked at, as JSON; the look is
 taken when it is asked.
+
+`POST /status` is where OPA's status plugin can report to. The report is not read: it is a hint to look at OPA now,
+which says itself what is true.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ class Health:
         return not self.draining and self.policy == "serving" and self.workers_ready == self.workers
 
 
-def admin_application(health: Callable[[], Awaitable[Health]]) -> Starlette:
-    """`GET /livez` and `GET /readyz`; `health` is asked at each call of the latter."""
+def admin_application(health: Callable[[], Awaitable[Health]], *, policy_nudged: Callable[[], None]) -> Starlette:
+    """`health` is asked at each `GET /readyz`, `policy_nudged` is called at each `POST /status`."""
 
     async def livez(_: Request) -> JSONResponse:
         return JSONResponse({"live": True}, headers=_FRESH)
@@ -45,6 +48,16 @@ def admin_application(health: Callable[[], Awaitable[Health]]) -> Starlette:
         document = {"ready": seen.ready, **asdict(seen)}
         return JSONResponse(document, status_code=200 if seen.ready else 503, headers=_FRESH)
 
-    app = Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz)])
+    async def status(_: Request) -> JSONResponse:
+        policy_nudged()
+        return JSONResponse({}, headers=_FRESH)
+
+    routes = [
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        Route("/status", status, methods=["POST"]),
+        Route("/status/{partition:path}", status, methods=["POST"]),  # `status.partition_name` of OPA's configuration
+    ]
+    app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     return app

@@ -57,5 +57,11 @@ class Limits(Strict):
     """Decisions that one worker waits for at a time; more are 429."""
     decisions_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
     """Decisions that one worker asks for one identity, on average; twice as many at once. More are 429."""
+    cached_decisions: Annotated[int, Field(ge=0, le=10_000_000)] = 100_000
+    """Decisions that allow which one worker keeps, each for 5 seconds at most. 0 asks for every request."""
+    cached_denials: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Decisions that deny which one worker keeps, apart from those that allow."""
+    cached_per_identity: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Kept decisions that allow one identity something, in one worker."""
     drain_timeout: Annotated[float, Duration(least=0, most=3600)] = 30.0
     """How long requests in progress may take to end when the proxy stops."""

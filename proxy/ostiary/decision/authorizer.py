@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ostiary.decision.contract import parse_decision
-from ostiary.decision.query import Freshness, PolicyQuery
-from ostiary.decision.revision import Revision
-from ostiary.errors import PolicyStale, PolicyUnavailable
+from ostiary.decision.horizon import PolicyHorizon
+from ostiary.decision.query import PolicyQuery
+from ostiary.decision.staleness import StalenessLimit
+from ostiary.errors import PolicyUnavailable, RouteMismatch
 from ostiary.models import AccessRequest, Decision
 
 
 class OpaAuthorizer:
     """Implements `interfaces.Authorizer`. Rego is the sole authority: nothing here turns a no into a yes.
 
-    An allow is believed only if its bundle is not older than one this process knew of when it asked (OPA itself accepts
-    a rollback to an older signed bundle), and only while that bundle was known to be the published one within the last
-    `max_policy_age` seconds. Denials are passed on whatever bundle they are from.
+    An allow is believed only if its bundle is not older than one this process knew of when it asked, and only while
+    that bundle is not too old. Denials are passed on whatever bundle they are from.
+
+    A prediction that Rego refuses is a bug of one of the two matchers, and ends predictions for that bundle. Where the
+    answer is of another bundle than the prediction, nobody is wrong: the question is asked again without it.
     """
 
-    def __init__(self, *, policy: PolicyQuery, freshness: Freshness, max_policy_age: float) -> None:
-        if max_policy_age <= 0:
-            raise ValueError("max_policy_age is a number of seconds above 0")
+    def __init__(self, *, policy: PolicyQuery, staleness: StalenessLimit, horizon: PolicyHorizon) -> None:
         self._policy = policy
-        self._freshness = freshness
-        self._max_policy_age = max_policy_age
-        self._latest: Revision | None = None
+        self._staleness = staleness
+        self._horizon = horizon
 
     async def decide(self, request: AccessRequest) -> Decision:
         """The policy's decision; `PolicyUnavailable` or `PolicyStale` (503) where there is none to be believed."""
+        decision = await self._ask(request)
+        if request.revision is None:
+            return decision
+        if decision.revision != request.revision:
+            if _mismatched(decision):
+                return await self._ask(replace(request, endpoint=None, revision=None))
+        elif _mismatched(decision) or (request.endpoint is None and decision.endpoint is not None):
+            predicted = request.endpoint or "no endpoint"
+            where = f"{request.method} {request.target.path} of {request.target.service}"
+            self._horizon.distrust(request.revision, f"{predicted} was predicted for {where}, and the policy disagrees")
+        return decision
+
+    async def _ask(self, request: AccessRequest) -> Decision:
+        horizon = self._horizon
         # Taken before asking: an answer that was under way while a newer bundle became active is no rollback.
-        known = self._latest
+        known, changes = horizon.latest, horizon.changes
         answer = await self._policy.query(request.document())
-        revision = Revision.parse(answer.revision)
-        if revision is not None and (self._latest is None or revision.sequence > self._latest.sequence):
-            self._latest = revision
+        revision = horizon.saw(answer.revision, asked=changes)
         decision = parse_decision(answer, request)
         if decision.allow is not True:
             return decision
@@ -40,7 +54,9 @@ class OpaAuthorizer:
             raise PolicyUnavailable("the revision of the bundle is not a sequence and a digest")
         if known is not None and not revision.may_follow(known):
             raise PolicyUnavailable(f"the bundle {revision} does not follow {known}, which was active before")
-        age = self._freshness.age(decision.revision)
-        if not age <= self._max_policy_age:  # so that an age which is not a number is too old
-            raise PolicyStale(f"the bundle {revision} was last known to be current {age:.0f} s ago")
+        self._staleness.check(decision.revision)
         return decision
+
+
+def _mismatched(decision: Decision) -> bool:
+    return RouteMismatch.reason in decision.reasons

@@ -123,6 +123,14 @@ STOPS: Final = (
     ),
 )
 
+_WITHOUT_OPA: Final = Stop(
+    shows="OPA killed: 503, and back by itself",
+    subject="web",
+    service="orders",
+    path="/orders/42/invoices/2026",  # asked nowhere else: what was decided still is, for 5 seconds at most
+    status=503,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -213,16 +221,17 @@ class Tour:
         if pid is None:
             return Outcome(shows="without OPA nothing is allowed", held=False, seen="OPA does not run")
         os.kill(pid, signal.SIGKILL)
-        without = await self._send(client, "GET", "orders", "/orders/42", self._tokens["web"])
+        stop, token = _WITHOUT_OPA, self._tokens["web"]
+        without = await self._send(client, stop.method, stop.service, stop.path, token)
         back = without
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RECOVERY):
                 while back.status_code != 200:
                     await asyncio.sleep(0.05)
-                    back = await self._send(client, "GET", "orders", "/orders/42", self._tokens["web"])
+                    back = await self._send(client, stop.method, stop.service, stop.path, token)
         return Outcome(
-            shows="OPA killed: 503, and back by itself",
-            held=without.status_code == 503 and back.status_code == 200,
+            shows=stop.shows,
+            held=without.status_code == stop.status and back.status_code == 200,
             seen=f"{without.status_code}, then {back.status_code}",
         )
 
@@ -276,8 +285,8 @@ def guide(demo: Demo, *, ostiary: str) -> str:
         "  # the credential that the service got, on another endpoint: it is good for one (401)",
         f'  curl -s -H "Authorization: Bearer $(cat {credential})" "http://127.0.0.1:{demo.ports["orders"]}/orders"',
         "",
-        "  # without OPA nothing is allowed (503); it comes back by itself",
-        f"  kill -9 {demo.opa_pid}; {STOPS[0].curl(port)}",
+        "  # without OPA nothing is allowed but what was a moment ago (503); it comes back by itself",
+        f"  kill -9 {demo.opa_pid}; {_WITHOUT_OPA.curl(port)}",
         "",
         f"Every request is recorded in {demo.audit}, one JSON object per line.",
         f"The policy: {demo.place / 'policy'}. The configuration: {demo.place / 'ostiary.yaml'}.",

@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
 from ostiary.opa.bundle import BundleDirectory, BundleError
@@ -95,15 +97,31 @@ def _instant(value: Json) -> float | None:
 
 
 class PolicyMonitor:
-    """Looks at OPA every `interval` seconds while it is open (`async with`). Implements `decision.query.Freshness`."""
+    """Looks at OPA every `interval` seconds while it is open (`async with`). Implements `decision.query.Freshness`.
 
-    def __init__(self, *, opa: OpaClient, publication: Publication, clock: Clock, interval: float = 5.0) -> None:
+    `horizon` is told of the bundle that is found active, and `changed` is called when another one has come to count by
+    that: the fallback for what nobody announces.
+    """
+
+    def __init__(
+        self,
+        *,
+        opa: OpaClient,
+        publication: Publication,
+        clock: Clock,
+        horizon: PolicyHorizon,
+        changed: Callable[[], None] = lambda: None,
+        interval: float = 5.0,
+    ) -> None:
         self._opa = opa
         self._publication = publication
         self._clock = clock
+        self._horizon = horizon
+        self._changed = changed
         self._interval = interval
         self._current: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._task: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
         self.state: State = "starting"
         self.revision: str | None = None
 
@@ -119,6 +137,10 @@ class PolicyMonitor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def nudge(self) -> None:
+        """Look now, and not only when the interval is over."""
+        self._nudged.set()
+
     def age(self, revision: str) -> float:
         """Seconds since `revision` was last known to be the published one, or was first seen if it never was."""
         now = self._clock.now()
@@ -130,6 +152,7 @@ class PolicyMonitor:
 
     async def look(self) -> None:
         """Look once: at health, at the active revision, and at whether that one is still the published one."""
+        changes = self._horizon.changes
         try:
             await self._opa.check_health()
             revision = await self._opa.revision()
@@ -141,6 +164,9 @@ class PolicyMonitor:
             self._now("down", "no bundle is active")
             return
         self._now("serving", f"the bundle {revision} is active")
+        self._horizon.saw(revision, asked=changes)
+        if self._horizon.changes != changes:
+            self._changed()
         confirmed = await self._publication.confirmed(revision)
         if confirmed is None:
             self.age(revision)  # counts from now, if it was not seen before
@@ -151,8 +177,11 @@ class PolicyMonitor:
 
     async def _run(self) -> None:
         while True:
+            self._nudged.clear()
             await self.look()
-            await asyncio.sleep(self._interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._nudged.wait()
 
     def _now(self, state: State, why: str) -> None:
         if state != self.state:

@@ -18,7 +18,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -45,7 +45,8 @@ class ManagedOpa:
     """Owned by the supervisor, open (`async with`) as long as the proxy runs. Opening returns with OPA serving.
 
     `directory` is made if it is absent; without one a temporary one is used. `start_timeout`, `interval` (between two
-    looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds.
+    looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds. `on_active` is
+    told of each bundle that clients reach from now on.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ManagedOpa:
         binary: Path,
         bundle: Path,
         directory: Path | None = None,
+        on_active: Callable[[Revision], None] = lambda _: None,
         start_timeout: float = 30.0,
         interval: float = 1.0,
         first_pause: float = 0.1,
@@ -62,6 +64,7 @@ class ManagedOpa:
         self._binary = binary
         self._bundle = BundleDirectory(bundle)
         self._given_directory = directory
+        self._on_active = on_active
         self._start_timeout = start_timeout
         self._interval = interval
         self._first_pause = first_pause
@@ -154,6 +157,7 @@ class ManagedOpa:
             socket.unlink(missing_ok=True)
             raise
         before, self._revision = self._revision, revision
+        self._on_active(revision)
         if before is not None and before != revision:
             _log.info("the bundle %s is active, it was %s (OPA is process %d)", revision, before, process.pid)
         else:
