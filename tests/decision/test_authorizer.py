@@ -47,6 +47,58 @@ def authorizer(policy: ScriptedPolicy, age: float = 0.0) -> OpaAuthorizer:
     return OpaAuthorizer(policy=policy, staleness=StalenessLimit(freshness=Aged(age), most=60), horizon=PolicyHorizon())
 
 
+def predicting(policy: ScriptedPolicy) -> tuple[OpaAuthorizer, PolicyHorizon]:
+    horizon = PolicyHorizon()
+    horizon.saw(REVISION, asked=0)
+    staleness = StalenessLimit(freshness=Aged(), most=60)
+    return OpaAuthorizer(policy=policy, staleness=staleness, horizon=horizon), horizon
+
+
+MISMATCH = {**DENIED, "reasons": ["route-mismatch"], "endpoint": None}
+
+
+async def test_a_prediction_that_the_policy_refuses_ends_predictions(caplog: pytest.LogCaptureFixture) -> None:
+    """The request is refused: nothing here turns a no into a yes."""
+    stage, horizon = predicting(ScriptedPolicy(answer(MISMATCH)))
+    decision = await stage.decide(request(endpoint="get-order", revision=REVISION))
+    assert (decision.allow, decision.reasons) == (False, ("route-mismatch",))
+    assert horizon.current is None
+    assert "get-order was predicted for GET /orders/42 of orders, and the policy disagrees" in caplog.text
+
+
+async def test_an_endpoint_where_none_was_predicted_ends_predictions(caplog: pytest.LogCaptureFixture) -> None:
+    """The policy's answer stands: it found the endpoint by itself."""
+    stage, horizon = predicting(ScriptedPolicy(answer(ALLOWED)))
+    assert (await stage.decide(request(revision=REVISION))).allow is True
+    assert horizon.current is None
+    assert "no endpoint was predicted for GET /orders/42" in caplog.text
+
+
+async def test_a_prediction_of_another_bundle_is_left_out_and_asked_again() -> None:
+    policy = ScriptedPolicy(answer(MISMATCH, revision="8-b"), answer(ALLOWED, revision="8-b"))
+    stage, horizon = predicting(policy)
+    predicted = request(endpoint="list", revision=REVISION)
+    assert (await stage.decide(predicted)).allow is True
+    assert policy.asked == [predicted.document(), request().document()]
+    assert horizon.current == "8-b"
+
+
+async def test_a_right_prediction_is_asked_once() -> None:
+    policy = ScriptedPolicy(answer(ALLOWED), answer({**DENIED, "reasons": ["unknown-endpoint"], "endpoint": None}))
+    stage, horizon = predicting(policy)
+    assert (await stage.decide(request(endpoint="get-order", revision=REVISION))).allow is True
+    assert (await stage.decide(request(revision=REVISION))).allow is False
+    assert (len(policy.asked), horizon.current) == (2, REVISION)
+
+
+async def test_an_announced_bundle_is_followed_by_no_older_one() -> None:
+    """Announced before the question was put: what answers it has to be that bundle."""
+    stage, horizon = predicting(ScriptedPolicy(answer(ALLOWED)))
+    horizon.saw("8-b", asked=horizon.changes)
+    with pytest.raises(PolicyUnavailable, match="does not follow 8-b"):
+        await stage.decide(request())
+
+
 async def test_the_question_is_the_request_and_nothing_else() -> None:
     policy = ScriptedPolicy(answer(ALLOWED))
     assert (await authorizer(policy).decide(request())).allow is True

@@ -11,6 +11,8 @@ from ostiary.clock import ManualClock
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.query import Answer
 from ostiary.errors import CredentialUnavailable, PolicyUnavailable
+from ostiary.interfaces import Prediction
+from ostiary.models import Target
 from ostiary.opa.catalog import CatalogEntry, OpaEndpointCatalog
 from support.opa import ENDPOINTS, answer
 
@@ -32,8 +34,19 @@ class Source:
         return self.given
 
 
-def catalog(source: Source, clock: ManualClock | None = None) -> OpaEndpointCatalog:
-    return OpaEndpointCatalog(source=source, clock=clock or ManualClock(), horizon=PolicyHorizon())
+def catalog(
+    source: Source, clock: ManualClock | None = None, horizon: PolicyHorizon | None = None
+) -> OpaEndpointCatalog:
+    return OpaEndpointCatalog(source=source, clock=clock or ManualClock(), horizon=horizon or PolicyHorizon())
+
+
+def target(path: str = "/orders/42", *, service: str = "orders") -> Target:
+    return Target(service=service, segments=tuple(path[1:].split("/")), path=path, query=None, pairs=())
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def test_an_endpoint_has_its_method_template_and_what_stands_beside_it() -> None:
@@ -144,3 +157,89 @@ async def test_a_table_outside_the_grammar_gives_no_credential(document: Any) ->
 async def test_a_table_without_a_revision_gives_no_credential() -> None:
     with pytest.raises(CredentialUnavailable, match="which bundle"):
         await catalog(Source(answer(ENDPOINTS, revision=None))).template("orders", "list", "7-a")
+
+
+@pytest.mark.parametrize(
+    ("method", "aimed", "endpoint"),
+    [
+        ("GET", target(), "get-order"),
+        ("GET", target("/orders/admin"), "admin"),
+        ("GET", target("/orders/Admin"), None),
+        ("POST", target(), None),
+        ("GET", target("/nowhere"), None),
+        ("GET", target(service="billing"), None),
+    ],
+)
+async def test_a_prediction_is_what_the_table_of_the_bundle_says(
+    method: str, aimed: Target, endpoint: str | None
+) -> None:
+    entries = catalog(Source(answer(ENDPOINTS, revision="7-a")))
+    await entries.read()
+    assert entries.predict(aimed, method) == Prediction("7-a", endpoint)
+
+
+async def test_a_table_that_was_read_tells_which_bundle_counts() -> None:
+    horizon = PolicyHorizon()
+    await catalog(Source(answer(ENDPOINTS, revision="7-a")), horizon=horizon).read()
+    assert horizon.current == "7-a"
+
+
+async def test_nothing_is_predicted_until_the_table_is_there_and_nobody_waits_for_it() -> None:
+    horizon, source = PolicyHorizon(), Source(answer(ENDPOINTS, revision="7-a"))
+    entries = catalog(source, horizon=horizon)
+    assert entries.predict(target(), "GET") == Prediction(None, None)  # no bundle is known
+    horizon.saw("7-a", asked=0)
+    source.gate.clear()
+    assert [entries.predict(target(), "GET") for _ in range(3)] == [Prediction(None, None)] * 3
+    source.gate.set()
+    await settled()
+    assert entries.predict(target(), "GET") == Prediction("7-a", "get-order")
+    assert source.readings == 1
+
+
+async def test_a_bundle_that_comes_to_count_is_read_by_the_next_request() -> None:
+    horizon, source = PolicyHorizon(), Source(answer(ENDPOINTS, revision="7-a"))
+    entries = catalog(source, horizon=horizon)
+    await entries.read()
+    source.given = answer({"orders": {"fetch": "GET /orders/{order_id}"}}, revision="8-b")
+    horizon.saw("8-b", asked=horizon.changes)
+    assert entries.predict(target(), "GET") == Prediction(None, None)
+    await settled()
+    assert entries.predict(target(), "GET") == Prediction("8-b", "fetch")
+
+
+async def test_a_table_that_is_not_to_be_had_is_asked_for_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    clock, horizon, source = ManualClock(), PolicyHorizon(), Source(PolicyUnavailable("OPA is gone"))
+    entries = catalog(source, clock, horizon)
+    await entries.read()
+    horizon.saw("7-a", asked=0)
+    for _ in range(3):
+        entries.predict(target(), "GET")
+        await settled()
+    assert (source.readings, "OPA is gone" in caplog.text) == (2, True)
+    source.given = answer(ENDPOINTS, revision="7-a")
+    clock.advance(1.1)
+    entries.predict(target(), "GET")
+    await settled()
+    assert entries.predict(target(), "GET") == Prediction("7-a", "get-order")
+
+
+async def test_a_credential_waits_for_the_table_that_a_prediction_has_begun_to_read() -> None:
+    horizon, source = PolicyHorizon(), Source(answer(ENDPOINTS, revision="7-a"))
+    horizon.saw("7-a", asked=0)
+    entries = catalog(source, horizon=horizon)
+    source.gate.clear()
+    entries.predict(target(), "GET")
+    waiting = asyncio.create_task(entries.template("orders", "list", "7-a"))
+    await asyncio.sleep(0)
+    source.gate.set()
+    assert ((await waiting).path, source.readings) == ("/orders", 1)
+
+
+async def test_nothing_is_predicted_for_a_bundle_that_is_distrusted() -> None:
+    horizon = PolicyHorizon()
+    entries = catalog(Source(answer(ENDPOINTS, revision="7-a")), horizon=horizon)
+    await entries.read()
+    horizon.distrust("7-a", "its answers contradicted the table")
+    assert entries.predict(target(), "GET") == Prediction(None, None)
+    assert (await entries.template("orders", "list", "7-a")).path == "/orders"

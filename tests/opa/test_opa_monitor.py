@@ -16,7 +16,7 @@ from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleDirectory, BundleError
 from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import DirectoryPublication, PolicyMonitor, StatusPublication
-from support.opa import NOW, REVISION, FakeOpa, response, write_bundle
+from support.opa import NOW, REVISION, FakeOpa, response, until, write_bundle
 
 
 class OpaWithStatus(FakeOpa):
@@ -190,3 +190,35 @@ def test_a_directory_that_is_no_bundle_has_no_revision(tmp_path: Path, manifest:
         (tmp_path / ".manifest").write_text(manifest)
     with pytest.raises(BundleError, match=words):
         BundleDirectory(tmp_path).revision()
+
+
+async def test_a_bundle_that_is_found_active_comes_to_count_and_is_told_of_once(tmp_path: Path) -> None:
+    opa, horizon, told = OpaWithStatus(), PolicyHorizon(), list[str | None]()
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(
+            opa=client,
+            publication=StatusPublication(opa=client),
+            clock=ManualClock(),
+            horizon=horizon,
+            changed=lambda: told.append(horizon.current),
+        )
+        await monitor.look()
+        await monitor.look()
+    assert told == [REVISION]
+
+
+async def test_a_nudge_is_a_look_at_once() -> None:
+    opa = OpaWithStatus()
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        horizon = PolicyHorizon()
+        monitor = PolicyMonitor(
+            opa=client,
+            publication=StatusPublication(opa=client),
+            clock=ManualClock(),
+            horizon=horizon,
+            interval=3600,
+        )
+        async with monitor:
+            await until(lambda: len(opa.requests) == 3)  # health, revision and status
+            monitor.nudge()
+            await until(lambda: len(opa.requests) == 6)

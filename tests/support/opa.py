@@ -61,6 +61,7 @@ def request(
     service: str = "orders",
     endpoint: str | None = None,
     grants: tuple[Grant, ...] = (),
+    revision: str | None = None,
 ) -> AccessRequest:
     return AccessRequest(
         identity=Identity(issuer="https://idp.test", subject=subject, method="jwt", expires_at=NOW + 600),
@@ -70,6 +71,7 @@ def request(
         source_ip="10.0.0.7",
         grants=grants,
         endpoint=endpoint,
+        revision=revision,
     )
 
 

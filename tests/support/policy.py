@@ -177,6 +177,13 @@ class OpaServer:
             json={"input": document},
         )
 
+    def put(self, path: str, content: str) -> None:
+        """Replace data (JSON) or a policy (Rego), where no bundle owns it."""
+        kind = "application/json" if path.startswith("data/") else "text/plain"
+        answer = self._client.put(f"http://opa/v1/{path}", content=content.encode(), headers={"content-type": kind})
+        if answer.is_error:
+            raise ValueError(answer.text)
+
     def decide(self, document: Any) -> dict[str, Any]:
         answer = self.post("ostiary/authz/decision", document)
         assert answer.status_code == 200, answer.text
@@ -186,9 +193,22 @@ class OpaServer:
 @contextlib.contextmanager
 def serving(opa: Path, bundle: Path, directory: Path) -> Iterator[OpaServer]:
     """The bundle served from a socket in `directory`, started with the options of the managed sidecar."""
+    with _serving(opa, directory, "--bundle", bundle) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_rego(opa: Path, rego: Path, directory: Path) -> Iterator[OpaServer]:
+    """The same for Rego by itself: whatever else it needs can be put there."""
+    with _serving(opa, directory, rego) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _serving(opa: Path, directory: Path, *content: str | Path) -> Iterator[OpaServer]:
     address = directory / "opa.sock"
     command = [opa, "run", "--server", "--addr", f"unix://{address}", "--log-level", "error", "--skip-version-check"]
-    process = subprocess.Popen([*command, "--ignore=*_test.rego", "--bundle", bundle])
+    process = subprocess.Popen([*command, "--ignore=*_test.rego", *content])
     try:
         _until(lambda: _listens(address))  # httpcore would leave a socket open for each refused connection
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(address)), timeout=10) as client:

@@ -96,6 +96,7 @@ class RunningProxy:
     trusted: Trusted
     log: Path
     port: int = 0
+    admin_port: int | None = None
     tokens: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -147,9 +148,9 @@ class RunningProxy:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Status and document of `/readyz`."""
-        transport = httpx.HTTPTransport(uds=str(self.admin))
+        transport = httpx.HTTPTransport(uds=None if self.admin_port else str(self.admin))
         with httpx.Client(transport=transport, trust_env=False) as client:
-            response = client.get("http://admin/readyz")
+            response = client.get(f"http://127.0.0.1:{self.admin_port or 80}/readyz")
             return response.status_code, response.json()
 
     def log_text(self) -> str:
@@ -201,7 +202,8 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
     are ports on 127.0.0.1 by service; each answers to `<service>.localhost` unless `hosts` says otherwise.
     `permissions` is the text of permissions.yaml, `rego` the organisation's Rego by file name. `service_extra` are
     further members of a service in ostiary.yaml (`"cors: {…}"`), `config_extra` further lines of it. `environment` is
-    added to the process's. With `clean` False nothing is demanded of its end: for tests that kill it.
+    added to the process's. With an `admin_port` the administrative listener is there, on 127.0.0.1. With `clean` False
+    nothing is demanded of its end: for tests that kill it.
     """
 
     place: Path | None = None
@@ -216,6 +218,7 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
     trusted: Trusted | None = field(default=None, kw_only=True)
     workers: int = field(default=1, kw_only=True)
     environment: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    admin_port: int | None = field(default=None, kw_only=True)
     clean: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -251,7 +254,7 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **self.environment},
                 )
-            proxy = RunningProxy(place, process, trusted, log)
+            proxy = RunningProxy(place, process, trusted, log, admin_port=self.admin_port)
             try:
                 _wait_until_ready(proxy)
                 yield proxy
@@ -288,8 +291,9 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
             f"{_member(self.service_extra.get(name, ''))}}}\n"
             for name, port in self.upstreams.items()
         )
+        admin = "unix:run/admin.sock" if self.admin_port is None else f"127.0.0.1:{self.admin_port}"
         return f"""\
-listen: {{data: "127.0.0.1:0", admin: "unix:run/admin.sock", identity: [jwt]{_member(self.listen_extra)}}}
+listen: {{data: "127.0.0.1:0", admin: "{admin}", identity: [jwt]{_member(self.listen_extra)}}}
 own_host: {OWN_HOST}
 workers: {self.workers}
 issuers:
