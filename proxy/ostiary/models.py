@@ -160,7 +160,7 @@ class Decision:
     """The policy's answer, with the revision of the bundle that gave it.
 
     An allow has caller, service, endpoint, credential and revision, and either permission or grant. A denial has
-    what was found before it was refused. `document` is the answer as OPA gave it, for the audit and for replay.
+    what was found before it was refused. `said` is what OPA answered, where that is not what the other members say.
     """
 
     allow: bool
@@ -177,7 +177,33 @@ class Decision:
     observed: bool
     revision: str
     cached: bool = False
-    document: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    said: Mapping[str, Json] | None = field(default=None, repr=False)
+
+    @property
+    def document(self) -> Mapping[str, Json]:
+        """The answer as OPA gave it, for the audit and for replay.
+
+        Made when it is asked for: a worker keeps a hundred thousand decisions, and a document is half a kilobyte.
+        """
+        if self.said is not None:
+            return self.said
+        credential = self.credential
+        return {
+            "allow": self.allow,
+            "reasons": list(self.reasons),
+            "caller": self.caller,
+            "service": self.service,
+            "endpoint": self.endpoint,
+            "permission": self.permission,
+            "grant": self.grant,
+            "credential": None
+            if credential is None
+            else {"lifetime": credential.lifetime, "per_call": credential.per_call},
+            "expires_at": self.expires_at,
+            "cache": {"max_age": self.cache.max_age, "vary": list(self.cache.vary)},
+            "requestable": self.requestable,
+            "observed": self.observed,
+        }
 
     def enforce(self) -> None:
         """Raise `AccessDenied` unless this is an allow. The literal `True` alone is one."""

@@ -25,7 +25,13 @@ from support.audit import DOCUMENT, SECRET, Stages, credential, decision, exchan
 
 TIME = "2026-09-21T14:13:20.000Z"
 IDENTITY = {"issuer": "https://idp.test", "subject": "web", "method": "jwt", "token_id": "t-1"}
-DENIED = {**DOCUMENT, "allow": False, "reasons": ["permission-missing", "condition-hours"], "permission": None}
+DENIED = {
+    **DOCUMENT,
+    "allow": False,
+    "reasons": ["permission-missing", "condition-hours"],
+    "permission": None,
+    "credential": None,
+}
 
 DECISION = {
     "schema": 1,
@@ -191,7 +197,6 @@ async def test_a_denial_holds_what_was_judged_and_the_answer(log: MemoryAuditLog
         reasons=("permission-missing", "condition-hours"),
         permission=None,
         credential=None,
-        document=DENIED,
         cached=True,
     )
     found = await run(log, Stages(decide=denied))
@@ -409,14 +414,14 @@ async def test_durations_are_milliseconds_of_the_steady_clock() -> None:
 
 
 async def test_a_denial_that_cannot_be_rendered_is_recorded_without_its_documents(log: MemoryAuditLog) -> None:
-    denied = decision(allow=False, reasons=("permission-missing",), document={"result": object()})
+    denied = decision(allow=False, reasons=("permission-missing",), said={"result": object()})
     (line,) = await run(log, Stages(decide=denied))
 
     assert (line["kind"], line["reasons"], line["result"]) == ("refusal", ["permission-missing"], None)
 
 
 async def test_an_allow_that_cannot_be_rendered_is_refused(log: MemoryAuditLog) -> None:
-    (line,) = await run(log, Stages(decide=decision(document={"result": object()})))
+    (line,) = await run(log, Stages(decide=decision(said={"result": object()})))
 
     assert (line["kind"], line["status"], line["reasons"]) == ("refusal", 503, ["audit-unavailable"])
 

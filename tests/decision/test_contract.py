@@ -48,13 +48,14 @@ def test_a_whole_allow_is_a_decision() -> None:
         requestable=None,
         observed=False,
         revision=REVISION,
-        document=ALLOWED,
     )
 
 
 def test_a_whole_denial_is_a_decision_with_its_reasons() -> None:
     denial = {**DENIED, "reasons": ["grant-required"], "requestable": REQUESTABLE}
-    assert parse_decision(answer(denial), request()) == Decision(
+    decision = parse_decision(answer(denial), request())
+    assert decision.document == denial
+    assert decision == Decision(
         allow=False,
         reasons=("grant-required",),
         caller="web",
@@ -68,7 +69,6 @@ def test_a_whole_denial_is_a_decision_with_its_reasons() -> None:
         requestable=REQUESTABLE,
         observed=False,
         revision=REVISION,
-        document=denial,
     )
 
 

@@ -107,7 +107,6 @@ def decision(**changes: Any) -> Decision:
         "observed": False,
         "revision": "7-abc",
         "cached": False,
-        "document": DOCUMENT,
     }
     return Decision(**{**fields, **changes})
 

@@ -12,8 +12,13 @@ for the person refused, the rest is dropped, and a denial that is not whole is n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
+
+import orjson
 
 from ostiary.decision.query import Answer
 from ostiary.decision.revision import Revision
@@ -42,6 +47,7 @@ FIELDS: Final = frozenset(
 """The members of a decision: all of them, and no other."""
 
 _REQUESTABLE: Final = frozenset({"caller", "service", "endpoint", "approvers", "max_duration"})
+_SORTED: Final = orjson.OPT_SORT_KEYS
 _NOT_CACHED: Final = CachePolicy(max_age=0, vary=())
 
 _NO_ANSWER: Final = f"{PolicyDenied.reason}: the policy has no answer"
@@ -67,7 +73,7 @@ def _denial(answer: Answer, document: dict[str, Json] | None) -> Decision:
         verdict = PolicyDenied.reason if found.get("allow") is False else _NO_VERDICT
         reasons = (verdict if answer.defined else _NO_ANSWER,)
     requestable = found.get("requestable")
-    return Decision(
+    decision = Decision(
         allow=False,
         reasons=reasons,
         caller=_name(found.get("caller")),
@@ -81,15 +87,20 @@ def _denial(answer: Answer, document: dict[str, Json] | None) -> Decision:
         requestable=requestable if _is_requestable(requestable) else None,
         observed=found.get("observed") is True,
         revision=answer.revision or "",
-        document=_document(answer, document),
     )
+    if document is None:
+        return replace(decision, said={"result": answer.result} if answer.defined else {})
+    return _faithful(decision, document)
 
 
-def _document(answer: Answer, document: dict[str, Json] | None) -> dict[str, Json]:
-    """What OPA said, for the audit: an object as it is, anything else under `result`, nothing as nothing."""
-    if document is not None:
-        return document
-    return {"result": answer.result} if answer.defined else {}
+def _faithful(decision: Decision, document: dict[str, Json]) -> Decision:
+    """The decision, with what OPA said where its own members do not say the same."""
+    # Compared as texts: to Python, 1 and true are equal.
+    try:
+        told, said = orjson.dumps(decision.document, option=_SORTED), orjson.dumps(document, option=_SORTED)
+    except TypeError:  # an integer beyond 64 bits, for one
+        return replace(decision, said=document)
+    return decision if told == said else replace(decision, said=document)
 
 
 def _allow(document: dict[str, Json], revision: str, request: AccessRequest) -> Decision:
@@ -116,12 +127,12 @@ def _allow(document: dict[str, Json], revision: str, request: AccessRequest) -> 
     if cache is None:
         raise _unexpected("cache")
     permission, grant, expires_at = _basis(document, caller, endpoint, request)
-    return Decision(
+    decision = Decision(
         allow=True,
         reasons=reasons,
-        caller=caller,
+        caller=sys.intern(caller),  # like the rest that many decisions share, once for all of them
         service=request.target.service,
-        endpoint=endpoint,
+        endpoint=request.endpoint or endpoint,
         permission=permission,
         grant=grant,
         credential=_credential(document["credential"]),
@@ -129,9 +140,9 @@ def _allow(document: dict[str, Json], revision: str, request: AccessRequest) -> 
         cache=cache,
         requestable=requestable,
         observed=observed,
-        revision=revision,
-        document=document,
+        revision=request.revision if revision == request.revision else revision,
     )
+    return _faithful(decision, document)
 
 
 def _basis(
@@ -173,6 +184,11 @@ def _credential(value: Json) -> CredentialProfile:
     lifetime, per_call = value["lifetime"], value["per_call"]
     if not _is_whole(lifetime) or lifetime < 1 or not isinstance(per_call, bool):
         raise _unexpected("credential")
+    return _profile(lifetime, per_call)
+
+
+@lru_cache(maxsize=1024)
+def _profile(lifetime: int, per_call: bool) -> CredentialProfile:
     return CredentialProfile(lifetime=lifetime, per_call=per_call)
 
 
@@ -182,7 +198,12 @@ def _cache(value: Json) -> CachePolicy | None:
     max_age, vary = value["max_age"], _strings(value["vary"])
     if not _is_whole(max_age) or max_age < 0 or vary is None:
         return None
-    return CachePolicy(max_age=min(max_age, LONGEST_MAX_AGE), vary=vary)
+    return _policy(min(max_age, LONGEST_MAX_AGE), vary)
+
+
+@lru_cache(maxsize=1024)
+def _policy(max_age: int, vary: tuple[str, ...]) -> CachePolicy:
+    return CachePolicy(max_age=max_age, vary=vary)
 
 
 def _revision(answer: Answer) -> str:

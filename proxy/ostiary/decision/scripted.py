@@ -54,20 +54,6 @@ def allow(
 
     def line(request: AccessRequest) -> Decision:
         service = request.target.service
-        document = {
-            "allow": True,
-            "reasons": [],
-            "caller": caller,
-            "service": service,
-            "endpoint": endpoint,
-            "permission": f"{caller}/{service}/{endpoint}/00000000",
-            "grant": None,
-            "credential": {"lifetime": lifetime, "per_call": per_call},
-            "expires_at": None,
-            "cache": {"max_age": max_age, "vary": []},
-            "requestable": None,
-            "observed": False,
-        }
         return Decision(
             allow=True,
             reasons=(),
@@ -82,7 +68,6 @@ def allow(
             requestable=None,
             observed=False,
             revision=revision,
-            document=document,
         )
 
     return line
@@ -108,7 +93,6 @@ def deny(*reasons: str, revision: str = "1-scripted") -> Callable[[AccessRequest
             requestable=None,
             observed=False,
             revision=revision,
-            document={"allow": False, "reasons": list(given), "service": service},
         )
 
     return line

@@ -55,13 +55,12 @@ class Shelf:
         self._let_go(entry.since - LONGEST_MAX_AGE)
         self.discard(entry.key)
         owner = entry.key[0]
-        owned = self._owned.get(owner, 0)
-        if owned >= self._per_identity:
+        if self._owned.get(owner, 0) >= self._per_identity:
             return False
         if len(self._entries) >= self._capacity:
             self._evict()
         self._entries[entry.key] = entry
-        self._owned[owner] = owned + 1
+        self._owned[owner] = self._owned.get(owner, 0) + 1  # after the eviction, which may have been its own
         self._order.append(entry)
         return True
 
