@@ -14,7 +14,7 @@ from ostiary.errors import CredentialUnavailable, PolicyUnavailable
 from ostiary.interfaces import Prediction
 from ostiary.models import Target
 from ostiary.opa.catalog import CatalogEntry, OpaEndpointCatalog
-from support.opa import ENDPOINTS, answer
+from support.opa import ENDPOINTS, answer, until
 
 
 class Source:
@@ -192,8 +192,7 @@ async def test_nothing_is_predicted_until_the_table_is_there_and_nobody_waits_fo
     source.gate.clear()
     assert [entries.predict(target(), "GET") for _ in range(3)] == [Prediction(None, None)] * 3
     source.gate.set()
-    await settled()
-    assert entries.predict(target(), "GET") == Prediction("7-a", "get-order")
+    await until(lambda: entries.predict(target(), "GET") == Prediction("7-a", "get-order"))
     assert source.readings == 1
 
 
@@ -204,8 +203,7 @@ async def test_a_bundle_that_comes_to_count_is_read_by_the_next_request() -> Non
     source.given = answer({"orders": {"fetch": "GET /orders/{order_id}"}}, revision="8-b")
     horizon.saw("8-b", asked=horizon.changes)
     assert entries.predict(target(), "GET") == Prediction(None, None)
-    await settled()
-    assert entries.predict(target(), "GET") == Prediction("8-b", "fetch")
+    await until(lambda: entries.predict(target(), "GET") == Prediction("8-b", "fetch"))
 
 
 async def test_a_table_that_is_not_to_be_had_is_asked_for_again_later(caplog: pytest.LogCaptureFixture) -> None:
@@ -219,9 +217,7 @@ async def test_a_table_that_is_not_to_be_had_is_asked_for_again_later(caplog: py
     assert (source.readings, "OPA is gone" in caplog.text) == (2, True)
     source.given = answer(ENDPOINTS, revision="7-a")
     clock.advance(1.1)
-    entries.predict(target(), "GET")
-    await settled()
-    assert entries.predict(target(), "GET") == Prediction("7-a", "get-order")
+    await until(lambda: entries.predict(target(), "GET") == Prediction("7-a", "get-order"))
 
 
 async def test_a_credential_waits_for_the_table_that_a_prediction_has_begun_to_read() -> None:
