@@ -63,11 +63,37 @@ async def test_an_opa_that_hangs_is_503_within_the_deadline(proxy: RunningProxy,
             answers = await asyncio.gather(*(asyncio.to_thread(asked, proxy, tenant="hangs") for _ in range(8)))
             assert time.monotonic() - began < 2  # the deadline is 250 ms
             assert answers == [(503, ["policy-unavailable"])] * 8
+            async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+                refused = await client.get(proxy.url("/orders/42"), headers=proxy.headers("web", tenant="hangs"))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             down = await asyncio.to_thread(proxy.health)
             assert (down[0], down[1]["policy"]) == (503, "down")
             assert len(upstream.requests) == 2
         await eventually(lambda: status_of(proxy, tenant="hangs") == 200)
         await eventually(lambda: proxy.health()[0] == 200)
+
+
+async def test_who_asks_for_too_many_decisions_is_told_when_to_come_again(opa_binary: Path) -> None:
+    """429 and never a skipped decision; what is kept costs no decision, and others are not held back."""
+    async with (
+        RawUpstream(replies(response())).running() as upstream,
+        running_proxy(upstreams={"orders": upstream.port}, config_extra="limits: {decisions_per_second: 1}\n") as proxy,
+    ):
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            # Other claims are another decision, of the same identity.
+            answers = [
+                await client.get(proxy.url("/orders"), headers=proxy.headers("web", tenant=f"t{number}"))
+                for number in range(12)
+            ]
+            refused = [answer for answer in answers if answer.status_code != 200]
+            assert [answer.status_code for answer in answers[:2]] == [200, 200]
+            assert {answer.status_code for answer in refused} == {429}
+            assert refused[0].json()["reasons"] == ["too-many-decisions"]
+            assert refused[0].headers["retry-after"] == "1"
+            kept = await client.get(proxy.url("/orders"), headers=proxy.headers("web", tenant="t1"))
+            other = await client.get(proxy.url("/orders"), headers=proxy.headers("reporting"))
+            assert (kept.status_code, other.status_code) == (200, 200)
+        assert len(upstream.requests) == len(answers) - len(refused) + 2
 
 
 async def test_an_upstream_that_is_not_there_is_502(proxy: RunningProxy) -> None:
