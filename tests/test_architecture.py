@@ -42,6 +42,7 @@ COMPOSITION = {
     "crew",
     "listening",
     "page",
+    "stage_settings",
 }
 LEAVES = {"pipeline", "verify"}
 

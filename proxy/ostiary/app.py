@@ -21,13 +21,10 @@ from ostiary.clock import Clock, SystemClock
 from ostiary.concierge import (
     JWKS_PATH,
     PROTECTED_RESOURCE_PATH,
-    CorsSettings,
     ProxyConcierge,
     protected_resource_metadata,
 )
 from ostiary.config import Config
-from ostiary.config.issuers import Issuer
-from ostiary.config.model import ServiceSettings
 from ostiary.credential import CachingSwapper, MintedSwapper, Minter, Swapper, load_signing_key, public_jwks
 from ostiary.decision.authorizer import OpaAuthorizer
 from ostiary.decision.batching import BatchingPolicy
@@ -36,7 +33,7 @@ from ostiary.decision.horizon import Announcements, PolicyHorizon
 from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError
-from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile, build_authenticator
+from ostiary.identity import build_authenticator
 from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleDirectory
@@ -45,9 +42,10 @@ from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import DirectoryPublication, PolicyMonitor, StatusPublication
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
-from ostiary.server import Gate, ListenerLimits, Refused, strict_protocol
+from ostiary.server import Gate, Refused, strict_protocol
+from ostiary.stage_settings import cors_settings, issuer_settings, listener_limits, upstream_settings
 from ostiary.target import Targets
-from ostiary.upstream import Forwarder, TlsSettings, UpstreamSettings
+from ostiary.upstream import Forwarder
 
 _LOOK_INTERVAL: Final = 5.0
 """Seconds between two looks at OPA, at most."""
@@ -261,79 +259,3 @@ def policy_monitor(
 def cores() -> int:
     """Those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# From what people wrote to what each stage takes: the stages never see the configuration.
-
-
-def issuer_settings(issuer: Issuer) -> IssuerSettings:
-    keys: JwksUrl | Discovery | KeyFile
-    if issuer.key_file is not None:
-        keys = KeyFile(path=issuer.key_file)
-    elif issuer.jwks_url is not None:
-        keys = JwksUrl(url=issuer.jwks_url, ca_file=issuer.ca_file, token_file=issuer.token_file)
-    else:
-        keys = Discovery(ca_file=issuer.ca_file, token_file=issuer.token_file)
-    return IssuerSettings(
-        issuer=issuer.issuer,
-        audience=issuer.audience,
-        algorithms=tuple(issuer.algorithms),
-        keys=keys,
-        types=tuple(issuer.types),
-        allow_untyped=issuer.allow_untyped,
-        leeway=issuer.leeway,
-        max_lifetime=issuer.max_lifetime,
-        claims=tuple(issuer.claims),
-    )
-
-
-def upstream_settings(service: ServiceSettings, config: Config) -> UpstreamSettings:
-    limits, origin, tls = config.limits, service.upstream, service.tls
-    return UpstreamSettings(
-        host=origin.host,
-        port=origin.port,
-        scheme="https" if origin.scheme == "https" else "http",
-        tls=TlsSettings() if tls is None else TlsSettings(ca_file=tls.ca_file, server_name=tls.server_name),
-        max_connections=limits.upstream_connections,
-        connect_timeout=limits.connect_timeout,
-        first_byte_timeout=limits.first_byte_timeout,
-        idle_timeout=limits.idle_timeout,
-        client_idle_timeout=limits.body_idle_timeout,
-        total_timeout=limits.total_timeout,
-        keep_alive=limits.upstream_keep_alive,
-        body_bytes=limits.body_bytes,
-        response_header_bytes=limits.response_header_bytes,
-        response_body_bytes=limits.response_body_bytes,
-    )
-
-
-def cors_settings(service: ServiceSettings) -> CorsSettings | None:
-    cors = service.cors
-    if cors is None:
-        return None
-    return CorsSettings(
-        origins=cors.origins,
-        methods=cors.methods,
-        headers=cors.headers,
-        expose=cors.expose,
-        credentials=cors.credentials,
-        max_age=cors.max_age,
-    )
-
-
-def listener_limits(config: Config) -> ListenerLimits:
-    limits = config.limits
-    return ListenerLimits(
-        header_bytes=limits.header_bytes,
-        header_count=limits.header_count,
-        target_bytes=limits.target_bytes,
-        body_bytes=limits.body_bytes,
-        header_timeout=limits.header_timeout,
-        keep_alive_timeout=limits.keep_alive_timeout,
-        body_timeout=limits.body_idle_timeout,
-        body_rate=limits.body_rate,
-        write_timeout=limits.write_timeout,
-        connections=limits.connections,
-        connections_per_peer=limits.connections_per_peer,
-        pipelined=limits.pipelined,
-    )

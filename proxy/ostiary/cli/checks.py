@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 from ostiary import assets
-from ostiary.app import upstream_settings
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config, check_agreement
 from ostiary.config.fields import UnixAddress
@@ -24,6 +23,7 @@ from ostiary.opa.bundle import BundleDirectory, BundleError
 from ostiary.opa.install import OpaNotFound, ensure_opa
 from ostiary.policy.bundle import PERMISSIONS, build_bundle
 from ostiary.policy.model import load_permissions
+from ostiary.stage_settings import upstream_settings
 
 
 def check_policy(source: Path, config: Config | None) -> list[Finding]:

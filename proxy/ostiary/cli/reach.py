@@ -12,7 +12,6 @@ import socket
 from collections.abc import Awaitable
 from typing import Final
 
-from ostiary.app import issuer_settings, upstream_settings
 from ostiary.cli.checks import issuer_files
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config
@@ -30,6 +29,7 @@ from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import OpaNotFound
 from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.sidecar import ManagedOpa
+from ostiary.stage_settings import issuer_settings, upstream_settings
 from ostiary.supervisor import managed_binary
 from ostiary.upstream.pool import Pool
 

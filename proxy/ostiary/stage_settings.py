@@ -1,0 +1,84 @@
+"""From what people wrote to what each stage takes: the stages never see the configuration."""
+
+from __future__ import annotations
+
+from ostiary.concierge import CorsSettings
+from ostiary.config import Config
+from ostiary.config.issuers import Issuer
+from ostiary.config.model import ServiceSettings
+from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile
+from ostiary.server import ListenerLimits
+from ostiary.upstream import TlsSettings, UpstreamSettings
+
+
+def issuer_settings(issuer: Issuer) -> IssuerSettings:
+    keys: JwksUrl | Discovery | KeyFile
+    if issuer.key_file is not None:
+        keys = KeyFile(path=issuer.key_file)
+    elif issuer.jwks_url is not None:
+        keys = JwksUrl(url=issuer.jwks_url, ca_file=issuer.ca_file, token_file=issuer.token_file)
+    else:
+        keys = Discovery(ca_file=issuer.ca_file, token_file=issuer.token_file)
+    return IssuerSettings(
+        issuer=issuer.issuer,
+        audience=issuer.audience,
+        algorithms=tuple(issuer.algorithms),
+        keys=keys,
+        types=tuple(issuer.types),
+        allow_untyped=issuer.allow_untyped,
+        leeway=issuer.leeway,
+        max_lifetime=issuer.max_lifetime,
+        claims=tuple(issuer.claims),
+    )
+
+
+def upstream_settings(service: ServiceSettings, config: Config) -> UpstreamSettings:
+    limits, origin, tls = config.limits, service.upstream, service.tls
+    return UpstreamSettings(
+        host=origin.host,
+        port=origin.port,
+        scheme="https" if origin.scheme == "https" else "http",
+        tls=TlsSettings() if tls is None else TlsSettings(ca_file=tls.ca_file, server_name=tls.server_name),
+        max_connections=limits.upstream_connections,
+        connect_timeout=limits.connect_timeout,
+        first_byte_timeout=limits.first_byte_timeout,
+        idle_timeout=limits.idle_timeout,
+        client_idle_timeout=limits.body_idle_timeout,
+        total_timeout=limits.total_timeout,
+        keep_alive=limits.upstream_keep_alive,
+        body_bytes=limits.body_bytes,
+        response_header_bytes=limits.response_header_bytes,
+        response_body_bytes=limits.response_body_bytes,
+    )
+
+
+def cors_settings(service: ServiceSettings) -> CorsSettings | None:
+    cors = service.cors
+    if cors is None:
+        return None
+    return CorsSettings(
+        origins=cors.origins,
+        methods=cors.methods,
+        headers=cors.headers,
+        expose=cors.expose,
+        credentials=cors.credentials,
+        max_age=cors.max_age,
+    )
+
+
+def listener_limits(config: Config) -> ListenerLimits:
+    limits = config.limits
+    return ListenerLimits(
+        header_bytes=limits.header_bytes,
+        header_count=limits.header_count,
+        target_bytes=limits.target_bytes,
+        body_bytes=limits.body_bytes,
+        header_timeout=limits.header_timeout,
+        keep_alive_timeout=limits.keep_alive_timeout,
+        body_timeout=limits.body_idle_timeout,
+        body_rate=limits.body_rate,
+        write_timeout=limits.write_timeout,
+        connections=limits.connections,
+        connections_per_peer=limits.connections_per_peer,
+        pipelined=limits.pipelined,
+    )
