@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-rego dist opa clean constraints
+.PHONY: help demo test check format bench bench-full profile bench-rego dist opa clean constraints
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,8 +60,14 @@ format: $(VENV)/.dev opa ## format Python and Rego
 	$(BIN)/ruff check --fix
 	@"$$($(BIN)/ostiary opa install --quiet)" fmt --write rego bundles
 
-bench: $(VENV)/.bench opa ## beside plain Envoy on the same core, in one run
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.bench opa ## the targets, beside plain Envoy on the same core in one run
+	$(BIN)/python -m benchmarks.gate
+
+bench-full: $(VENV)/.bench opa ## the whole picture, in minutes; SECTIONS="ladder mix" for some of it
+	$(BIN)/python -m benchmarks.full $(SECTIONS)
+
+profile: $(VENV)/.bench opa ## where the CPU time of the hot path goes
+	$(BIN)/python -m benchmarks.profiling
 
 bench-rego: $(VENV)/.run opa ## a decision on 100,000 permissions beside one ground look-up
 	$(BIN)/python benchmarks/rego.py

@@ -1,32 +1,39 @@
 // Command load is both ends of a benchmark, cheap enough that what stands between them is what is measured:
 //
-//	load upstream --listen 127.0.0.1:0 [--body BYTES]
-//	load run --address 127.0.0.1:8080 --request FILE --connections 32 --seconds 5
+//	load upstream --listen 127.0.0.1:0
+//	load run --address 127.0.0.1:8080 --requests FILE [--from 0] --connections 32 --seconds 5 [--ramp 0.1]
 //
-// The upstream answers every request with 200 and a fixed body. The load is closed-loop: each connection sends the
-// request again as soon as the answer has arrived whole. One JSON document is printed; latencies are in microseconds.
+// The upstream answers every request with 200 and two bytes, or with as many as the path asks for: /bodies/1000.
+//
+// The load is closed-loop: each connection sends its next request as soon as the answer has arrived whole. The file holds
+// raw requests, one after the other; the connections take them in turn, beginning with number --from, and begin again
+// after the last. What is answered within --ramp seconds is not counted. One JSON document is printed.
 package main
 
 import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
-	"sort"
+	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
+
+const buffered = 16 << 10
 
 func main() {
 	if len(os.Args) < 2 {
 		fail("usage: load upstream|run …")
 	}
+	debug.SetGCPercent(400)
 	switch os.Args[1] {
 	case "upstream":
 		upstream(os.Args[2:])
@@ -47,43 +54,76 @@ func fail(format string, values ...any) {
 func upstream(args []string) {
 	flags := flag.NewFlagSet("upstream", flag.ExitOnError)
 	listen := flags.String("listen", "127.0.0.1:0", "address to listen on")
-	size := flags.Int("body", 2, "bytes of the response body")
 	_ = flags.Parse(args)
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
 		fail("%v", err)
 	}
 	fmt.Println(listener.Addr())
-	answer := append([]byte("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: "+strconv.Itoa(*size)+"\r\n\r\n"),
-		bytes.Repeat([]byte("x"), *size)...)
 	for {
 		connection, err := listener.Accept()
 		if err != nil {
 			fail("%v", err)
 		}
-		go serve(connection, answer)
+		go serve(connection)
 	}
 }
 
-func serve(connection net.Conn, answer []byte) {
+var answers sync.Map // bytes of the body -> the whole answer
+
+func answer(size int) []byte {
+	if made, found := answers.Load(size); found {
+		return made.([]byte)
+	}
+	head := "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: " + strconv.Itoa(size) + "\r\n\r\n"
+	made := append([]byte(head), bytes.Repeat([]byte("x"), size)...)
+	answers.Store(size, made)
+	return made
+}
+
+func serve(connection net.Conn) {
 	defer connection.Close()
-	reader := bufio.NewReaderSize(connection, 64<<10)
+	reader := bufio.NewReaderSize(connection, buffered)
 	for {
-		length, chunked, err := head(reader)
+		line, err := reader.ReadSlice('\n')
 		if err != nil {
 			return
 		}
-		if err := skip(reader, length, chunked); err != nil {
+		size := wanted(line)
+		if err := rest(reader); err != nil {
 			return
 		}
-		if _, err := connection.Write(answer); err != nil {
+		if _, err := connection.Write(answer(size)); err != nil {
 			return
 		}
 	}
 }
 
-// head reads up to the blank line and returns how the body is framed.
-func head(reader *bufio.Reader) (length int, chunked bool, err error) {
+// wanted is the number in GET /bodies/1000 HTTP/1.1, and 2 elsewhere.
+func wanted(line []byte) int {
+	_, after, found := bytes.Cut(line, []byte(" /bodies/"))
+	if !found {
+		return 2
+	}
+	digits, _, _ := bytes.Cut(after, []byte(" "))
+	size, err := strconv.Atoi(string(digits))
+	if err != nil {
+		return 2
+	}
+	return size
+}
+
+// rest reads a message's header fields and its body.
+func rest(reader *bufio.Reader) error {
+	length, chunked, err := fields(reader)
+	if err != nil {
+		return err
+	}
+	return skip(reader, length, chunked)
+}
+
+// fields reads up to the blank line and returns how the body is framed.
+func fields(reader *bufio.Reader) (length int, chunked bool, err error) {
 	for {
 		line, err := reader.ReadSlice('\n')
 		if err != nil {
@@ -133,51 +173,88 @@ func skip(reader *bufio.Reader, length int, chunked bool) error {
 
 // load
 
+// What is printed. Sent counts what was answered within the ramp too, so that CPU time can be divided by it.
 type result struct {
 	Requests  int            `json:"requests"`
 	Seconds   float64        `json:"seconds"`
-	PerSecond float64        `json:"per_second"`
-	P50       float64        `json:"p50_us"`
-	P99       float64        `json:"p99_us"`
-	P999      float64        `json:"p999_us"`
+	Sent      int            `json:"sent"`
 	Statuses  map[string]int `json:"statuses"`
 	Errors    int            `json:"errors"`
+	Latencies map[int64]int  `json:"latencies_ns"` // nanoseconds, rounded to three digits -> how many
 }
 
 func run(args []string) {
 	flags := flag.NewFlagSet("run", flag.ExitOnError)
 	address := flags.String("address", "", "host:port")
-	file := flags.String("request", "", "file with one raw request")
+	file := flags.String("requests", "", "file with raw requests")
+	from := flags.Int64("from", 0, "number of the request to begin with")
 	connections := flags.Int("connections", 1, "connections, each with one request in flight")
-	seconds := flags.Float64("seconds", 5, "how long")
+	seconds := flags.Float64("seconds", 5, "how long is counted")
+	ramp := flags.Float64("ramp", 0, "seconds before that")
 	_ = flags.Parse(args)
-	request, err := os.ReadFile(*file)
+	messages, err := read(*file)
 	if err != nil {
-		fail("%v", err)
+		fail("%s: %v", *file, err)
 	}
-	var group sync.WaitGroup
+	next := &atomic.Int64{}
+	next.Store(*from)
+	counted := time.Now().Add(duration(*ramp))
+	deadline := counted.Add(duration(*seconds))
 	parts := make([]part, *connections)
-	start := time.Now()
-	deadline := start.Add(time.Duration(*seconds * float64(time.Second)))
+	var group sync.WaitGroup
 	for i := range parts {
 		group.Add(1)
 		go func(p *part) {
 			defer group.Done()
-			p.drive(*address, request, deadline)
+			p.drive(*address, messages, next, counted, deadline)
 		}(&parts[i])
 	}
 	group.Wait()
-	report(parts, time.Since(start).Seconds())
+	report(parts, time.Since(counted).Seconds())
+}
+
+func duration(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// read splits a file into the requests that it holds.
+func read(file string) ([][]byte, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var messages [][]byte
+	for len(raw) > 0 {
+		end := bytes.Index(raw, []byte("\r\n\r\n"))
+		if end < 0 {
+			return nil, io.ErrUnexpectedEOF
+		}
+		end += 4
+		length, _, err := fields(bufio.NewReader(bytes.NewReader(raw[bytes.IndexByte(raw, '\n')+1 : end])))
+		if err != nil {
+			return nil, err
+		}
+		if end += length; end > len(raw) {
+			return nil, io.ErrUnexpectedEOF
+		}
+		messages = append(messages, raw[:end])
+		raw = raw[end:]
+	}
+	if messages == nil {
+		return nil, errors.New("no request")
+	}
+	return messages, nil
 }
 
 type part struct {
 	latencies []time.Duration
+	sent      int
 	statuses  [600]int
 	errors    int
 }
 
-// drive sends the request again and again. A connection that fails counts as one error and is opened anew.
-func (p *part) drive(address string, request []byte, deadline time.Time) {
+// drive sends requests until the deadline. A connection that fails counts as one error and is opened anew.
+func (p *part) drive(address string, messages [][]byte, next *atomic.Int64, counted, deadline time.Time) {
 	for time.Now().Before(deadline) {
 		connection, err := net.Dial("tcp", address)
 		if err != nil {
@@ -186,21 +263,22 @@ func (p *part) drive(address string, request []byte, deadline time.Time) {
 			continue
 		}
 		_ = connection.SetDeadline(deadline.Add(5 * time.Second))
-		if err := p.exchange(connection, request, deadline); err != nil {
+		if err := p.exchange(connection, messages, next, counted, deadline); err != nil {
 			p.errors++
 		}
 		connection.Close()
 	}
 }
 
-func (p *part) exchange(connection net.Conn, request []byte, deadline time.Time) error {
-	reader := bufio.NewReaderSize(connection, 64<<10)
-	for {
-		begin := time.Now()
-		if !begin.Before(deadline) {
-			return nil
-		}
-		if _, err := connection.Write(request); err != nil {
+func (p *part) exchange(
+	connection net.Conn, messages [][]byte, next *atomic.Int64, counted, deadline time.Time,
+) error {
+	reader := bufio.NewReaderSize(connection, buffered)
+	end := time.Now()
+	for end.Before(deadline) {
+		begin := end
+		message := messages[int((next.Add(1)-1)%int64(len(messages)))]
+		if _, err := connection.Write(message); err != nil {
 			return err
 		}
 		line, err := reader.ReadSlice('\n')
@@ -214,43 +292,45 @@ func (p *part) exchange(connection net.Conn, request []byte, deadline time.Time)
 		if err != nil || status < 100 || status >= len(p.statuses) {
 			return fmt.Errorf("not a status line: %q", line)
 		}
-		length, chunked, err := head(reader)
-		if err != nil {
+		if err := rest(reader); err != nil {
 			return err
 		}
-		if err := skip(reader, length, chunked); err != nil {
-			return err
-		}
-		p.latencies = append(p.latencies, time.Since(begin))
+		end = time.Now()
+		p.sent++
 		p.statuses[status]++
-		if status != http.StatusOK && status >= 400 {
+		if end.After(counted) {
+			p.latencies = append(p.latencies, end.Sub(begin))
+		}
+		if status >= 400 {
 			return nil // a refusal may close the connection: take a new one
 		}
 	}
+	return nil
 }
 
 func report(parts []part, seconds float64) {
-	var all []time.Duration
-	out := result{Seconds: seconds, Statuses: map[string]int{}}
+	out := result{Seconds: seconds, Statuses: map[string]int{}, Latencies: map[int64]int{}}
 	for i := range parts {
-		all = append(all, parts[i].latencies...)
+		out.Requests += len(parts[i].latencies)
+		out.Sent += parts[i].sent
 		out.Errors += parts[i].errors
 		for status, count := range parts[i].statuses {
 			if count > 0 {
 				out.Statuses[strconv.Itoa(status)] += count
 			}
 		}
+		for _, latency := range parts[i].latencies {
+			out.Latencies[rounded(latency.Nanoseconds())]++
+		}
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i] < all[j] })
-	out.Requests = len(all)
-	out.PerSecond = float64(len(all)) / seconds
-	out.P50, out.P99, out.P999 = quantile(all, 0.5), quantile(all, 0.99), quantile(all, 0.999)
 	_ = json.NewEncoder(os.Stdout).Encode(out)
 }
 
-func quantile(sorted []time.Duration, q float64) float64 {
-	if len(sorted) == 0 {
-		return 0
+// rounded keeps three digits: a latency is told to within half a percent.
+func rounded(value int64) int64 {
+	unit := int64(1)
+	for value/unit >= 1000 {
+		unit *= 10
 	}
-	return float64(sorted[int(q*float64(len(sorted)-1))].Nanoseconds()) / 1e3
+	return (value + unit/2) / unit * unit
 }
