@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +47,14 @@ def test_a_family_is_a_process_and_its_children_and_their_children() -> None:
 
 @on_linux
 def test_the_usage_of_a_process_is_its_own_and_no_opa_is_in_it() -> None:
-    found = usage(os.getpid())
-    assert found.cpu > 0
+    busy = "import sys, time\nwhile time.process_time() < 0.1: pass\nprint('here', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        found = usage(process.pid)
+        process.communicate()
+    assert found.cpu >= 0.05
     assert found.resident > 1_000_000
     assert (found.opa_cpu, found.opa_resident) == (0.0, 0)
