@@ -186,7 +186,7 @@ def mix(bench: Bench) -> Found:
     found = hits(outcomes[0], EVERYTHING, everything.audit)
     print(
         f"hit ratio {found['hit_ratio']['median']:.3f} of {found['requests']} requests;"
-        f" a cache without bounds: {found['possible']['median']:.3f}"
+        f" a cache that is never full: {found['possible']['median']:.3f}"
     )
     return {"mix": report.rows(outcomes), "hits": found}
 

@@ -8,6 +8,7 @@ uses, as one would with no standing privileges.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ ENDPOINTS: Final = 100
 """Of each service."""
 DRAWS: Final = 100_000
 SEED: Final = 20_260_101
+LIFE: Final = 5
+"""Seconds for which a decision of this map may be used again."""
 
 
 def zipf_pairs(callers: int, endpoints: int, draws: int, *, exponent: float = 1.0) -> list[tuple[int, int]]:
@@ -92,29 +95,36 @@ class Decided:
 
 @dataclass(frozen=True, kw_only=True)
 class Hits:
-    """How many of the requests were answered by the cache; `possible` is the share of those that had a like before
-    them among `requests`: what a cache without any bound would answer, if it began empty."""
+    """Which share of the requests was answered from the cache, and which share a cache that is never full would have
+    answered, with the same requests and the same life of a decision."""
 
     requests: int
     ratio: float
     possible: float
 
     @classmethod
-    def of(cls, decided: Sequence[Decided]) -> Hits:
-        if not decided:
-            raise ValueError("no decision in the audit")
-        return cls(
-            requests=len(decided),
-            ratio=sum(one.cached for one in decided) / len(decided),
-            possible=1 - len({one.about for one in decided}) / len(decided),
-        )
+    def between(cls, begin: float, end: float, decided: Iterable[Decided]) -> Hits:
+        """Of the requests in these seconds, by all that were decided, in order."""
+        ends: dict[tuple[str, str, str], int] = {}
+        requests = cached = possible = 0
+        for one in decided:
+            second = math.floor(one.at)
+            kept = second < ends.get(one.about, second)
+            if not kept:
+                ends[one.about] = second + LIFE
+            if begin <= one.at <= end:
+                requests += 1
+                cached += one.cached
+                possible += kept
+        if not requests:
+            raise ValueError("no decision in the audit of these seconds")
+        return cls(requests=requests, ratio=cached / requests, possible=possible / requests)
 
 
 def hits(outcome: Outcome, name: str, audit: Path) -> dict[str, Any]:
     """In the seconds that were counted."""
-    decided = list(read_decisions(audit))
-    windows = [_window(sample) for sample in outcome.samples[name]]
-    rounds = [Hits.of([one for one in decided if begin <= one.at <= end]) for begin, end in windows]
+    decided = sorted(read_decisions(audit), key=lambda one: one.at)
+    rounds = [Hits.between(*_window(sample), decided) for sample in outcome.samples[name]]
     return {
         "requests": [one.requests for one in rounds],
         "hit_ratio": asdict(Spread.of(one.ratio for one in rounds)),

@@ -42,12 +42,24 @@ def test_requests_are_in_the_order_of_the_draws(tmp_path: Path) -> None:
     ]
 
 
-def test_the_hit_ratio_is_that_of_the_audit_beside_what_a_cache_without_bounds_would_have() -> None:
-    def decided(subject: str, cached: bool) -> Decided:
-        return Decided(at=0.0, about=(subject, "orders", "get-order"), cached=cached)
+def test_the_hit_ratio_is_that_of_the_audit_beside_what_a_cache_that_is_never_full_would_have() -> None:
+    def decided(at: float, subject: str, *, cached: bool = False) -> Decided:
+        return Decided(at=at, about=(subject, "orders", "get-order"), cached=cached)
 
-    found = Hits.of([decided("a", False), decided("b", False), decided("a", False), decided("a", True)])
-    assert found == Hits(requests=4, ratio=0.25, possible=0.5)
+    sequence = [
+        decided(10.9, "a"),
+        decided(14.9, "a", cached=True),  # kept in the seconds 10 to 14
+        decided(14.9, "b"),
+        decided(15.0, "a"),
+        decided(15.1, "a"),  # kept again, and not found
+        decided(21.0, "a", cached=True),  # after the end
+    ]
+    assert Hits.between(11, 20, sequence) == Hits(requests=4, ratio=0.25, possible=0.5)
+
+
+def test_there_is_no_hit_ratio_where_nothing_was_decided() -> None:
+    with pytest.raises(ValueError, match="no decision"):
+        Hits.between(0, 1, [])
 
 
 def test_decisions_are_read_from_an_audit_whose_last_line_was_cut_off() -> None:
