@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -91,13 +91,13 @@ class SameCredential:
 class Unrecorded:
     """An `AuditLog` of nothing, and the one `Record` that it gives."""
 
-    def record(self, exchange: Exchange) -> AbstractAsyncContextManager[Record]:
+    def record(self, exchange: Exchange) -> AbstractContextManager[Record]:
         return self
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
@@ -143,7 +143,7 @@ def stand_ins(rung: str) -> dict[str, object]:
 
 def substitute(application: app.DataApplication, stages: dict[str, object]) -> None:
     """Put them into the pipeline. It has no way in for that, rightly: what it is made of is nobody's but `app`'s."""
-    pipeline = application._pipeline
+    pipeline = application._gate._http
     for name, stage in stages.items():
         if not hasattr(pipeline, name):
             raise SystemExit(f"the pipeline has no {name}: the rungs have to be made anew")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.access import AccessRequestBuilder, NoGrants
 from ostiary.audit import AuditFiles, FileAuditLog
@@ -62,10 +62,10 @@ class DataApplication(Starlette):
         self, pipeline: ASGIApp, *, lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]]
     ) -> None:
         super().__init__(lifespan=lifespan)
-        self._pipeline = pipeline
+        self._gate = Gate(http=pipeline, lifespan=super().__call__)
 
-    def build_middleware_stack(self) -> ASGIApp:
-        return Gate(http=self._pipeline, lifespan=self.router)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        return self._gate(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

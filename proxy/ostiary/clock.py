@@ -32,7 +32,9 @@ class SystemClock:
 
     def now(self) -> float:
         monotonic = self.monotonic()
-        self._offset = max(self._offset, self._wall() - monotonic)
+        offset = self._wall() - monotonic
+        if offset > self._offset:  # five times a request: `max` would cost half as much again
+            self._offset = offset
         return monotonic + self._offset
 
 

@@ -6,7 +6,7 @@ Each method raises `ostiary.errors.AccessError` (or a subclass) to refuse, and n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ostiary.errors import AccessError
@@ -102,4 +102,4 @@ class Record(Protocol):
 
 
 class AuditLog(Protocol):
-    def record(self, exchange: Exchange) -> AbstractAsyncContextManager[Record]: ...
+    def record(self, exchange: Exchange) -> AbstractContextManager[Record]: ...

@@ -61,6 +61,7 @@ def quiet(
         application,
         http=http,
         ws="none",
+        interface="asgi3",
         lifespan=lifespan,
         log_config=None,
         access_log=False,

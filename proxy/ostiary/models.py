@@ -64,6 +64,14 @@ class Identity:
         key = (self.issuer, self.subject, self.method, _digest(self.actor), _digest(self.claims))
         object.__setattr__(self, "key", key)
 
+    def document(self) -> dict[str, Json]:
+        """The `subject` of the decision contract."""
+        return {
+            "type": "workload",
+            "id": self.subject,
+            "properties": {"issuer": self.issuer, "method": self.method, "claims": dict(self.claims)},
+        }
+
 
 def _digest(document: Mapping[str, Json] | None) -> bytes:
     """SHA-256 of one text for one JSON value; 1, 1.0 and true are three."""
@@ -123,11 +131,7 @@ class AccessRequest:
         if self.endpoint is not None:
             properties["endpoint"] = self.endpoint
         return {
-            "subject": {
-                "type": "workload",
-                "id": identity.subject,
-                "properties": {"issuer": identity.issuer, "method": identity.method, "claims": dict(identity.claims)},
-            },
+            "subject": identity.document(),
             "action": {"name": self.method},
             "resource": {"type": "service", "id": target.service, "properties": properties},
             "context": {

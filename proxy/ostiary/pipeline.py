@@ -60,7 +60,7 @@ class Pipeline:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         decision: Decision | None = None
-        async with self._audit.record(exchange) as record:  # completes on every exit, cancellation included
+        with self._audit.record(exchange) as record:  # completes on every exit, cancellation included
             try:
                 target = self._targets.resolve(exchange)
                 record.resolved(target)

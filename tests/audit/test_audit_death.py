@@ -25,7 +25,7 @@ from support.audit import credential, decision, exchange, file_log, identity, re
 async def caller(log):
     while True:
         carried = exchange()
-        async with log.record(carried) as record:
+        with log.record(carried) as record:
             record.resolved(target())
             record.identified(identity())
             record.decided(request(), decision())

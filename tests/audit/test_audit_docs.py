@@ -34,14 +34,14 @@ def published() -> dict[str, list[str]]:
 async def written() -> dict[str, dict[str, Any]]:
     log = MemoryAuditLog(clock=ManualClock())
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         record.resolved(target())
         record.identified(identity())
         record.decided(request(), decision())
         await record.commit(credential())
         await record.commit(credential())
     await Stages(identify=IdentityInvalid()).pipeline(log)(*Stages().asgi())
-    async with log.record(carried):
+    with log.record(carried):
         pass
     return {line["kind"]: line for line in log.documents}
 

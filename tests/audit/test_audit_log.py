@@ -54,7 +54,7 @@ async def test_a_committed_decision_is_in_the_file_when_commit_returns(tmp_path:
     log = file_log(tmp_path)
     await log.start()
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         record.decided(request(), decision())
         await record.commit(credential())
         assert [(line["kind"], line["decision_id"]) for line in lines(tmp_path)] == [("decision", carried.id)]
@@ -212,7 +212,7 @@ async def test_the_audit_goes_on_by_itself_when_its_directory_is_back(tmp_path: 
     directory.write_bytes(b"in the way")
 
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         record.identified(identity())
         record.decided(request(), decision())
         with pytest.raises(AuditUnavailable, match="cannot be written: EEXIST") as refused:

@@ -368,7 +368,7 @@ async def test_a_credential_renewed_for_a_retry_adds_a_line_and_does_not_repeat_
     log: MemoryAuditLog,
 ) -> None:
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         record.resolved(target())
         record.identified(identity())
         record.decided(request(), decision())
@@ -390,7 +390,7 @@ async def test_a_credential_renewed_for_a_retry_adds_a_line_and_does_not_repeat_
 
 async def test_a_denial_cannot_be_committed(log: MemoryAuditLog) -> None:
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         record.decided(request(), decision(allow=False))
         with pytest.raises(Exception, match="no allow to record") as caught:
             await record.commit(credential())
@@ -401,7 +401,7 @@ async def test_durations_are_milliseconds_of_the_steady_clock() -> None:
     clock = ManualClock()
     log = MemoryAuditLog(clock=clock)
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         clock.advance(0.25)
         record.identified(identity())
         clock.advance(0.5)

@@ -119,7 +119,7 @@ async def test_lines_after_the_end_are_counted() -> None:
     log = FileAuditLog(sink=sink, worker="w0", clock=SystemClock())
     await log.start()
     late = exchange()
-    async with log.record(late):
+    with log.record(late):
         await log.close()
 
     assert (sink.lines, log.health().lost) == ([], 1)

@@ -35,7 +35,13 @@ def ignore(refusal: AccessError, facts: Refused) -> None:
 
 def strict(**settings: Any) -> uvicorn.Config:
     protocol = strict_protocol(problems=Problems(), on_refused=ignore)
-    defaults: dict[str, Any] = {"http": protocol, "ws": "none", "proxy_headers": False, "log_config": None}
+    defaults: dict[str, Any] = {
+        "http": protocol,
+        "interface": "asgi3",
+        "ws": "none",
+        "proxy_headers": False,
+        "log_config": None,
+    }
     return uvicorn.Config(Recorder(), **defaults | settings)
 
 
@@ -51,6 +57,7 @@ def test_a_strict_configuration_is_accepted() -> None:
         ({"http": H11Protocol}, f"http is {H11Protocol!r}, not a protocol made by strict_protocol()"),
         ({"http": HttpToolsProtocol}, f"http is {HttpToolsProtocol!r}, not a protocol made by strict_protocol()"),
         ({"http": StrictProtocol}, f"http is {StrictProtocol!r}, not a protocol made by strict_protocol()"),
+        ({"interface": "auto"}, "interface is 'auto', not 'asgi3': the gate is not to be guessed at"),
         ({"ws": "auto"}, "ws is 'auto', not 'none'"),
         ({"proxy_headers": True}, "proxy_headers is on: clients could name their own address"),
         ({"root_path": "/x"}, "root_path is '/x': paths are forwarded as they came"),

@@ -57,6 +57,7 @@ def test_the_scope_is_what_was_sent() -> None:
             {
                 "type": "http",
                 "asgi": {"version": "3.0", "spec_version": "2.3"},
+                "extensions": {"ostiary.response": {}},
                 "http_version": "1.1",
                 "server": ("127.0.0.1", served.port),
                 "client": local,

@@ -136,7 +136,7 @@ def file_log(
 async def forward(log: Any, *, body: bytes = b"{}") -> str:
     """One allowed request, from record to completion. Its decision id."""
     carried = exchange()
-    async with log.record(carried) as record:
+    with log.record(carried) as record:
         record.resolved(target())
         record.identified(identity())
         record.decided(request(), decision())

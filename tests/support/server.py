@@ -277,6 +277,7 @@ def listener(
     config = uvicorn.Config(
         Gate(http=app, lifespan=_no_lifespan),
         http=strict_protocol(limits, problems=Problems(), on_refused=report),
+        interface="asgi3",
         ws="none",
         lifespan="off",
         log_config=None,

@@ -198,7 +198,7 @@ def test_a_remembered_judgement_is_the_judgement(name: str) -> None:
 def test_what_is_remembered_of_names_is_bounded() -> None:
     rules = headers.HeaderRules()
     kept = [rules.keeps(b"x-name-%d" % number) for number in range(10_000)]
-    assert (all(kept), len(rules._known)) == (True, 4096)
+    assert (all(kept), len(rules.known)) == (True, 4096)
 
 
 @pytest.mark.parametrize("name", sorted(headers.RESPONSE_REMOVED - {b"transfer-encoding"}))

@@ -37,13 +37,19 @@ def render(document: Mapping[str, Any]) -> bytes:
         line = orjson.dumps(document, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         line = _render_odd(document)
-    if not line.isascii() or b"\x7f" in line:
-        line = _UNSAFE.sub(_escape, line.decode()).encode("ascii")
-    if b"%" in line or _TOKEN_HINT.search(line):
-        line = _TOKEN.sub(_digest, line)
+    line = clean(line)
     if len(line) > MAX_LINE:
         raise ValueError(f"an audit line of {len(line)} bytes is longer than {MAX_LINE}")
     return line
+
+
+def clean(json_text: bytes) -> bytes:
+    """JSON in UTF-8 as it may be written: ASCII, and without a token."""
+    if not json_text.isascii() or b"\x7f" in json_text:
+        json_text = _UNSAFE.sub(_escape, json_text.decode()).encode("ascii")
+    if b"%" in json_text or _TOKEN_HINT.search(json_text):
+        json_text = _TOKEN.sub(_digest, json_text)
+    return json_text
 
 
 def _render_odd(document: Mapping[str, Any]) -> bytes:
@@ -88,17 +94,23 @@ def capped(text: str, limit: int) -> str:
 
 
 class Timestamps:
-    """Unix seconds as RFC 3339 in UTC with milliseconds. The part up to the second is kept: it seldom changes."""
+    """Unix seconds as RFC 3339 in UTC with milliseconds. What was said last is kept, and its part up to the second:
+    a busy proxy asks ten times in a millisecond.
+    """
 
-    __slots__ = ("_prefix", "_second")
+    __slots__ = ("_millisecond", "_prefix", "_second", "_text")
 
     def __init__(self) -> None:
-        self._second = -1
-        self._prefix = ""
+        self._second = self._millisecond = -1
+        self._prefix = self._text = ""
 
     def format(self, now: float) -> str:
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int((now - second) * 1000):03d}Z"
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second = millisecond // 1000
+            if second != self._second:
+                self._second = second
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._text = f"{self._prefix}.{millisecond % 1000:03d}Z"
+        return self._text

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
+from ostiary.audit.forwarded import Parts
 from ostiary.audit.lines import SCHEMA, Timestamps, render
 from ostiary.audit.quota import Losses, Quota
 from ostiary.audit.record import ExchangeRecord, parser_refusal
@@ -68,9 +70,11 @@ class FileAuditLog:
         if deadline <= 0 or queue_bytes < 1 or report_interval <= 0:
             raise ValueError("deadline, queue_bytes and report_interval are above zero")
         self._clock = clock
+        self.monotonic = clock.monotonic
         self._worker = worker
         self._report_interval = report_interval
         self._stamps = Timestamps()
+        self._parts = Parts()
         self._quota = Quota(rate=strangers_per_second, burst=strangers_burst)
         self._losses = Losses()
         self._report: asyncio.TimerHandle | None = None
@@ -99,8 +103,8 @@ class FileAuditLog:
         if unwritten := await self._writer.close():
             _log.error("%d audit lines could not be written at the end", unwritten)
 
-    def record(self, exchange: Exchange) -> AbstractAsyncContextManager[Record]:
-        return ExchangeRecord(exchange=exchange, ledger=self)
+    def record(self, exchange: Exchange) -> AbstractContextManager[Record]:
+        return ExchangeRecord(exchange, self, self._parts)
 
     def refused(
         self,
@@ -136,17 +140,14 @@ class FileAuditLog:
     def now(self) -> str:
         return self._stamps.format(self._clock.now())
 
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
     def admits_stranger(self, entry: str) -> bool:
         if self._quota.take(self._clock.monotonic()):
             return True
         self._lose(self._losses.over_quota, entry)
         return False
 
-    async def commit(self, line: bytes) -> None:
-        await self._writer.commit(line)
+    def commit(self, line: bytes) -> Awaitable[None]:
+        return self._writer.commit(line)
 
     def post(self, line: bytes, entry: str, *, stranger: bool = False) -> None:
         share = _COMPLETIONS if entry == "completion" else _STRANGERS if stranger else _REFUSALS

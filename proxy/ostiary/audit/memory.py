@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import orjson
 
+from ostiary.audit.forwarded import Parts
 from ostiary.audit.lines import Timestamps, render
 from ostiary.audit.record import ExchangeRecord, parser_refusal
 from ostiary.clock import Clock, SystemClock
@@ -21,11 +22,12 @@ class MemoryAuditLog:
     def __init__(self, *, clock: Clock | None = None, available: bool = True) -> None:
         self._clock = SystemClock() if clock is None else clock
         self._stamps = Timestamps()
+        self._parts = Parts()
         self.available = available
         self.documents: list[dict[str, Any]] = []
 
-    def record(self, exchange: Exchange) -> AbstractAsyncContextManager[Record]:
-        return ExchangeRecord(exchange=exchange, ledger=self)
+    def record(self, exchange: Exchange) -> AbstractContextManager[Record]:
+        return ExchangeRecord(exchange, self, self._parts)
 
     def refused(
         self,

@@ -14,10 +14,11 @@ was refused may hold the very secret it was refused for. `input` and `result` ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Protocol
 
+from ostiary.audit.forwarded import Parts, completion_line, decision_line, identity_document
 from ostiary.audit.lines import SCHEMA, capped, render
 from ostiary.errors import AccessError, AuditUnavailable, ClientDisconnected
 from ostiary.exchange import Exchange
@@ -42,8 +43,8 @@ class Ledger(Protocol):
     def admits_stranger(self, entry: str) -> bool:
         """Whether a line about somebody unidentified fits the quota; if not, it has been counted."""
 
-    async def commit(self, line: bytes) -> None:
-        """Return once the line is on disk. Raises `AuditUnavailable`."""
+    def commit(self, line: bytes) -> Awaitable[None]:
+        """Done once the line is on disk. Raises `AuditUnavailable`."""
 
     def post(self, line: bytes, entry: str, *, stranger: bool = False) -> None:
         """Write the line soon, without waiting; never raises."""
@@ -61,15 +62,17 @@ class ExchangeRecord:
         "_identity",
         "_ledger",
         "_outcome",
+        "_parts",
         "_refusal",
         "_request",
         "_started_at",
         "_target",
     )
 
-    def __init__(self, *, exchange: Exchange, ledger: Ledger) -> None:
+    def __init__(self, exchange: Exchange, ledger: Ledger, parts: Parts) -> None:
         self._exchange = exchange
         self._ledger = ledger
+        self._parts = parts
         self._started_at = ledger.monotonic()
         self._identified_at = self._decided_at = 0.0
         self._target: Target | None = None
@@ -109,22 +112,22 @@ class ExchangeRecord:
             if self._committed:
                 line = render(self._credential_document(credential))
             else:
-                line = render(self._decision_document(request, decision, credential))
+                line = self._decision_line(request, decision, credential)
         except ValueError as error:
             raise AuditUnavailable(str(error)) from error
         await self._ledger.commit(line)
         self._committed = True
 
-    async def __aenter__(self) -> ExchangeRecord:
+    def __enter__(self) -> ExchangeRecord:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
             self._outcome = "failed" if isinstance(error, Exception) else "cancelled"
         if self._committed:
-            self._ledger.post(render(self._completion_document()), "completion")
+            self._ledger.post(self._completion_line(), "completion")
         elif self._refusal is None and error is None:
             self._post_uncommitted(self._answer_document, "answer")
         else:
@@ -141,6 +144,29 @@ class ExchangeRecord:
             self._request = self._decision = None  # what cannot be rendered is in these; the refusal itself can
             line = render(document())
         self._ledger.post(line, entry, stranger=stranger)
+
+    def _decision_line(self, request: AccessRequest, decision: Decision, credential: Credential) -> bytes:
+        line = decision_line(
+            self._parts,
+            request,
+            decision,
+            credential,
+            decision_id=self._exchange.id,
+            now=self._ledger.now(),
+            seconds=self._decided_at - self._identified_at,
+        )
+        return render(self._decision_document(request, decision, credential)) if line is None else line
+
+    def _completion_line(self) -> bytes:
+        exchange = self._exchange
+        if self._refusal is not None:
+            return render(self._completion_document())
+        return completion_line(
+            exchange,
+            outcome=self._outcome or ("complete" if exchange.response_complete else "aborted"),
+            now=self._ledger.now(),
+            seconds=self._ledger.monotonic() - self._started_at,
+        )
 
     # The documents. The order of the members is the order in the line.
 
@@ -161,7 +187,7 @@ class ExchangeRecord:
             "grant": decision.grant,
             "credential": _credential(credential),
             "cached": decision.cached,
-            "identity": _identity(request.identity),
+            "identity": identity_document(request.identity),
             "source_ip": request.source_ip,
             "decision_ms": self._milliseconds(self._identified_at, self._decided_at),
             "input": request.document(),
@@ -233,7 +259,7 @@ class ExchangeRecord:
             "permission": None if decision is None else decision.permission,
             "grant": None if decision is None else decision.grant,
             "cached": None if decision is None else decision.cached,
-            "identity": None if identity is None else _identity(identity),
+            "identity": None if identity is None else identity_document(identity),
             "source_ip": exchange.source_ip,
             "bytes_received": exchange.bytes_received,
             "bytes_sent": exchange.bytes_sent,
@@ -294,15 +320,6 @@ def parser_refusal(
 def raw_path(target: bytes) -> str:
     """A path as it was sent, still encoded, without query or fragment."""
     return capped(target.partition(b"?")[0].partition(b"#")[0].decode("latin-1"), MAX_PATH)
-
-
-def _identity(identity: Identity) -> dict[str, Any]:
-    return {
-        "issuer": identity.issuer,
-        "subject": identity.subject,
-        "method": identity.method,
-        "token_id": identity.token_id,
-    }
 
 
 def _credential(credential: Credential) -> dict[str, Any]:

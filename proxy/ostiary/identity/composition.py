@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from ostiary.clock import Clock
 from ostiary.exchange import Exchange
@@ -25,8 +26,8 @@ class BearerAuthenticator:
         self._authenticator = authenticator
         self._stores = tuple(stores)
 
-    async def identify(self, exchange: Exchange) -> Identity:
-        return await self._authenticator.identify(exchange)
+    def identify(self, exchange: Exchange) -> Coroutine[Any, Any, Identity]:
+        return self._authenticator.identify(exchange)
 
     async def start(self) -> None:
         """Begin keeping keys. Waits a bounded time for the first ones and never fails: see `ready`."""

@@ -83,6 +83,10 @@ class ListenerConnection(HttpToolsProtocol):
         self._waiting: deque[Cycle] = deque()
         self._farewell: bytes | None = None
 
+        self._due: Cycle | None = None  # the one that the runner takes up next
+        self._runner: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # what the runner waits for between two requests
+
     # The transport's side.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -102,6 +106,7 @@ class ListenerConnection(HttpToolsProtocol):
         self._deaf = True
         self._client_gone()
         super().connection_lost(exc)
+        self._wake()
 
     def eof_received(self) -> None:
         self._client_gone()  # now, and not when the last byte for it has been flushed; the transport closes itself
@@ -135,8 +140,12 @@ class ListenerConnection(HttpToolsProtocol):
     def _start_next(self) -> None:
         """Go on with the request that waits longest; with none, say farewell or wait for the next one."""
         if self._waiting:
-            self._active = cycle = self._waiting.popleft()
-            self._start_asgi_task(cycle, self.app)  # type: ignore[arg-type]  # it has the run_asgi that is called
+            self._active = self._due = self._waiting.popleft()
+            if self._runner is None:
+                self._runner = self.loop.create_task(self._run())
+                self.tasks.add(self._runner)
+            else:
+                self._wake()
             if not self._waiting and self.flow.read_paused:
                 self._resume()
         elif self._farewell is not None:
@@ -146,6 +155,37 @@ class ListenerConnection(HttpToolsProtocol):
             self._resume()
             if self._awaited is None and not self._in_head:
                 self._await(Awaited.NEXT_REQUEST, self._limits.keep_alive_timeout)
+
+    async def _run(self) -> None:
+        """Take up one request after the other: a task for each of them costs 3 µs more.
+
+        Among `tasks`, which a stopping server waits for or cancels, only while there is a request.
+        """
+        runner = self._runner
+        if runner is None:
+            return
+        try:
+            cycle = self._take_due()
+            while cycle is not None:
+                await cycle.run_asgi(self.app)
+                cycle = self._take_due()
+                if cycle is None and not self.transport.is_closing():
+                    self.tasks.discard(runner)
+                    self._idle = self.loop.create_future()
+                    await self._idle
+                    self.tasks.add(runner)
+                    cycle = self._take_due()
+        finally:
+            self._idle = self._runner = None
+            self.tasks.discard(runner)
+
+    def _take_due(self) -> Cycle | None:
+        due, self._due = self._due, None
+        return due
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def default_headers(self) -> Sequence[Header]:
         return self.server_state.default_headers

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from ostiary.errors import AccessError, InternalError
-from ostiary.exchange import Header
+from ostiary.exchange import WHOLE_RESPONSE, Header
 
 _log = logging.getLogger("ostiary.server")
 
@@ -27,6 +27,7 @@ _JOINED: Final = 16 * 1024
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CONTROLS: Final = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)  # a tab may stand in a value
 _FRAMED_HERE: Final = frozenset({b"transfer-encoding", b"connection"})
+_JUDGED: Final = _FRAMED_HERE | {b"content-length", b"date"}
 
 
 class Connection(Protocol):
@@ -182,9 +183,14 @@ class Cycle:
             return
         kind = message["type"]
         if not self.response_started:
+            if kind == WHOLE_RESPONSE:
+                self._head = self._begin(message["status"], message["headers"])
+                self._send_body(message["body"], more=False)
+                return
             if kind != "http.response.start":
                 raise RuntimeError(f"expected 'http.response.start', not {kind!r}")
-            self._send_head(message["status"], message.get("headers", ()))
+            self._head = self._begin(message["status"], message.get("headers", ()))
+            self._connection.loop.call_soon(self._send_held_head)
         elif self.response_complete:
             raise RuntimeError(f"{kind!r} after the response was complete")
         elif kind != "http.response.body":
@@ -192,42 +198,45 @@ class Cycle:
         else:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
 
-    def _send_head(self, status: int, headers: Iterable[Header]) -> None:
+    def _begin(self, status: int, headers: Iterable[Header]) -> bytes:
+        """The response's head, by whose framing the body is sent."""
         if status < 200:
             raise RuntimeError("an application answers once, and not with an interim response")
         self._bodiless = status in (204, 304) or self.scope["method"] == "HEAD"
         if self._expects:
             self.keep_alive = False  # whether the body comes all the same cannot be known
         length: int | None = None
+        dated = False
         lines = [STATUS_LINE[status]]
-        defaults = self._connection.default_headers()
-        if defaults:
-            headers = tuple(headers)
-            given = {name.lower() for name, _ in headers}
-            lines += [name + b": " + value + b"\r\n" for name, value in defaults if name not in given]
         for name, value in headers:
             name = name.lower()  # noqa: PLW2901 # ASGI asks for lower case; framing must not depend on who obeys
-            if name in _FRAMED_HERE:
-                if name == b"connection" and b"close" in value.lower():
-                    self.keep_alive = False
-                continue
-            if name == b"content-length":
-                if status == 204:
+            if name in _JUDGED:
+                if name in _FRAMED_HERE:
+                    if name == b"connection" and b"close" in value.lower():
+                        self.keep_alive = False
+                    continue
+                if name == b"date":
+                    dated = True
+                elif status == 204:
                     continue  # RFC 9110 section 8.6
-                if length is not None or not value.isdigit():
+                elif length is not None or not value.isdigit():
                     raise RuntimeError("a response has one Content-Length, of digits, or none")
-                length = int(value)
-            lines.append(name + b": " + value + b"\r\n")
+                else:
+                    length = int(value)
+            lines.append(b"%b: %b\r\n" % (name, value))
+        for name, value in self._connection.default_headers():
+            if not (dated and name == b"date"):
+                lines.append(b"%b: %b\r\n" % (name, value))
         if not self._bodiless:
             self._frame(length, lines)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
         head = b"".join(lines)
         if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(lines):  # the CR LF of each line, and no more
             raise RuntimeError("a response header holds a control character")
         self.response_started = True
-        self._head = head + b"\r\n"
-        self._connection.loop.call_soon(self._send_held_head)
+        return head
 
     def _send_held_head(self) -> None:
         """Most heads have a body right behind them, and one write is a system call less; an event stream's head may
@@ -248,26 +257,25 @@ class Cycle:
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         head, self._head = self._head, b""
-        pieces = [head] if head else []
+        ending = b""
         if self._bodiless:
-            pass
+            body = b""
         elif self._chunked:
             if body:
-                pieces += (b"%x\r\n" % len(body), body, b"\r\n")
+                head += b"%x\r\n" % len(body)
+                ending = b"\r\n"
             if not more:
-                pieces.append(b"0\r\n\r\n")
-        else:
-            if not self.until_close:
-                self._remaining -= len(body)
-                if self._remaining < 0 or (self._remaining and not more):
-                    self._head = head
-                    raise RuntimeError("the response is not as long as its Content-Length")
-            if body:
-                pieces.append(body)
-        if pieces:
-            # Joined only where that costs less than the system calls that it saves.
-            transport = self._connection.transport
-            transport.write(b"".join(pieces)) if len(body) <= _JOINED else transport.writelines(pieces)
+                ending += b"0\r\n\r\n"
+        elif not self.until_close:
+            self._remaining -= len(body)
+            if self._remaining < 0 or (self._remaining and not more):
+                self._head = head
+                raise RuntimeError("the response is not as long as its Content-Length")
+        # Joined only where that costs less than the system calls that it saves.
+        if len(body) > _JOINED:
+            self._connection.transport.writelines([piece for piece in (head, body, ending) if piece])
+        elif whole := head + body + ending:
+            self._connection.transport.write(whole)
         if not more:
             self.response_complete = True
             if self._wake is not None:

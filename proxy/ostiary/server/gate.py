@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 
@@ -22,11 +24,15 @@ class Gate:
         self._http = http
         self._lifespan = lifespan
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine around the one that does the work: it would be resumed with it each time.
+        if scope["type"] == "http":
+            return self._http(scope, receive, send)
+        return self._other(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "lifespan":
+        if kind == "lifespan":
             await self._lifespan(scope, receive, send)
         elif kind == "websocket":
             await receive()
@@ -43,6 +49,8 @@ def refuse_unless_strict(config: Config) -> None:
     protocol = config.http
     if not (isinstance(protocol, type) and issubclass(protocol, StrictProtocol) and protocol.terms is not None):
         raise UnsafeListener(f"http is {protocol!r}, not a protocol made by strict_protocol()")
+    if config.interface != "asgi3":
+        raise UnsafeListener(f"interface is {config.interface!r}, not 'asgi3': the gate is not to be guessed at")
     if config.ws != "none":
         raise UnsafeListener(f"ws is {config.ws!r}, not 'none'")
     if config.proxy_headers:

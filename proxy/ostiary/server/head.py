@@ -46,6 +46,9 @@ class Framing(NamedTuple):
     expects: bool
 
 
+_NO_BODY: Final = Framing(0, expects=False)
+
+
 def check_method(method: bytes) -> str:
     """The method as text; `MethodRefused` (405) for all that are not on the list. Case matters."""
     known = _METHODS.get(method)
@@ -60,7 +63,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     absolute-form names an authority that Host could contradict, and a fragment is seen by some servers as part of the
     path and by others not (CVE-2021-32779, CVE-2026-6790).
     """
-    if target[:1] != b"/" or target[:2] == b"//":
+    if not target.startswith(b"/") or target.startswith(b"//"):
         raise TargetMalformed("not origin-form: a path that starts with one slash")
     if b"#" in target:
         raise TargetMalformed("a fragment in the request target")
@@ -91,6 +94,8 @@ def check_headers(method: str, version: str, headers: Iterable[Header], body_byt
             raise UpgradeRefused(name.decode("ascii"))
     if b"host" not in found:
         raise MessageMalformed("a request without Host")
+    if b"content-length" not in found and b"transfer-encoding" not in found:
+        return _NO_BODY
     length = _body_length(version, found)
     if length != 0 and method in _BODILESS:
         raise BodyNotAllowed(method)
@@ -106,16 +111,14 @@ def _check_connection(value: bytes) -> None:
 
 
 def _body_length(version: str, found: dict[bytes, bytes]) -> int | None:
-    """At most one of `Content-Length: digits` and `Transfer-Encoding: chunked`; neither is no body."""
+    """At most one of `Content-Length: digits` and `Transfer-Encoding: chunked`; neither is no body, and not asked."""
     coding = found.get(b"transfer-encoding")
-    length = found.get(b"content-length")
+    length = found.get(b"content-length", b"")
     if coding is None:
-        if length is None:
-            return 0
         if not length.isdigit() or len(length) > 19:
             raise MessageMalformed("Content-Length is not a number")
         return int(length)
-    if length is not None:
+    if b"content-length" in found:
         raise MessageMalformed("both Content-Length and Transfer-Encoding")
     if version != "1.1":
         raise MessageMalformed("Transfer-Encoding in an HTTP/1.0 request")

@@ -7,6 +7,8 @@ Requests that are pipelined are decided one by one, in order; a refusal waits fo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -26,6 +28,7 @@ from ostiary.errors import (
     TargetTooLong,
     UpgradeRefused,
 )
+from ostiary.exchange import WHOLE_RESPONSE
 from ostiary.problem import Problems
 from ostiary.server.connection import Awaited, ListenerConnection, Terms
 from ostiary.server.cycle import Cycle
@@ -34,6 +37,7 @@ from ostiary.server.limits import Census, ListenerLimits
 from ostiary.server.refused import OnRefused
 
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
+_EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
 
 
 class _Enough(Exception):
@@ -51,6 +55,8 @@ class StrictProtocol(ListenerConnection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._header_count = self._limits.header_count
+        self._target_bytes = self._limits.target_bytes
         self._head_begins = False  # the head that is being read began in the data that is being fed
         self._head_fed = 0  # bytes of an unfinished head; at most one read's more have come
         self._fed = 0  # bytes of the data that are being fed
@@ -94,14 +100,14 @@ class StrictProtocol(ListenerConnection):
 
     def on_url(self, url: bytes) -> None:
         self.url = url = self.url + url if self.url else url
-        if len(url) > self._limits.target_bytes:
+        if len(url) > self._target_bytes:
             raise TargetTooLong
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             return  # a trailer: httptools reports them like headers
         headers = self.headers
-        if len(headers) >= self._limits.header_count:
+        if len(headers) >= self._header_count:
             raise HeadersTooLarge("too many headers")
         headers.append((name.lower(), value.rstrip(b" \t")))
 
@@ -121,6 +127,7 @@ class StrictProtocol(ListenerConnection):
         scope: Scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "extensions": _EXTENSIONS,
             "http_version": version,
             "server": self.server,
             "client": self.client,

@@ -28,6 +28,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_arrivals",
         "_busy",
+        "_loop",
         "_on_lost",
         "_parser",
         "_paused",
@@ -39,7 +40,15 @@ class Connection(asyncio.Protocol):
         "served",
     )
 
-    def __init__(self, *, header_limit: int, body_limit: int | None, on_lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        header_limit: int,
+        body_limit: int | None,
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self._loop = loop
         self._parser = ResponseParser(header_limit=header_limit, body_limit=body_limit)
         self._on_lost = on_lost
         self._transport: Any = None
@@ -82,7 +91,8 @@ class Connection(asyncio.Protocol):
         while parser.head is None:
             if parser.failure is not None:
                 raise parser.failure
-            await self._read()
+            self._reader = self._loop.create_future()
+            await self._reader
         return parser.head
 
     async def arrival(self) -> bool:
@@ -94,7 +104,8 @@ class Connection(asyncio.Protocol):
         while not parser.pieces and not parser.complete:
             if parser.failure is not None:
                 raise parser.failure
-            await self._read()
+            self._reader = self._loop.create_future()
+            await self._reader
         return not parser.complete
 
     def take(self) -> bytes:
@@ -127,12 +138,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def quiet(self) -> bool:
-        """Whether it is open and nothing has come that no request asked for, not even to the kernel: to be asked
-        before `begin`.
+        """Whether it is still reusable and nothing has come that no request asked for, not even to the kernel: to be
+        asked before `begin`.
 
         The event loop may not have read yet what an upstream sent on after its last response, or that it closed.
         """
-        return not self.lost and not self._transport.is_closing() and not self._arrivals.poll(0)
+        return self._parser.persistent and not self._transport.is_closing() and not self._arrivals.poll(0)
 
     def rest(self, now: float) -> None:
         """Stay open without an exchange."""
@@ -176,16 +187,9 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._writable is None:
-            self._writable = asyncio.get_running_loop().create_future()
+            self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
-
-    async def _read(self) -> None:
-        self._reader = asyncio.get_running_loop().create_future()
-        try:
-            await self._reader
-        finally:
-            self._reader = None

@@ -7,8 +7,8 @@ Requests without a body, nearly all of them, need no task besides the one that t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
 
 from ostiary.errors import AccessError, ClientDisconnected, InternalError, Overloaded, UpstreamFailed, UpstreamTimeout
 from ostiary.exchange import Exchange
@@ -76,7 +76,9 @@ class Forwarder:
         """The state of every service's connections, for health and metrics."""
         return {service: origin.pool.facts() for service, origin in self._origins.items()}
 
-    async def forward(self, exchange: Exchange, target: Target, credential: Credential, renew: Renew) -> None:
+    def forward(
+        self, exchange: Exchange, target: Target, credential: Credential, renew: Renew
+    ) -> Coroutine[Any, Any, None]:
         """Forward the exchange and relay the answer.
 
         `renew` gives a fresh credential, recorded like the first: it is asked for when a request must be sent again and
@@ -92,18 +94,7 @@ class Forwarder:
         loop = self._loop
         if loop is None:
             raise Overloaded("the proxy is closing")
-        call = _Call(exchange, target, credential, renew, origin, loop)
-        self._watch.add(call.watched, loop)
-        try:
-            await call.run()
-        except asyncio.CancelledError:
-            refusal = call.watched.settle()
-            if refusal is None:
-                raise
-            raise refusal from None
-        finally:
-            self._watch.discard(call.watched)
-            call.end()
+        return _Call(exchange, target, credential, renew, origin, loop).run(self._watch)
 
     def _sweep(self, now: float) -> bool:
         more = False
@@ -112,20 +103,18 @@ class Forwarder:
         return more
 
 
-class _Call:
+class _Call(Watched):
     """One exchange on its way."""
 
     __slots__ = (
         "_body",
         "_connection",
         "_credential",
-        "_exchange",
         "_loop",
         "_origin",
         "_renew",
         "_target",
         "_upload",
-        "watched",
     )
 
     def __init__(
@@ -137,7 +126,7 @@ class _Call:
         origin: _Origin,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._exchange = exchange
+        super().__init__(exchange, loop, total=origin.settings.total_timeout)
         self._target = target
         self._credential = credential
         self._renew = renew
@@ -146,30 +135,41 @@ class _Call:
         self._body: RequestBody | None = None
         self._upload: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
-        self.watched = Watched(exchange, now=loop.time(), total=origin.settings.total_timeout)
 
-    async def run(self) -> None:
-        outbound = self._origin.writer.write(self._exchange, self._target, self._credential)
-        opening: tuple[bytes, ...] = (outbound.head,)
-        if outbound.framing is not None:
-            # Wanting the body is what makes the listener send 100 Continue. What has come with the head goes with it.
-            self._body = RequestBody(self._exchange, outbound.framing, self._origin.settings)
-            self.watched.uploading = True
-            opening += await self._body.next()
-        pool = self._origin.pool
-        connection = pool.take() or await pool.acquire()
-        self._send(connection, opening)
+    async def run(self, watch: Watch) -> None:
+        watch.add(self, self._loop)
         try:
-            head = await connection.head()
-        except ClosedBeforeResponse:
-            # Kept alive, and gone as it was used: the upstream read nothing of this request, or shows no sign of it.
-            if connection.served == 1 or self._body is not None or self._exchange.method not in _REPEATABLE:
+            outbound = self._origin.writer.write(self.exchange, self._target, self._credential)
+            opening: tuple[bytes, ...] = (outbound.head,)
+            if outbound.framing is not None:
+                # Wanting the body is what makes the listener send 100 Continue. What has come with the head goes
+                # with it.
+                self._body = RequestBody(self.exchange, outbound.framing, self._origin.settings)
+                self.uploading = True
+                opening += await self._body.next()
+            pool = self._origin.pool
+            connection = pool.take() or await pool.acquire()
+            self._send(connection, opening)
+            try:
+                head = await connection.head()
+            except ClosedBeforeResponse:
+                # Kept alive, and gone as it was used: the upstream read nothing of this request, or shows no sign of
+                # it.
+                if connection.served == 1 or self._body is not None or self.exchange.method not in _REPEATABLE:
+                    raise
+                connection = await self._send_again(outbound)
+                head = await connection.head()
+            await self._relay(connection, head)
+        except asyncio.CancelledError:
+            refusal = self.settle()
+            if refusal is None:
                 raise
-            connection = await self._send_again(outbound)
-            head = await connection.head()
-        await self._relay(connection, head)
+            raise refusal from None
+        finally:
+            watch.discard(self)
+            self._end()
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Whatever happened: nothing of this exchange goes on."""
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
@@ -179,9 +179,9 @@ class _Call:
 
     def _send(self, connection: Connection, opening: tuple[bytes, ...]) -> None:
         self._connection = connection
-        connection.begin(to_head=self._exchange.method == "HEAD")
+        connection.begin(to_head=self.exchange.method == "HEAD")
         connection.write(*opening)
-        if self._body is not None and not self._exchange.body_complete:
+        if self._body is not None and not self.exchange.body_complete:
             self._upload = self._loop.create_task(self._send_body(self._body, connection))
         else:
             self._sent()
@@ -191,7 +191,7 @@ class _Call:
         self._release()
         if self._credential.per_call:
             self._credential = await self._renew()
-            outbound = self._origin.writer.write(self._exchange, self._target, self._credential)
+            outbound = self._origin.writer.write(self.exchange, self._target, self._credential)
         connection = await self._origin.pool.acquire(fresh=True)
         self._send(connection, (outbound.head,))
         return connection
@@ -205,44 +205,44 @@ class _Call:
         try:
             await body.pump(connection)
         except AccessError as refusal:
-            self.watched.abort(refusal)
+            self.abort(refusal)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task: what is not told here is told nowhere
-            self.watched.abort(InternalError(type(error).__name__))
+            self.abort(InternalError(type(error).__name__))
         else:
             self._sent()
 
     def _sent(self) -> None:
         """The request is complete: now the upstream is awaited."""
-        watched = self.watched
-        watched.uploading = False
-        if self._exchange.response_started:
-            watched.quiet_since = self._loop.time()
+        self.uploading = False
+        if self.exchange.response_started:
+            self.quiet_since = self._loop.time()
         else:
-            watched.expect(self._origin.settings.first_byte_timeout, _no_first_byte, self._loop.time())
+            self.expect(self._origin.settings.first_byte_timeout, _no_first_byte, self._loop.time())
 
     async def _relay(self, connection: Connection, head: ResponseHead) -> None:
-        exchange, settings, watched = self._exchange, self._origin.settings, self.watched
+        exchange, settings, loop = self.exchange, self._origin.settings, self._loop
         headers = self._origin.reader.relayed(head, self._credential, exchange.decorations)
         if self._upload is not None and not self._upload.done():
             # An early response. The client cannot count on the rest of its body being read.
             headers.append(_CLOSE)
             if head.status >= 400 or connection.ending:
                 self._stop_sending()
-        watched.expect(settings.client_idle_timeout, _client_quiet, self._loop.time())
+        self.expect(settings.client_idle_timeout, _client_quiet, loop.time())
+        if connection.complete:  # it came with its head, as most do
+            await exchange.send_response(head.status, headers, connection.take())
+            return
         await exchange.start_response(head.status, headers)
-        more = not connection.complete
-        if not more:  # it came with its head, as most do
-            await exchange.send_body(connection.take(), more=False)
+        more = True
         while more:
-            watched.expect(settings.idle_timeout, _upstream_quiet, self._loop.time())
+            self.expect(settings.idle_timeout, _upstream_quiet, loop.time())
             more = await connection.arrival()
-            watched.expect(settings.client_idle_timeout, _client_quiet, self._loop.time())
+            self.expect(settings.client_idle_timeout, _client_quiet, loop.time())
             await exchange.send_body(connection.take(), more=more)
 
     def _stop_sending(self) -> None:
         if self._upload is not None:
             self._upload.cancel()
-        self.watched.uploading = False
+        self.uploading = False
 
 
 def _no_first_byte() -> AccessError:

@@ -219,19 +219,22 @@ def remarkable(value: bytes) -> bytes | None:
 
 
 class HeaderRules:
-    """Whether a request header goes upstream. `replaced` names (lower case) what the credential stands in for."""
+    """Whether a request header goes upstream. `replaced` names (lower case) what the credential stands in for.
+
+    `known` are the judgements made before, for those that cannot afford a call.
+    """
 
     def __init__(self, replaced: frozenset[bytes] = frozenset()) -> None:
         self._removed = REMOVED | {folded(name) for name in replaced}
-        self._known: dict[bytes, bool] = {}
+        self.known: dict[bytes, bool] = {}
 
     def keeps(self, name: bytes) -> bool:
         """`name` is lower case, as the listener gives it."""
-        kept = self._known.get(name)
+        kept = self.known.get(name)
         if kept is None:
             kept = self._judge(name)
-            if len(self._known) < _REMEMBERED and len(name) <= 64:
-                self._known[name] = kept
+            if len(self.known) < _REMEMBERED and len(name) <= 64:
+                self.known[name] = kept
         return kept
 
     def _judge(self, name: bytes) -> bool:

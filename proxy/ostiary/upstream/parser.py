@@ -73,14 +73,10 @@ class ResponseParser:
         self._to_head = to_head
         self._until_close = False
         self._headers = []
-        self._header_bytes = 0
-        self._body_bytes = 0
-        self._interim = 0
-        self.head = None
+        self._header_bytes = self._body_bytes = self._interim = self.buffered = 0
+        self.head = self.failure = None
         self.pieces = []
-        self.buffered = 0
         self.complete = False
-        self.failure = None
 
     def feed(self, data: bytes) -> bool:
         """Whether the response is still what it should be; if not, nothing more is to be fed."""

@@ -49,7 +49,7 @@ class Pool:
         """A kept-alive connection, if there is one."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.reusable and connection.quiet:
+            if connection.quiet:
                 return connection
             connection.close()
         return None
@@ -200,6 +200,7 @@ class Pool:
 
     def _make(self) -> Connection:
         return Connection(
+            asyncio.get_running_loop(),
             header_limit=self._settings.response_header_bytes,
             body_limit=self._settings.response_body_bytes,
             on_lost=self._lost,

@@ -15,11 +15,10 @@ from ostiary.upstream.settings import UpstreamSettings
 Framing: TypeAlias = int | Literal["chunked"] | None
 """A declared length in bytes, `chunked`, or None where the request has no body and says nothing of one."""
 
-_TARGET: Final = re.compile(rb"/[!-~]*")
 _FIELD_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
-_HTTP: Final = b"\r\nx-forwarded-proto: http"
-_HTTPS: Final = b"\r\nx-forwarded-proto: https"
+_CR, _LF = b"\r\n"
+_CHUNKED: Final = "transfer-encoding: chunked\r\n"
 
 _HARMLESS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
 """What nearly every `Connection` header says: it names no other header."""
@@ -28,7 +27,7 @@ _INDIVISIBLE: Final = FRAMING | {b"transfer-encoding"}
 """Dropping one of these because `Connection` names it would let a client reframe its own request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutboundRequest:
     """`head` ends with the empty line and holds the credential."""
 
@@ -46,78 +45,70 @@ class RequestWriter:
         self._rules = HeaderRules()
         self._special: dict[frozenset[bytes], HeaderRules] = {}
 
-    def framing(self, exchange: Exchange) -> Framing:
-        """How the request's body is framed towards the upstream; `BodyTooLarge` if it declares too much.
+    def write(self, exchange: Exchange, target: Target, credential: Credential) -> OutboundRequest:
+        """Raises `AccessError` (400, 413, 503) for what cannot be sent as exactly one clean request."""
+        request_target = target.request_target
+        if not (request_target.startswith("/") and request_target.isascii() and request_target.isprintable()) or (
+            " " in request_target
+        ):
+            raise TargetMalformed("not a request line")
+        name, value = credential.header
+        if not value or _CR in value or _LF in value or 0 in value:
+            raise CredentialUnavailable("the credential is no header value")
+        parts = [f"{exchange.method} {request_target}".encode("ascii"), self._opening]
+        framing = self._keep(exchange, self._rules_for(credential), parts)
+        ending = "" if framing is None else _CHUNKED if framing == "chunked" else f"content-length: {framing}\r\n"
+        scheme = "https" if exchange.scope.get("scheme") == "https" else "http"
+        ours = (
+            f"\r\nx-forwarded-for: {exchange.source_ip}\r\nx-forwarded-proto: {scheme}\r\n"
+            f"ostiary-decision-id: {exchange.id}\r\n{ending}\r\n"
+        )
+        parts += (name, b": ", value, ours.encode("ascii"))
+        return OutboundRequest(b"".join(parts), framing)
+
+    def _keep(self, exchange: Exchange, rules: HeaderRules, parts: list[bytes]) -> Framing:
+        """Add the client's headers that go on, and the host it asked for. How the body is framed towards the upstream.
 
         The listener has refused what is not exactly one framing; this refuses it again, because what is decided here
         goes out on a connection that other callers share.
         """
+        begin = len(parts)
+        known, keeps = rules.known, rules.keeps
         framing: Framing = None
+        named: set[bytes] | None = None
+        secret: bytes | None = None
+        longest = 0
         for name, value in exchange.headers:
-            if name == b"content-length":
+            kept = known.get(name)
+            if kept or (kept is None and keeps(name)):
+                parts += (name, b": ", value, b"\r\n")
+                if len(value) > longest:
+                    longest = len(value)
+            elif name == b"host":
+                parts += (b"x-forwarded-host: ", value, b"\r\n")
+            elif name == b"authorization":
+                secret = remarkable(value)
+            elif name == b"content-length":
                 if framing is not None or not value.isdigit() or len(value) > 19:
                     raise MessageMalformed("content-length")
                 framing = int(value)
+                if framing > self._body_bytes:
+                    raise BodyTooLarge(f"{framing} bytes are declared")
             elif name == b"transfer-encoding":
                 if framing is not None or value.lower() != b"chunked":
                     raise MessageMalformed("transfer-encoding")
                 framing = "chunked"
-        if isinstance(framing, int) and framing > self._body_bytes:
-            raise BodyTooLarge(f"{framing} bytes are declared")
-        return framing
-
-    def write(self, exchange: Exchange, target: Target, credential: Credential) -> OutboundRequest:
-        """Raises `AccessError` (400, 413, 503) for what cannot be sent as exactly one clean request."""
-        framing = self.framing(exchange)
-        request_target = target.request_target.encode("utf-8", "surrogatepass")
-        if _TARGET.fullmatch(request_target) is None:
-            raise TargetMalformed("not a request line")
-        name, value = credential.header
-        if not value or b"\r" in value or b"\n" in value or b"\0" in value:
-            raise CredentialUnavailable("the credential is no header value")
-        parts = [exchange.method.encode("ascii"), b" ", request_target, self._opening]
-        self._keep(exchange, self._rules_for(credential), parts)
-        parts += (
-            name,
-            b": ",
-            value,
-            b"\r\nx-forwarded-for: ",
-            exchange.source_ip.encode("ascii"),
-            _HTTPS if exchange.scope.get("scheme") == "https" else _HTTP,
-            b"\r\nostiary-decision-id: ",
-            exchange.id.encode("ascii"),
-        )
-        if framing is None:
-            parts.append(b"\r\n\r\n")
-        elif framing == "chunked":
-            parts.append(b"\r\ntransfer-encoding: chunked\r\n\r\n")
-        else:
-            parts.append(b"\r\ncontent-length: %d\r\n\r\n" % framing)
-        return OutboundRequest(b"".join(parts), framing)
-
-    def _keep(self, exchange: Exchange, rules: HeaderRules, parts: list[bytes]) -> None:
-        """Add the client's headers that go on, and the host it asked for."""
-        begin = len(parts)
-        keeps = rules.keeps
-        named: set[bytes] = set()
-        secret: bytes | None = None
-        for name, value in exchange.headers:
-            if keeps(name):
-                parts += (name, b": ", value, b"\r\n")
-            elif name == b"host":
-                parts += (b"x-forwarded-host", b": ", value, b"\r\n")
-            elif name == b"authorization":
-                secret = remarkable(value)
             elif name == b"connection" and value not in _HARMLESS:
-                named |= _named(value)
-        if named or (secret is not None and secret in b"".join(parts[begin:])):
+                named = (named or set()) | _named(value)
+        if named or (secret is not None and longest >= len(secret)):
             del parts[begin:]
             for name, value in exchange.headers:
                 if name == b"host":
                     parts += (b"x-forwarded-host", b": ", value, b"\r\n")
-                elif keeps(name) and name not in named and (secret is None or secret not in value):
+                elif keeps(name) and not (named and name in named) and (secret is None or secret not in value):
                     # A token repeated in a header that no list knows must not get there that way either.
                     parts += (name, b": ", value, b"\r\n")
+        return framing
 
     def _rules_for(self, credential: Credential) -> HeaderRules:
         name = credential.header[0].lower()

@@ -58,12 +58,13 @@ class ResponseReader:
         if status in _REFUSED:
             raise UpstreamFailed(f"the upstream refused the swapped credential: {status}")
         secret = remarkable(credential.header[1])
+        size = 0 if secret is None else len(secret)
         decorated = {name for name, _ in decorations if name != b"vary"} if decorations else None
         relayed: list[Header] = []
-        named: set[bytes] = set()
+        named: set[bytes] | None = None
         for name, value in head.headers:
             name = name.lower()  # noqa: PLW2901 - the parser keeps the upstream's spelling
-            if secret is not None and secret in value:
+            if secret is not None and len(value) >= size and secret in value:
                 continue
             if name not in _SPECIAL:
                 if decorated is None or (name not in decorated and not name.startswith(_CORS)):
@@ -77,7 +78,7 @@ class ResponseReader:
                 if location is not None:
                     relayed.append((name, location))
             elif name == b"connection":
-                named.update(token.strip().lower() for token in value.split(b","))
+                named = (named or set()).union(token.strip().lower() for token in value.split(b","))
             elif name == b"transfer-encoding" and (value.lower() != b"chunked" or head.version != "1.1"):
                 raise UpstreamFailed("the upstream's transfer encoding is not chunked")
         if named:

@@ -37,15 +37,15 @@ class Watched:
         "uploading",
     )
 
-    def __init__(self, exchange: Exchange, *, now: float, total: float) -> None:
+    def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop, *, total: float) -> None:
         self.exchange = exchange
+        self.quiet_since = now = loop.time()
         self.deadline = now + total
         self.patience = total
         self.impatient: Callable[[], AccessError] = _too_slow
-        self.quiet_since = now
         self.uploading = False
         self.refusal: AccessError | None = None
-        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._task: asyncio.Task[Any] | None = asyncio.current_task(loop)
         self._cancelling = 0
         self._departure: asyncio.Task[None] | None = None
 
