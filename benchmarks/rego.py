@@ -38,17 +38,22 @@ def main() -> int:
         bundle = build_bundle(source, place / "bundle", opa=opa, sequence=1, rego_root=assets.rego()).path
         compiled = time.monotonic() - began
         questions = {
-            "one ground look-up": (LOOK_UP, request("caller-0", "GET", ["items0", "42"])),
-            "a standing permission": (DECISION, request("caller-0", "GET", ["items0", "42"])),
-            "the same, endpoint predicted": (
+            "one ground look-up": (LOOK_UP, request("caller-0", ["items0", "42"])),
+            "a standing permission": (DECISION, request("caller-0", ["items0", "42"], predicted="endpoint-0")),
+            "the same, not predicted": (DECISION, request("caller-0", ["items0", "42"])),
+            "source and hours": (DECISION, request("caller-1", ["items0", "42"], predicted="endpoint-0")),
+            "a caller known by a group": (
                 DECISION,
-                request("caller-0", "GET", ["items0", "42"], predicted="endpoint-0"),
+                request("someone", ["items0", "42"], predicted="endpoint-0", groups=["group-2"]),
             ),
-            "source and hours": (DECISION, request("caller-1", "GET", ["items0", "42"])),
-            "a caller known by a group": (DECISION, request("someone", "GET", ["items0", "42"], groups=["group-2"])),
-            "**": (DECISION, request("caller-0", "GET", ["files", "a", "b", "c"])),
-            "denied: no permission": (DECISION, request("caller-9", "GET", ["items1", "42"])),
-            "denied: unknown endpoint": (DECISION, request("caller-0", "GET", ["nowhere"])),
+            "**": (DECISION, request("caller-0", ["files", "a", "b", "c"], predicted="files")),
+            "denied: no permission": (DECISION, request("caller-9", ["items1", "42"], predicted="endpoint-1")),
+            "denied: unknown caller": (DECISION, request("nobody", ["items1", "42"], predicted="endpoint-1")),
+            "denied: unknown endpoint": (DECISION, request("caller-0", ["nowhere"])),
+            "denied: wrong source": (
+                DECISION,
+                request("caller-1", ["items0", "42"], predicted="endpoint-0", source_ip="192.0.2.1"),
+            ),
         }
         best = measure(opa, bundle, place, questions)
     base = best["one ground look-up"]
@@ -95,9 +100,9 @@ def permission_map() -> str:
 
 
 def request(
-    subject: str, method: str, segments: list[str], *, predicted: str | None = None, **claims: Any
+    subject: str, segments: list[str], *, predicted: str | None = None, source_ip: str = "127.0.0.1", **claims: Any
 ) -> dict[str, Any]:
-    """The input as the proxy sends it, which today is without a prediction."""
+    """The input as the proxy sends it: with the endpoint that its route table has for these segments."""
     prediction = {} if predicted is None else {"endpoint": predicted}
     return {
         "subject": {
@@ -105,13 +110,13 @@ def request(
             "id": subject,
             "properties": {"issuer": ISSUER, "method": "jwt", "claims": claims},
         },
-        "action": {"name": method},
+        "action": {"name": "GET"},
         "resource": {
             "type": "service",
             "id": "service-0",
             "properties": {"segments": segments, "query": []} | prediction,
         },
-        "context": {"time": 1_790_000_000, "source_ip": "127.0.0.1", "actor": None, "grants": []},
+        "context": {"time": 1_790_000_000, "source_ip": source_ip, "actor": None, "grants": []},
     }
 
 

@@ -174,6 +174,168 @@ map := {
 			},
 		},
 	},
+	"forms": {
+		"shop": {
+			"root": [
+				"shop",
+				"root",
+				"GET",
+				"%.0[1]s",
+				"^[^/]*$",
+				[],
+			],
+			"list": [
+				"shop",
+				"list",
+				"GET",
+				"%.0[1]sorders",
+				"^[^/]*$",
+				[],
+			],
+			"slash": [
+				"shop",
+				"slash",
+				"GET",
+				"%.0[1]sorders/",
+				"^[^/]*/[^/]*$",
+				[],
+			],
+			"get": [
+				"shop",
+				"get",
+				"GET",
+				"orders/%[2]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+				[
+					[
+						1,
+						"=orders",
+					],
+				],
+			],
+			"put": [
+				"shop",
+				"put",
+				"PUT",
+				"orders/%[2]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+				[
+					[
+						1,
+						"=orders",
+					],
+				],
+			],
+			"remove": [
+				"shop",
+				"remove",
+				"DELETE",
+				"orders/%[2]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+				[
+					[
+						1,
+						"=orders",
+					],
+				],
+			],
+			"admin": [
+				"shop",
+				"admin",
+				"GET",
+				"%.0[1]sorders/admin/users",
+				"^[^/]*/[^/]*/[^/]*$",
+				[],
+			],
+			"lines": [
+				"shop",
+				"lines",
+				"GET",
+				"orders/%[2]s/lines/%[4]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*/(?:0|[1-9][0-9]{0,18})$",
+				[
+					[
+						1,
+						"=orders",
+					],
+				],
+			],
+			"special": [
+				"shop",
+				"special",
+				"GET",
+				"files/%[2]s/special",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*$",
+				[],
+			],
+			"tenant": [
+				"shop",
+				"tenant",
+				"GET",
+				"tenants/%[2]s/items",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*$",
+				[],
+			],
+			"notes": [
+				"shop",
+				"notes",
+				"GET",
+				"notes/%[2]s",
+				"^[^/]*/(?:[^\\p{C}\\p{Z}/\\\\;%?#.][^\\p{C}\\p{Z}/\\\\;%?#]{0,255}|\\.[^\\p{C}\\p{Z}/\\\\;%?#.][^\\p{C}\\p{Z}/\\\\;%?#]{0,254}|\\.\\.[^\\p{C}\\p{Z}/\\\\;%?#]{1,254})$",
+				[
+					[
+						1,
+						"=notes",
+					],
+				],
+			],
+			"plain-note": [
+				"shop",
+				"plain-note",
+				"GET",
+				"%.0[1]snotes/sis",
+				"^[^/]*/[^/]*$",
+				[],
+			],
+			"anything": [
+				"shop",
+				"anything",
+				"GET",
+				"any/%[2]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+				[],
+			],
+			"write": [
+				"shop",
+				"write",
+				"POST",
+				"any/%[2]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+				[],
+			],
+			"refund": [
+				"shop",
+				"refund",
+				"POST",
+				"orders/%[2]s/refund",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*$",
+				[
+					[
+						1,
+						"=orders",
+					],
+				],
+			],
+			"report": [
+				"shop",
+				"report",
+				"HEAD",
+				"any/%[2]s",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+				[],
+			],
+		},
+	},
 	"callers": {
 		"subjects": {
 			"https://idp.test": {
@@ -236,6 +398,15 @@ map := {
 				"stage": [
 					"prod",
 				],
+			},
+		},
+		"sole": {
+			"https://idp.test": {
+				"custom": "custom",
+				"limited": "limited",
+				"night": "night",
+				"tenant": "tenant",
+				"web": "web",
 			},
 		},
 	},

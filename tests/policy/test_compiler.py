@@ -34,10 +34,22 @@ def conditions(when: dict[str, Any], *endpoints: str) -> list[dict[str, Any]]:
 
 def test_the_example_of_the_format_compiles() -> None:
     found = compiled(DESIGN)
-    routes = found.pop("routes")
+    routes, forms = found.pop("routes"), found.pop("forms")
     create = conditions_digest(load_permissions(DESIGN).permissions[1].when)
     standing = {"id": "44136fa3", "credential": {"lifetime": 60, "per_call": False}}
     source = {"conditions": {"when": {"source": ["10.0.0.0/8"]}}}
+    name = "[A-Za-z0-9][A-Za-z0-9_-]{0,127}"
+    assert forms == {
+        "billing": {
+            "charge": ["billing", "charge", "POST", "%.0[1]scharges", "^[^/]*$", []],
+            "refund": ["billing", "refund", "POST", "charges/%[2]s/refund", f"^[^/]*/{name}/[^/]*$", []],
+        },
+        "orders": {
+            "list-orders": ["orders", "list-orders", "GET", "%.0[1]sorders", "^[^/]*$", []],
+            "get-order": ["orders", "get-order", "GET", "orders/%[2]s", f"^[^/]*/{name}$", []],
+            "create-order": ["orders", "create-order", "POST", "%.0[1]sorders", "^[^/]*$", []],
+        },
+    }
     assert found == {
         "format": FORMAT,
         "services": {"billing": True, "orders": True},
@@ -56,6 +68,7 @@ def test_the_example_of_the_format_compiles() -> None:
             "claims": {"https://idp.test": {"groups": {"support": ["support"], "support-lead": ["support-lead"]}}},
             "indexed": {"https://idp.test": ["groups"]},
             "demands": {},
+            "sole": {"https://idp.test": {"web": "web"}},
         },
         "access": {
             "support": {"billing": {"refund": "0"}},
@@ -200,6 +213,7 @@ def test_a_caller_is_found_by_one_key_and_checked_for_the_rest() -> None:
             "and-claim": {"stage": ["prod"]},
             "by-claims": {"groups": ["a", "b"], "tier": ["gold"]},
         },
+        "sole": {issuer: {"s": "by-subject"}},
     }
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ostiary.policy.routing import route_index
+from ostiary.policy.routing import route_forms, route_index
 from ostiary.routes import METHODS, Endpoint, RouteTable
-from support.policy import Evaluator, question
+from support.policy import MATRIX, Evaluator, compiled, question, replaced
 
 LITERALS = ["a", "b", "Admin", "users", "x.y", "~", "sis", "K", "42"]
 VARIABLES = ["{v}", "{v:int}", "{v:uuid}", "{v:file}", "{v:text}"]
@@ -59,6 +59,11 @@ def table_of(texts: list[tuple[str, str]]) -> list[Endpoint]:
     return found
 
 
+def formed_in(table: list[Endpoint]) -> list[Endpoint]:
+    """Those that a form is made of."""
+    return [endpoint for endpoint in table if not endpoint.template.rest]
+
+
 def near(table: list[Endpoint], draw: Any) -> list[str]:
     """Segments that go along one of the templates, mostly."""
     segments: list[str] = []
@@ -83,7 +88,10 @@ def cases(draw: Any) -> tuple[list[Endpoint], list[list[str]]]:
 def evaluate(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     def ask(tables: list[list[Endpoint]], asked: list[list[list[str]]]) -> list[list[str | None]]:
         names = [f"s{i}" for i in range(len(tables))]
-        content = {"routes": {name: route_index(table) for name, table in zip(names, tables, strict=True)}}
+        content = {
+            "routes": {name: route_index(table) for name, table in zip(names, tables, strict=True)},
+            "forms": {name: route_forms(name, table) for name, table in zip(names, tables, strict=True)},
+        }
         evaluator = Evaluator(opa_binary, tmp_path_factory.mktemp("routes"), content, batch)
         requests = []
         for name, paths in zip(names, asked, strict=True):
@@ -91,7 +99,13 @@ def evaluate(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
                 request = question(service=name)
                 request["resource"]["properties"]["segments"] = path
                 requests.append(request)
-        found = iter(evaluator.query("data.differential.endpoints", {"evaluations": requests}))
+        answers = evaluator.query("data.differential.answers", {"evaluations": requests})
+        formed = {(name, each.name) for name, table in zip(names, tables, strict=True) for each in formed_in(table)}
+        for request, (endpoint, confirmed) in zip(requests, answers, strict=True):
+            # Whatever is predicted, its form confirms what is found without a prediction, and nothing else.
+            found_by_form = [endpoint] if (request["resource"]["id"], endpoint) in formed else []
+            assert (request, confirmed) == (request, found_by_form)
+        found = iter(endpoint for endpoint, _ in answers)
         return [[next(found) for _ in paths] for paths in asked]
 
     batch = tmp_path_factory.mktemp("rego") / "differential.rego"
@@ -105,9 +119,15 @@ default _endpoint := null
 
 _endpoint := routes.endpoint
 
-endpoints := [endpoint |
+answers := [[endpoint, confirmed] |
 	some request in input.evaluations
 	endpoint := _endpoint with input as request
+	confirmed := [name |
+		some name, _ in data.ostiary.map.forms[request.resource.id]
+		predicted := json.patch(request, [{"op": "add", "path": "/resource/properties/endpoint", "value": name}])
+		found := routes.confirmed with input as predicted
+		found == name
+	]
 ]
 """,
         encoding="utf-8",
@@ -159,3 +179,69 @@ def _separates(segment: str) -> bool:
 def test_every_method_is_looked_up_by_name(evaluate: Any) -> None:
     table = [Endpoint.parse(method.lower(), f"{method} /x") for method in sorted(METHODS)]
     assert evaluate([table], [[["x"]]]) == [["get"]]
+
+
+def test_a_prediction_is_believed_where_it_is_right_and_nowhere_else(opa_binary: Path, tmp_path: Path) -> None:
+    """Every endpoint predicted for every path: the answer is that without a prediction, or a mismatch. Each is asked
+    for an identity that the short ways are for, and for one that they are not."""
+    content = compiled(MATRIX)
+    evaluator = Evaluator(opa_binary, tmp_path, content)
+    paths = [
+        *(
+            "/",
+            "/orders",
+            "/orders/",
+            "/orders/42",
+            "/orders/admin",
+            "/orders/Admin",
+            "/orders/ADM\u0131N",
+            "/orders/-",
+        ),
+        *("/orders/admin/users", "/orders/42/users", "/orders/42/lines/7", "/orders/42/lines/07", "/orders/42/lines/x"),
+        *(
+            "/files",
+            "/files/a",
+            "/files/a/b",
+            "/files/a/special",
+            "/files/a/Special",
+            "/files/a/b/c",
+            "/tenants/a/items",
+        ),
+        *(
+            "/notes/s\u0131s",
+            "/notes/sis",
+            "/notes/caf\u00e9",
+            "/any/thing",
+            "/any/th.ing",
+            "/any/a%2fb",
+            "/nowhere",
+            "//",
+            "/orders//",
+        ),
+    ]
+    asked = [
+        (method, path, claims)
+        for path in paths
+        for method in ("GET", "PUT", "HEAD")
+        for claims in ({}, {"stage": "prod"})
+    ]
+    found = evaluator.decide(*(question("web", m, p, service="shop", claims=c) for m, p, c in asked))
+    predictions = [*content["endpoints"]["shop"], "no-such-endpoint"]
+    for predicted in predictions:
+        answers = evaluator.decide(
+            *(question("web", m, p, service="shop", claims=c, endpoint=predicted) for m, p, c in asked)
+        )
+        for (method, path, _), answer, unprompted in zip(asked, answers, found, strict=True):
+            where = (predicted, method, path)
+            if unprompted["endpoint"] == predicted:
+                assert (where, {**answer, "cache": None}) == (where, {**unprompted, "cache": None})
+            else:
+                assert (where, answer["reasons"], answer["allow"]) == (where, ["route-mismatch"], False)
+
+
+@pytest.mark.parametrize("predicted", [7, True, ["get"], {"get": 1}, ""])
+def test_a_prediction_that_is_no_name_is_a_mismatch(opa_binary: Path, tmp_path: Path, predicted: Any) -> None:
+    evaluator = Evaluator(opa_binary, tmp_path, compiled(MATRIX))
+    place = ("resource", "properties", "endpoint")
+    (answer,) = evaluator.decide(replaced(question("web", service="shop", endpoint="get"), predicted, *place))
+    assert (answer["allow"], answer["reasons"]) == (False, ["route-mismatch"])

@@ -6,8 +6,10 @@ Everything a decision needs is one look-up by a ground key; nothing is scanned. 
     services   service → true
     endpoints  service → endpoint → "GET /orders/{order_id}": the route table as the proxy reads it
     routes     service → the route index (`ostiary.policy.routing`)
+    forms      service → endpoint → what shows that a path is that endpoint's (`ostiary.policy.routing`)
     callers    how an identity becomes callers: `subjects`, `workloads` (SPIFFE) and `claims` by issuer; `indexed` lists
-               the claims that an issuer's callers are found by, `demands` what a caller's entry asks beyond its key
+               the claims that an issuer's callers are found by, `demands` what a caller's entry asks beyond its key;
+               `sole` is issuer → subject → the one caller that a token without claims makes of it
     access     caller → service → endpoint → the id of its terms
     terms      id → `standing` and `eligible` variants, each with its conditions and credential profile; and what an
                answer that looked at them depends on (`ostiary.policy.terms`)
@@ -29,7 +31,7 @@ from typing import Final
 
 from ostiary.models import Json
 from ostiary.policy.model import Caller, CredentialSettings, Eligibility, PermissionMap
-from ostiary.policy.routing import route_index
+from ostiary.policy.routing import route_forms, route_index
 from ostiary.policy.terms import Key, Terms, compile_conditions, conditions_digest
 
 FORMAT: Final = 1
@@ -55,6 +57,7 @@ def compile_map(
             for name, service in services.items()
         },
         "routes": {name: route_index(service.endpoints.values()) for name, service in services.items()},
+        "forms": {name: route_forms(name, service.endpoints.values()) for name, service in services.items()},
         "callers": _callers(permissions.callers),
         **terms.tables(),
         "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
@@ -144,7 +147,18 @@ def _callers(callers: Mapping[str, Caller]) -> dict[str, Json]:
         "claims": claims,
         "indexed": {issuer: sorted(found) for issuer, found in sorted(claims.items())},
         "demands": demands,
+        "sole": _sole(subjects, demands),
     }
+
+
+def _sole(subjects: Mapping[str, Json], demands: Mapping[str, Json]) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for issuer, named in subjects.items():
+        for subject, callers in named.items():
+            undemanding = [caller for caller in callers if caller not in demands]
+            if len(undemanding) == 1:
+                found.setdefault(issuer, {})[subject] = undemanding[0]
+    return found
 
 
 def _issuer(caller: Caller) -> str:

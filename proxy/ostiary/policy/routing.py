@@ -9,6 +9,10 @@ their literals only share one. The `=` is what keeps a segment from spelling a v
     templates  key → method → endpoint; a final `**` is spelled so in the key
     guards     key → [place, prefix]: the segment at that place must not be one of the literals that follow that prefix
     siblings   prefix, as a key → the folded literals that follow it
+
+A template's *form* is for who knows already which one it should be: a `sprintf` format that makes its path of the
+segments, the literals its own (`orders/%[2]s`), and the pattern that the path must match. `forms` has it by endpoint,
+with service, endpoint, method and guards beside it, for templates without `**`.
 """
 
 from __future__ import annotations
@@ -63,6 +67,31 @@ def route_index(endpoints: Iterable[Endpoint]) -> dict[str, Json]:
         "guards": guards,
         "siblings": {prefix: dict.fromkeys(sorted(found), True) for prefix, found in siblings.items()},
     }
+
+
+def route_forms(service: str, endpoints: Iterable[Endpoint]) -> dict[str, Json]:
+    """Endpoint → `[service, endpoint, method, form, pattern, guards]`, for the endpoints that have a form."""
+    listed = tuple(endpoints)
+    siblings = _siblings(listed)
+    return {
+        endpoint.name: [
+            service,
+            endpoint.name,
+            endpoint.method,
+            _form(parts),
+            _pattern(parts),
+            _guards(parts, siblings),
+        ]
+        for endpoint in listed
+        for parts in [endpoint.template.parts]
+        if not endpoint.template.rest
+    }
+
+
+def _form(parts: Sequence[Part]) -> str:
+    spelled = [part.text if isinstance(part, Literal) else f"%[{place}]s" for place, part in enumerate(parts, start=1)]
+    unused = _UNUSED if all(isinstance(part, Literal) for part in parts) else ""
+    return unused + "/".join(spelled)
 
 
 def _key(parts: Sequence[Part]) -> str:

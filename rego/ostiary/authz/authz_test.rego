@@ -28,8 +28,15 @@ _allowed := object.union(_denied, {
 
 _never := {"max_age": 0, "vary": []}
 
+# A request for an endpoint that no literal stands beside: most are so, and may be judged the short way.
+_alone := {"segments": ["any", "thing"], "predicted": "anything"}
+
 _cases := {
 	"a standing permission": {"changes": {}, "decision": _allowed},
+	"one that no literal stands beside": {"changes": _alone, "decision": object.union(_allowed, {
+		"endpoint": "anything",
+		"permission": "web/shop/anything/44136fa3",
+	})},
 	"a prediction of nothing": {
 		"changes": {"predicted": null},
 		"decision": object.union(_allowed, {"cache": {"max_age": 5, "vary": ["segments"]}}),
@@ -102,12 +109,12 @@ test_the_short_way_is_the_long_way[name] if {
 # What makes a case not plain, one at a time.
 test_not_plain[name] if {
 	some name, case in {
-		"a grant": {"changes": {"grants": [example.grant({"endpoints": ["get"]})]}, "hooks": {}, "deny": set()},
+		"a grant": {"changes": {"grants": [example.grant({"endpoints": ["anything"]})]}, "hooks": {}, "deny": set()},
 		"another caller": {"changes": {"claims": {"groups": ["lead"], "level": "3"}}, "hooks": {}, "deny": set()},
 		"a rule": {"changes": {}, "hooks": {"deny": true}, "deny": set()},
 	}
 	map := object.union(object.remove(fixture.map, ["hooks"]), {"hooks": case.hooks})
-	request := example.changed(case.changes)
+	request := example.changed(object.union(_alone, case.changes))
 	short := authz.decision with input as request
 		with data.ostiary.map as map
 		with data.policy.deny as case.deny
@@ -183,7 +190,8 @@ test_malformed[path] if {
 		"/context/time",
 		"/context/grants",
 	]
-	decision := authz.decision with input as json.remove(example.request, [path])
+	some request in [example.request, example.changed(_alone)]
+	decision := authz.decision with input as json.remove(request, [path])
 		with data.ostiary.map as fixture.map
 	decision == object.union(_denied, {
 		"reasons": ["request-malformed"],

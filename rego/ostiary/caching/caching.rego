@@ -20,12 +20,16 @@ names := {"query", "segments", "source_ip"}
 # description: the cacheability of an answer for which the organisation's rules were not asked
 unasked := {"max_age": 5, "vary": []} if {
 	_plain
+} else := _simple if {
+	_simple
 } else := {"max_age": min(_ages), "vary": sort(_vary)}
 
 # METADATA
 # description: the cacheability of an answer for which they were
 asked := {"max_age": 5, "vary": []} if {
 	_plain
+} else := _simple if {
+	_simple
 } else := {"max_age": min(_ages | _hook_ages), "vary": sort(_vary)}
 
 # METADATA
@@ -38,6 +42,27 @@ _plain if {
 	is_string(input.resource.properties.endpoint)
 	data.ostiary.map.hooks == {}
 	not _conditional
+}
+
+# Most others depend on what one caller's terms depend on, which needs no union.
+_simple := of(found) if {
+	is_string(input.resource.properties.endpoint)
+	data.ostiary.map.hooks == {}
+	[found] := [terms | some terms in permissions.terms]
+}
+
+# METADATA
+# description: |
+#   the cacheability of an answer that one caller's terms were looked at for, and nothing else:
+#   undefined where a condition of the organisation's is among them
+of(found) := {"max_age": 5, "vary": []} if {
+	not found.depends
+} else := {"max_age": min([5, 60 - (input.context.time % 60)]), "vary": object.get(found, "vary", [])} if {
+	found.hours
+	not found.custom
+} else := {"max_age": 5, "vary": found.vary} if {
+	not found.hours
+	not found.custom
 }
 
 _conditional if {

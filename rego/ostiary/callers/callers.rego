@@ -6,12 +6,19 @@ import data.ostiary.conditions
 
 # METADATA
 # description: the names of all callers that this identity is
-names contains name if {
+names := {caller} if {
+	# A token without claims: none of them can make it another caller, or meet a demand.
+	input.subject.properties.method == "jwt"
+	input.subject.properties.claims == {}
+	caller := data.ostiary.map.callers.sole[input.subject.properties.issuer][input.subject.id]
+} else := _names
+
+_names contains name if {
 	some name in data.ostiary.map.callers.subjects[input.subject.properties.issuer][input.subject.id]
 	_demands_met(name)
 }
 
-names contains name if {
+_names contains name if {
 	some claim in data.ostiary.map.callers.indexed[input.subject.properties.issuer]
 	some value in _values(input.subject.properties.claims[claim])
 	is_string(value)
@@ -20,7 +27,7 @@ names contains name if {
 }
 
 # A plain token that says a SPIFFE ID proves none.
-names contains name if {
+_names contains name if {
 	some name in data.ostiary.map.callers.workloads[input.subject.properties.issuer][input.subject.id]
 	input.subject.properties.method in {"jwt-svid", "mtls", "xfcc"}
 }

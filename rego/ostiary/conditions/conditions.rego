@@ -8,7 +8,21 @@ package ostiary.conditions
 # description: true if all conditions of a variant of terms hold; it may have none
 all_hold(variant) if not variant.conditions
 
-all_hold(variant) if count(failures(variant)) == 0
+all_hold(variant) if {
+	not variant.conditions.custom
+	every name, argument in variant.conditions.when {
+		hold(name, argument)
+	}
+}
+
+all_hold(variant) if {
+	every name, argument in object.get(variant.conditions, "when", {}) {
+		hold(name, argument)
+	}
+	every name, argument in variant.conditions.custom {
+		custom_holds(name, argument)
+	}
+}
 
 # METADATA
 # description: the reasons, `condition-source` and so on, for which a variant of terms does not hold

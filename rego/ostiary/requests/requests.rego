@@ -4,6 +4,8 @@
 #   of ours ever meets a value of a type it fails on
 package ostiary.requests
 
+import data.ostiary.routes
+
 # METADATA
 # description: |
 #   true if the input is a request as the decision contract has it
@@ -12,6 +14,13 @@ package ostiary.requests
 #   order, which is null, booleans, numbers, strings, arrays, objects, sets: what lies between the
 #   least string and the least array is a string
 well_formed if {
+	# What has the form of its endpoint has texts for segments, service and method.
+	routes.confirmed
+	is_string(input.subject.id)
+	is_string(input.subject.properties.issuer)
+	is_string(input.subject.properties.method)
+	_well_formed_otherwise
+} else if {
 	# A path has at least one segment, which is empty for `/`.
 	segments := input.resource.properties.segments
 	is_array(segments)
@@ -25,6 +34,10 @@ well_formed if {
 	])
 	min(texts) >= ""
 	max(texts) < []
+	_well_formed_otherwise
+}
+
+_well_formed_otherwise if {
 	is_object(input.subject.properties.claims)
 	is_array(input.context.grants)
 

@@ -17,11 +17,32 @@ known_service if data.ostiary.map.services[input.resource.id]
 #   the name of the requested endpoint: that of the matching template and the request's method. At
 #   most one template without `**` matches; one with `**` is asked only if none did, whatever their
 #   methods, and then the longest first
-endpoint := _exact[input.action.name] if {
+endpoint := confirmed if {
+	confirmed
+} else := _exact[input.action.name] if {
 	_exact
 } else := name if {
 	not _exact
 	name := _covering[0][input.action.name]
+}
+
+# METADATA
+# description: |
+#   the predicted endpoint, where its own form shows that it is the one
+#   ---
+#   a form is of a template without `**`: at most one such matches a path, so what matches is found.
+#   It makes the path of the segments, the literals its own; that the path has these segments says
+#   that the literals are theirs, too, and that all are texts and none holds a separator
+confirmed := endpoint if {
+	service := input.resource.id
+	endpoint := input.resource.properties.endpoint
+	action := input.action.name
+	[service, endpoint, action, form, pattern, guards] = data.ostiary.map.forms[service][endpoint]
+	segments := input.resource.properties.segments
+	path := sprintf(form, segments)
+	split(path, "/") == segments
+	regex.match(pattern, path)
+	not _guarded(guards, segments)
 }
 
 # METADATA
@@ -68,7 +89,16 @@ _covering := [found |
 # another template has at that place after the same prefix. Case is folded in both.
 _shadowed(key, segments) if {
 	some [place, prefix] in data.ostiary.map.routes[input.resource.id].guards[key]
-	folded := lower(strings.replace_n(_lookalikes, segments[place]))
+	_sibling(prefix, segments[place])
+}
+
+_guarded(guards, segments) if {
+	some [place, prefix] in guards
+	_sibling(prefix, segments[place])
+}
+
+_sibling(prefix, segment) if {
+	folded := lower(strings.replace_n(_lookalikes, segment))
 	data.ostiary.map.routes[input.resource.id].siblings[prefix][folded]
 }
 
