@@ -239,10 +239,12 @@ async def test_opa_does_not_get_our_environment(
 ) -> None:
     """Rego can read it, and secrets are in it."""
     monkeypatch.setenv("OSTIARY_SECRET", "s3cret")
+    monkeypatch.setenv("GOGC", "50")
     process = await OpaProcess.start(binary=opa_binary, bundle=bundle, socket=tmp_path / "s")
     try:
         await until((tmp_path / "s").exists)
         assert b"s3cret" not in environment(process.pid)
+        assert b"GOGC=50" in environment(process.pid).split(b"\0")
     finally:
         await process.stop()
 
