@@ -9,7 +9,6 @@ package ostiary.authz
 
 import data.ostiary.caching
 import data.ostiary.callers
-import data.ostiary.conditions
 import data.ostiary.organisation
 import data.ostiary.permissions
 import data.ostiary.requests
@@ -37,7 +36,11 @@ decision := {
 	# organisation. It comes to what the general case comes to (a test holds it to that), for a third:
 	# each expression and each rule that is referred to costs, so this says in one body what is said
 	# elsewhere in several.
-	# A token without claims makes of its subject the one caller that demands nothing more.
+	endpoint := input.resource.properties.endpoint
+	service := input.resource.id
+
+	# A token without claims makes of its subject the one caller that demands nothing more. Its
+	# permission is plain, and no grant was sent.
 	input.subject.properties.method == "jwt"
 	input.subject.properties.claims == {}
 	subject := input.subject.id
@@ -45,11 +48,11 @@ decision := {
 	issuer := input.subject.properties.issuer
 	is_string(issuer)
 	caller := data.ostiary.map.callers.sole[issuer][subject]
+	[id, lifetime, per_call] := data.ostiary.map.plain[data.ostiary.map.access[caller][service][endpoint]]
+	input.context.grants == []
 
 	# The predicted endpoint is the one whose form makes the path of these segments (`routes`). No
 	# literal stands beside its variables.
-	service := input.resource.id
-	endpoint := input.resource.properties.endpoint
 	action := input.action.name
 	[service, endpoint, action, form, pattern, []] = data.ostiary.map.forms[service][endpoint]
 	segments := input.resource.properties.segments
@@ -57,9 +60,7 @@ decision := {
 	split(path, "/") == segments
 	regex.match(pattern, path)
 
-	# The permission is plain, no grant was sent, the time is one, and nobody has a say beside the map.
-	[id, lifetime, per_call] := data.ostiary.map.plain[data.ostiary.map.access[caller][service][endpoint]]
-	input.context.grants == []
+	# The time is one, and nobody has a say beside the map.
 	time := input.context.time
 	time >= 0
 	time < 9000000000
@@ -81,17 +82,38 @@ decision := {
 	"observed": false,
 } if {
 	# The next plainest: one caller, however it is known, and one permission, whose conditions hold.
-	# It comes to what the general case comes to, too.
-	data.ostiary.map.hooks == {}
-	input.context.grants == []
-	endpoint := routes.confirmed
+	# It comes to what the general case comes to, too; so do the two after it.
 	requests.well_formed
-	[caller] := [name | some name in callers.names]
+	[caller, found, variant, failures] := permissions.single
+	failures == set()
 	service := input.resource.id
-	found := data.ostiary.map.terms[data.ostiary.map.access[caller][service][endpoint]]
-	[variant] := found.standing
-	conditions.all_hold(variant)
+	endpoint := routes.confirmed
+	data.ostiary.map.hooks == {}
 	not data.policy.deny
+} else := _refusal({
+	"reasons": sort(failures),
+	"caller": caller,
+	"service": input.resource.id,
+	"endpoint": routes.confirmed,
+	"cache": caching.of(found),
+}) if {
+	# The same, and its conditions do not hold.
+	requests.well_formed
+	[caller, found, _, failures] := permissions.single
+	failures != set()
+	data.ostiary.map.hooks == {}
+} else := _refusal({
+	"reasons": [reason],
+	"caller": _first_caller,
+	"service": input.resource.id,
+	"endpoint": routes.confirmed,
+	"cache": {"max_age": 5, "vary": []},
+}) if {
+	# Nothing at all for any caller: no condition, grant or rule of the organisation has a part in it.
+	requests.well_formed
+	routes.confirmed
+	permissions.terms == {}
+	reason := {true: "unknown-caller", false: "permission-missing"}[callers.names == set()]
 } else := object.union(permissions.basis, {
 	"allow": true,
 	"reasons": [],

@@ -28,6 +28,8 @@ _allowed := object.union(_denied, {
 
 _never := {"max_age": 0, "vary": []}
 
+_night := concat("/", ["night/shop/get", data.ostiary.fixture.map.terms[fixture.map.access.night.shop.get].standing[0].id])
+
 # A request for an endpoint that no literal stands beside: most are so, and may be judged the short way.
 _alone := {"segments": ["any", "thing"], "predicted": "anything"}
 
@@ -52,6 +54,14 @@ _cases := {
 	"an endpoint predicted where there is none": {
 		"changes": {"segments": ["orders", "a", "b", "c"]},
 		"decision": object.union(_denied, {"reasons": ["route-mismatch"], "cache": _never}),
+	},
+	"a condition that does not hold": {
+		"changes": {"subject": "night", "segments": ["orders"], "predicted": "list"},
+		"decision": object.union(_denied, {"reasons": ["condition-hours"], "caller": "night", "endpoint": "list"}),
+	},
+	"a condition that holds": {
+		"changes": {"subject": "night"},
+		"decision": object.union(_allowed, {"caller": "night", "permission": _night}),
 	},
 	"nobody the map knows": {
 		"changes": {"subject": "stranger"},
@@ -97,12 +107,13 @@ test_decision[name] if {
 	decision == case.decision
 }
 
-# The plain case is judged by a short way of its own. Without it, the long way comes to the same.
+# The plainest cases are judged by short ways of their own. Without forms there are none, and the long
+# way comes to the same.
 test_the_short_way_is_the_long_way[name] if {
 	some name, case in _cases
 	request := example.changed(case.changes)
 	decision := authz.decision with input as request
-		with data.ostiary.map as object.union(object.remove(fixture.map, ["plain"]), {"plain": {}})
+		with data.ostiary.map as object.union(object.remove(fixture.map, ["forms"]), {"forms": {}})
 	decision == case.decision
 }
 
@@ -119,7 +130,7 @@ test_not_plain[name] if {
 		with data.ostiary.map as map
 		with data.policy.deny as case.deny
 	long := authz.decision with input as request
-		with data.ostiary.map as object.union(object.remove(map, ["plain"]), {"plain": {}})
+		with data.ostiary.map as object.union(object.remove(map, ["forms"]), {"forms": {}})
 		with data.policy.deny as case.deny
 	short.allow
 	short == long

@@ -26,7 +26,9 @@ all_hold(variant) if {
 
 # METADATA
 # description: the reasons, `condition-source` and so on, for which a variant of terms does not hold
-failures(variant) := {reason |
+failures(variant) := set() if {
+	not variant.conditions
+} else := {reason |
 	some name, argument in variant.conditions.when
 	not hold(name, argument)
 	reason := concat("-", ["condition", name])

@@ -50,6 +50,18 @@ basis := {
 	[caller, _, grant] := _granted[0]
 }
 
+# METADATA
+# description: |
+#   caller, its terms, its permission and the reasons for which that does not hold, where there is
+#   one caller with one permission and nothing else: no eligibility, and no grant was sent
+single := [caller, found, variant, conditions.failures(variant)] if {
+	input.context.grants == []
+	[caller] := [name | some name in callers.names]
+	found := data.ostiary.map.terms[data.ostiary.map.access[caller][input.resource.id][routes.confirmed]]
+	not found.eligible
+	[variant] := found.standing
+}
+
 _id(caller, variant) := concat("/", [caller, input.resource.id, routes.endpoint, variant.id])
 
 _strictest := {"lifetime": min(lifetimes), "per_call": true in each_call} if {
