@@ -238,6 +238,58 @@ async def test_an_early_response_is_relayed_and_ends_both_connections() -> None:
     assert (upstream.connections, front.refusals) == (1, [])
 
 
+@pytest.mark.parametrize("status", ["422 Unprocessable", "200 OK"])
+async def test_a_connection_that_is_owed_the_rest_of_a_request_carries_no_other(status: str) -> None:
+    """What is sent on it next is read as that rest: another caller's request, with its credential."""
+    received: list[bytes] = []
+
+    async def answer_early(connection: UpstreamConnection, seen: Seen) -> None:
+        await connection.send(f"HTTP/1.1 {status}\r\ncontent-length: 4\r\n\r\nno".encode())
+        await asyncio.sleep(0.05)  # the end of the response is another read than its head
+        await connection.send(b"no")
+        while piece := await connection.reader.read(65536):
+            received.append(piece)
+
+    async def answer(connection: UpstreamConnection, seen: Seen) -> None:
+        if seen.line.startswith("POST"):
+            await answer_early(connection, seen)
+        else:
+            await connection.send(OK)
+
+    async with forwarding(answer, keep_alive=60) as (front, upstream):
+        reader, writer = await front.open()
+        writer.write(b"POST /orders HTTP/1.1\r\nHost: orders.test\r\nContent-Length: 1000000\r\n\r\nbegin")
+        assert (await reader.readuntil(b"nono")).endswith(b"nono")
+        if status == "200 OK":
+            writer.close()  # and the client leaves, with the rest unsent
+        else:
+            await reader.read(-1)
+            writer.close()
+        await front.settled(idle=0)
+        assert (await front.call("GET", "/orders/42")).status == 200
+    assert upstream.connections == 2
+    assert b"".join(received) in (b"", b"begin")
+
+
+async def test_an_upload_that_fails_while_the_client_reads_slowly_ends_the_connection() -> None:
+    """The response is complete, and the request will never be."""
+    size = 20_000_000
+
+    async def answer(connection: UpstreamConnection, seen: Seen) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+        await connection.closed()
+
+    async with forwarding(answer, body_bytes=1000, keep_alive=60) as (front, _):
+        reader, writer = await front.open()
+        writer.write(b"POST /orders HTTP/1.1\r\nHost: orders.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n")
+        await reader.readexactly(1000)
+        writer.write(b"800\r\n" + b"y" * 0x800 + b"\r\n")  # more than there may be
+        while await reader.read(1 << 20):
+            pass
+        writer.close()
+        await front.settled(idle=0)
+
+
 async def test_a_request_of_an_unconfigured_service_is_refused() -> None:
     forwarder = Forwarder({})
     await forwarder.start()

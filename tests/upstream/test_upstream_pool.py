@@ -50,6 +50,7 @@ async def _served(pool: Pool, listener: SlowListener) -> tuple[Connection, socke
     upstream = listener.accept()
     connection.begin(to_head=False)
     connection.write(b"GET / HTTP/1.1\r\n\r\n")
+    connection.finish()
     upstream.sendall(OK)
     await connection.head()
     await connection.arrival()

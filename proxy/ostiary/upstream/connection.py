@@ -20,7 +20,8 @@ BUFFERED: Final = 256 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """Use: `begin`, `write` the head and any body, `head()`, then `arrival()` and `take()` for its body.
+    """Use: `begin`, `write` the head and any body, `finish`; meanwhile `head()`, then `arrival()` and `take()` for the
+    response's body.
 
     `on_lost` is told when the transport has ended, whoever ended it. `served` counts the exchanges begun.
     """
@@ -30,6 +31,7 @@ class Connection(asyncio.Protocol):
         "_busy",
         "_loop",
         "_on_lost",
+        "_owing",
         "_parser",
         "_paused",
         "_reader",
@@ -57,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
         self._busy = False
+        self._owing = False  # the rest of a request: what is sent next would be read as that
         self.lost = False
         self.idle_since = 0.0
         self.served = 0
@@ -66,7 +69,7 @@ class Connection(asyncio.Protocol):
     def begin(self, *, to_head: bool) -> None:
         """Expect one response. `to_head`: to a HEAD request, whose response has no body."""
         self._parser.expect(to_head=to_head)
-        self._busy = True
+        self._busy = self._owing = True
         self.served += 1
         if self.lost:
             self._parser.ended(None)
@@ -79,6 +82,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(pieces[0])
         else:
             self._transport.writelines(pieces)
+
+    def finish(self) -> None:
+        """The whole request has been written. Without this the connection carries no other exchange."""
+        self._owing = False
 
     async def writable(self) -> None:
         """Return once the upstream takes more, or nothing ever again."""
@@ -133,8 +140,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another exchange may follow: this one is complete, and nothing about the connection was odd."""
-        return self._parser.complete and self._parser.persistent and not self._transport.is_closing()
+        """Whether another exchange may follow: this one is complete in both directions, and nothing about the
+        connection was odd. An upstream that answered before it had the whole request still reads on for it.
+        """
+        parser = self._parser
+        return parser.complete and not self._owing and parser.persistent and not self._transport.is_closing()
 
     @property
     def quiet(self) -> bool:

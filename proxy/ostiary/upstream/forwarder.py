@@ -173,9 +173,7 @@ class _Call(Watched):
         """Whatever happened: nothing of this exchange goes on."""
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
-            if self._connection is not None:
-                self._connection.close()  # the upstream is owed the rest of a body
-        self._release()
+        self._release()  # a connection on which the upstream is owed the rest of a body is closed by that
 
     def _send(self, connection: Connection, opening: tuple[bytes, ...]) -> None:
         self._connection = connection
@@ -184,7 +182,7 @@ class _Call(Watched):
         if self._body is not None and not self.exchange.body_complete:
             self._upload = self._loop.create_task(self._send_body(self._body, connection))
         else:
-            self._sent()
+            self._sent(connection)
 
     async def _send_again(self, outbound: OutboundRequest) -> Connection:
         """Send it on another connection, once, and never a credential twice that is for one call."""
@@ -209,10 +207,11 @@ class _Call(Watched):
         except Exception as error:  # noqa: BLE001 - nobody awaits this task: what is not told here is told nowhere
             self.abort(InternalError(type(error).__name__))
         else:
-            self._sent()
+            self._sent(connection)
 
-    def _sent(self) -> None:
+    def _sent(self, connection: Connection) -> None:
         """The request is complete: now the upstream is awaited."""
+        connection.finish()
         self.uploading = False
         if self.exchange.response_started:
             self.quiet_since = self._loop.time()
