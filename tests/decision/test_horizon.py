@@ -80,9 +80,18 @@ def test_an_announcement_that_cannot_be_told_yet_is_looked_at_again() -> None:
     announced = Announced()
     found = horizon("7-a", announcements=announced)
     announced.announce(None)
-    assert found.current == "7-a"
+    assert (found.current, found.latest) == (None, Revision(7, "a"))  # something is newer: nothing kept is used
     announced.text = "8-b"
     assert found.current == "8-b"
+
+
+def test_an_announcement_that_is_not_newer_changes_nothing() -> None:
+    announced = Announced()
+    found = horizon("7-a", announcements=announced)
+    announced.announce(None)
+    assert found.current is None
+    announced.text = "6-z"
+    assert found.current == "7-a"
 
 
 def test_a_distrusted_bundle_still_counts_but_is_not_used(caplog: pytest.LogCaptureFixture) -> None:

@@ -222,3 +222,25 @@ async def test_a_nudge_is_a_look_at_once() -> None:
             await until(lambda: len(opa.requests) == 3)  # health, revision and status
             monitor.nudge()
             await until(lambda: len(opa.requests) == 6)
+
+
+class Failing:
+    """A `Publication` that fails as nobody foresaw, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def confirmed(self, revision: str) -> float | None:
+        self.asked += 1
+        raise OSError("odd")
+
+
+async def test_a_look_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    opa, publication = OpaWithStatus(), Failing()
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(
+            opa=client, publication=publication, clock=ManualClock(), horizon=PolicyHorizon(), interval=0.01
+        )
+        async with monitor:
+            await until(lambda: publication.asked >= 2)
+    assert "the look at OPA failed" in caplog.text

@@ -111,10 +111,9 @@ class BatchingPolicy:
         try:
             answers = await self._policy.query_batch([question.document for question in batch])
         except EvaluationFailed:
-            # One of them spoiled it for all: each by itself, so that only the culprit goes without an answer.
-            for question in batch:
-                if not question.answer.done():
-                    await self._ask_alone(question)
+            # One of them spoiled it for all: each by itself, so that only the culprit goes without an answer, and at
+            # once, so that it does not make the others late.
+            await asyncio.gather(*(self._ask_alone(question) for question in batch if not question.answer.done()))
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
             for question in batch:
                 _fail(question, error)

@@ -94,13 +94,19 @@ class PolicyHorizon:
             return
         announced = Revision.parse(announcements.revision())
         if announced is None:
-            return  # and look again with the next request
+            self._current = None  # something newer there is: do without what is kept, and look again
+            return
         self._epoch = epoch
         if self._latest is None or (announced != self._latest and announced.may_follow(self._latest)):
             self._count(announced)
+        else:
+            self._use(self._latest)
 
     def _count(self, revision: Revision) -> None:
         self._latest = revision
         self._changes += 1
+        self._use(revision)
+
+    def _use(self, revision: Revision) -> None:
         text = str(revision)
         self._current = None if text == self._distrusted else text

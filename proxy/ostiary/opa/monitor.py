@@ -91,7 +91,7 @@ def _instant(value: Json) -> float | None:
     """An RFC 3339 time as OPA writes it, with up to nine decimals. Go's zero time means never."""
     try:
         found = datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if found is not None and found > 0 else None
 
@@ -178,7 +178,10 @@ class PolicyMonitor:
     async def _run(self) -> None:
         while True:
             self._nudged.clear()
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - without looks every policy would go stale, for as long as this process lives
+                _log.exception("the look at OPA failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await self._nudged.wait()
