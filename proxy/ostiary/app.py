@@ -210,7 +210,7 @@ def opa_authorizer(
     staleness = StalenessLimit(freshness=monitor, most=opa.max_policy_age)
     asking = LimitedAuthorizer(
         authorizer=OpaAuthorizer(
-            policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, cores())),
+            policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, len(cores()))),
             staleness=staleness,
             horizon=horizon,
         ),
@@ -256,6 +256,8 @@ def policy_monitor(
     )
 
 
-def cores() -> int:
+def cores() -> tuple[int, ...]:
     """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -135,6 +135,7 @@ class Supervisor:
         await crew.drain(patience=self._config.limits.drain_timeout + self._config.audit.deadline + _CLOSING)
 
     def _new_crew(self, opa: OpaAddress, data: socket.socket) -> Crew:
+        cores = cores_of(self._workers, cores=app.cores(), pinned=self._config.pin_workers)
         return Crew(
             [
                 WorkerSettings(
@@ -143,8 +144,9 @@ class Supervisor:
                     opa_address=opa,
                     port=self.data_address[1],
                     page=self._page_file,
+                    core=core,
                 )
-                for number in range(self._workers)
+                for number, core in enumerate(cores)
             ],
             data=data,
         )
@@ -233,7 +235,14 @@ def worker_count(config: Config) -> int:
     """`auto` is one for each core that this process may use."""
     if config.workers != "auto":
         return config.workers
-    return app.cores()
+    return len(app.cores())
+
+
+def cores_of(workers: int, *, cores: Sequence[int], pinned: bool) -> Sequence[int | None]:
+    """The core that each worker keeps to, None where the scheduler decides: with fewer workers than cores, or more."""
+    if pinned and workers == len(cores) > 1:
+        return cores
+    return [None] * workers
 
 
 def refuse_unreadable(config: Config) -> None:

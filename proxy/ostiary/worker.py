@@ -13,6 +13,7 @@ import gc
 import logging
 import math
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -50,14 +51,15 @@ class StartFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told. `port` is the one that was really bound, `page` where the supervisor's page is. Travels to
-    the process by pickle."""
+    """What a worker is told. `port` is the one that was really bound, `page` where the supervisor's page is, `core`
+    the one that it keeps to. Travels to the process by pickle."""
 
     name: str
     config: Config
     opa_address: OpaAddress
     port: int
     page: Path
+    core: int | None = None
 
 
 def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
@@ -66,6 +68,8 @@ def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) 
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     configure_logging(level=settings.config.logging.level, form=settings.config.logging.format)
+    if settings.core is not None:
+        keep_to(settings.core)
     supervisor = _Supervisor(sender)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -115,6 +119,20 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
         loop.add_reader(parent.sentinel, _orphaned, loop, parent.sentinel, server)
     async with composed.lifespan():
         await server.serve(sockets=[listener])
+
+
+def keep_to(core: int) -> None:
+    """Let this process, with the audit's thread, run on that core alone, where the operating system can do that.
+
+    Two threads that take turns with one interpreter lock do so for less on one core: without this, each of two workers
+    on two cores spends 10 % more CPU on a request.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError as error:  # taken away meanwhile
+        _log.warning("core %d cannot be had: %s", core, error.strerror)
 
 
 def settle_collector() -> None:

@@ -41,6 +41,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
         },
         "own_host": "ostiary.localhost",
         "workers": 1,
+        "pin_workers": True,
         "state": tmp_path / "state",
         "issuers": (
             {

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ostiary.supervisor import cores_of
 from support.faults import all_gone, descendants, ended, eventually, status_of, stopped, zombies
 from support.forwarding import connected, replies, response
 from support.proxy import RunningProxy, alive, running_proxy
@@ -104,6 +105,47 @@ async def test_workers_share_the_socket_and_one_that_is_killed_is_replaced(opa_b
             began = time.monotonic()
             assert await asyncio.to_thread(proxy.stop) == 0  # idle connections do not hold it up
             assert time.monotonic() - began < 3
+
+
+async def test_with_a_worker_for_each_core_each_keeps_to_its_own(opa_binary: Path) -> None:
+    """With all its threads, and so does its replacement. Nothing else is kept to one."""
+    mine = os.sched_getaffinity(0)
+    cores = sorted(mine)[:2]
+
+    def kept(pid: int) -> set[frozenset[int]]:
+        return {frozenset(os.sched_getaffinity(int(task.name))) for task in Path(f"/proc/{pid}/task").iterdir()}
+
+    os.sched_setaffinity(0, cores)
+    try:
+        async with running_proxy(upstreams={"orders": 9}, workers=len(cores)) as proxy:
+            own = [{frozenset({core})} for core in cores]
+            assert sorted(map(kept, proxy.worker_pids), key=str) == sorted(own, key=str)
+            assert kept(proxy.opa_pid) == kept(proxy.pid) == {frozenset(cores)}
+            os.kill(proxy.worker_pids[0], signal.SIGKILL)
+            await eventually(lambda: proxy.health()[0] == 200 and len(proxy.worker_pids) == len(cores))
+            assert sorted(map(kept, proxy.worker_pids), key=str) == sorted(own, key=str)
+        async with running_proxy(
+            upstreams={"orders": 9}, workers=len(cores), config_extra="pin_workers: false"
+        ) as proxy:
+            assert [kept(pid) for pid in proxy.worker_pids] == [{frozenset(cores)}] * len(cores)
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "pinned", "expected"),
+    [
+        (2, (3, 7), True, (3, 7)),
+        (2, (3, 7), False, (None, None)),
+        (1, (3, 7), True, (None,)),
+        (3, (3, 7), True, (None, None, None)),
+        (1, (3,), True, (None,)),
+    ],
+)
+def test_a_worker_has_a_core_where_there_are_as_many(
+    workers: int, cores: tuple[int, ...], pinned: bool, expected: tuple[int | None, ...]
+) -> None:
+    assert tuple(cores_of(workers, cores=cores, pinned=pinned)) == expected
 
 
 async def test_without_its_supervisor_nothing_goes_on(opa_binary: Path) -> None:

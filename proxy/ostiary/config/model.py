@@ -250,6 +250,8 @@ class Config(Strict):
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1024}, {"const": "auto"}]}),
     ] = 1
     """Processes that serve requests; `auto` is one for each core."""
+    pin_workers: bool = True
+    """With a worker for each core, each keeps to its own, which costs less CPU. With more or fewer it says nothing."""
     state: FilePath = Field(default=Path("state"), validate_default=True)
     """A private directory (0700) for the signing key and the sockets."""
     issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED, StandIn([STAND_IN])]

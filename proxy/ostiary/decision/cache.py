@@ -51,6 +51,7 @@ VARY: Final[dict[str, Callable[[AccessRequest], object]]] = {
 }
 """The closed list of what `vary` may name, with what stands in the key for it."""
 
+_SECONDS: Final = 1000  # that are shared
 _CHECKED: Final = 1000  # one hit of so many is asked again
 _CHECKS: Final = 8  # at a time; a policy that is slow is not asked more
 
@@ -96,7 +97,9 @@ class CachingAuthorizer:
         self._staleness = staleness
         self._allows = Shelf(capacity=allows, per_identity=per_identity)
         self._denials = Shelf(capacity=denials, per_identity=min(per_identity, max(denials // 10, 1)))
-        self._names: BoundedMap[Key, _Names] = BoundedMap(allows + denials)  # by key, where `vary` is not empty
+        # By key, where `vary` is not empty. One identity has no more of them than there are endpoints.
+        self._names: BoundedMap[Key, _Names] = BoundedMap(allows + denials)
+        self._seconds: dict[int, int] = {}  # the instants in entries, each once: a hundred thousand share a few
         self._revision: str | None = None
         self._flights: dict[Key, asyncio.Future[_Outcome]] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -140,6 +143,11 @@ class CachingAuthorizer:
         self._allows.clear()
         self._denials.clear()
         self._names.clear()
+
+    def _second(self, instant: int) -> int:
+        if len(self._seconds) > _SECONDS:
+            self._seconds.clear()
+        return self._seconds.setdefault(instant, instant)
 
     def _find(self, primary: Key, request: AccessRequest) -> Entry | None:
         # Three outcomes: fresh, ended, absent. An ended one is replaced when the answer is there.
@@ -196,7 +204,7 @@ class CachingAuthorizer:
         if until <= request.time or not self._consistent(primary, names):
             return None
         key = _full(primary, names, request) if names else primary
-        entry = Entry(key, replace(decision, cached=True), since=request.time, until=until)
+        entry = Entry(key, replace(decision, cached=True), since=self._second(request.time), until=self._second(until))
         shelf, other = self._allows, self._denials
         if decision.allow is not True:
             shelf, other = other, shelf

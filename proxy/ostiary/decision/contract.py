@@ -157,7 +157,7 @@ def _basis(
     if grant is None:
         if _name(permission) is None:
             raise _unexpected("permission")
-        return permission, None, expires_at
+        return sys.intern(permission), None, expires_at
     if permission is not None:
         raise _unexpected("permission")
     sent = _sent(grant, request)
