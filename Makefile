@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # A worker for each core; the tests of a module stay together, because they share a proxy.
 PYTEST_ARGS ?= --numprocesses auto --dist loadscope
+# Run once more without the product's `assert` statements: nothing may depend on one. (pytest keeps those of the tests.)
+OPTIMISED := -W "ignore:assertions not in test modules:pytest.PytestConfigWarning" \
+  $(addprefix tests/,audit config credential identity kernel server upstream verify)
 # What is installed is pinned by name and version; where it comes from is the machine's business.
 PINS   := deploy/constraints.txt
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(PINS)
@@ -12,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego dist opa clean constraints
+.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +47,7 @@ demo: opa ## run the demo: issuer, three services, OPA and the proxy
 test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS) $(OPTIMISED)
 
 check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
 	$(BIN)/ruff format --check
@@ -71,6 +75,11 @@ profile: $(VENV)/.bench opa ## where the CPU time of the hot path goes
 
 bench-rego: $(VENV)/.run opa ## a decision on 100,000 permissions beside one ground look-up
 	$(BIN)/python benchmarks/rego.py
+
+sbom: $(VENV)/.dev ## a CycloneDX document of what a deployment runs, in build/sbom.cdx.json
+	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	$(BIN)/python -m pip --python build/sbom install --quiet --constraint $(PINS) .
+	$(BIN)/python deploy/sbom.py build/sbom > build/sbom.cdx.json
 
 dist: $(VENV)/.dev ## wheel and sdist
 	$(BIN)/python -m build --quiet

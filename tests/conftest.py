@@ -7,6 +7,9 @@ from hypothesis import HealthCheck, settings
 
 from ostiary.opa.install import ensure_opa
 
+# What `assert` says in the tests' own parts is said under `python -O`, too, and tells what differed.
+pytest.register_assert_rewrite("support")
+
 # How long an example takes is the machine's business, and a slow one is no failure of the promise.
 settings.register_profile("ostiary", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ostiary")

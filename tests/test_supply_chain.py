@@ -1,0 +1,73 @@
+"""What ostiary is made of is known, and not older than the advisories that were read allow."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from ostiary.opa.install import FLOOR, PINNED
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "proxy" / "ostiary"
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PINS = {
+    canonicalize_name(name): Version(version)
+    for name, _, version in (
+        line.partition("==") for line in (ROOT / "deploy" / "constraints.txt").read_text(encoding="utf-8").split()
+    )
+}
+NEEDED = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
+
+FLOORS = {
+    "starlette": "1.0.1",  # CVE-2026-48710: text in Host moved the path
+    "h11": "0.16.0",  # CVE-2025-43859: chunked bodies
+    "pyjwt": "2.15.1",  # CVE-2026-102266, CVE-2026-102268: key confusion, empty keys
+    "httptools": "0.6.3",  # the llhttp that it vendors
+}
+
+
+@pytest.mark.parametrize(("name", "least"), FLOORS.items())
+def test_nothing_is_pinned_below_what_its_advisories_say(name: str, least: str) -> None:
+    assert PINS[canonicalize_name(name)] >= Version(least)
+
+
+def test_opa_is_not_below_what_its_advisories_say() -> None:
+    """1.21.3: the signature of a bundle could be left out when no `keyid` was set."""
+    assert Version(PINNED) >= Version(FLOOR) >= Version("1.21.3")
+
+
+@pytest.mark.parametrize("requirement", NEEDED, ids=lambda one: one.name)
+def test_every_dependency_is_pinned_within_what_it_may_be(requirement: Requirement) -> None:
+    assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_bill_of_materials_has_every_dependency_and_opa() -> None:
+    script = [sys.executable, ROOT / "deploy" / "sbom.py", sys.executable]
+    document = json.loads(subprocess.run(script, check=True, capture_output=True, text=True).stdout)
+
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    assert document["metadata"]["component"]["name"] == "ostiary"
+    listed = {canonicalize_name(one["name"]): one for one in document["components"]}
+    assert {canonicalize_name(one.name) for one in NEEDED} <= listed.keys()
+    assert listed["opa"]["purl"] == f"pkg:golang/github.com/open-policy-agent/opa@v{PINNED}"
+    ours = document["metadata"]["component"]["bom-ref"]
+    (depends,) = [one["dependsOn"] for one in document["dependencies"] if one["ref"] == ours]
+    assert {one["bom-ref"] for one in listed.values() if one["name"] in ("starlette", "opa")} <= set(depends)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_checked_by_an_assert(path: Path) -> None:
+    """Under `python -O` there are none."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
