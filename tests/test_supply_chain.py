@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from packaging.version import Version
 from ostiary.opa.install import FLOOR, PINNED
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "proxy" / "ostiary"
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PINS = {
@@ -63,11 +61,3 @@ def test_the_bill_of_materials_has_every_dependency_and_opa() -> None:
     ours = document["metadata"]["component"]["bom-ref"]
     (depends,) = [one["dependsOn"] for one in document["dependencies"] if one["ref"] == ours]
     assert {one["bom-ref"] for one in listed.values() if one["name"] in ("starlette", "opa")} <= set(depends)
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_is_checked_by_an_assert(path: Path) -> None:
-    """Under `python -O` there are none."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-
-    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []

@@ -36,10 +36,10 @@ from ostiary.errors import AccessError
 from ostiary.identity import build_authenticator
 from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
 from ostiary.opa.address import OpaAddress
-from ostiary.opa.bundle import BundleDirectory
+from ostiary.opa.bundle import PublishedBundle
 from ostiary.opa.catalog import OpaEndpointCatalog
 from ostiary.opa.client import OpaClient
-from ostiary.opa.monitor import DirectoryPublication, PolicyMonitor, StatusPublication
+from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
 from ostiary.server import Gate, Refused, strict_protocol
@@ -247,7 +247,7 @@ def policy_monitor(
     publication = (
         StatusPublication(opa=client)
         if opa.managed is None
-        else DirectoryPublication(bundle=BundleDirectory(opa.managed.bundle), clock=clock)
+        else BundlePublication(bundle=PublishedBundle(opa.managed.bundle), clock=clock)
     )
     # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
     interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)

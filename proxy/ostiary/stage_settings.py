@@ -5,8 +5,9 @@ from __future__ import annotations
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
-from ostiary.config.model import ServiceSettings
+from ostiary.config.model import ManagedOpa, ServiceSettings
 from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile
+from ostiary.opa.archive import Verification
 from ostiary.server import ListenerLimits
 from ostiary.upstream import TlsSettings, UpstreamSettings
 
@@ -82,3 +83,11 @@ def listener_limits(config: Config) -> ListenerLimits:
         connections_per_peer=limits.connections_per_peer,
         pipelined=limits.pipelined,
     )
+
+
+def bundle_verification(managed: ManagedOpa) -> Verification | None:
+    """Whose signature the bundle must have, if anyone's."""
+    given = managed.verification
+    if given is None:
+        return None
+    return Verification(key=given.key_file, key_id=given.key_id, scope=given.scope, algorithm=given.algorithm)

@@ -37,11 +37,13 @@ from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.listening import Server, bind, listen, listen_unix, private_directory, quiet
 from ostiary.opa.address import OpaAddress
+from ostiary.opa.archive import ArchiveError
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import accept_opa, ensure_opa
 from ostiary.opa.monitor import PolicyMonitor
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.page import Page
+from ostiary.stage_settings import bundle_verification
 from ostiary.worker import WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
@@ -160,6 +162,7 @@ class Supervisor:
             return ManagedOpa(
                 binary=binary,
                 bundle=opa.managed.bundle,
+                verification=bundle_verification(opa.managed),
                 directory=self._config.state / "opa",
                 on_active=self._activated,
             )
@@ -248,9 +251,17 @@ def cores_of(workers: int, *, cores: Sequence[int], pinned: bool) -> Sequence[in
 def refuse_unreadable(config: Config) -> None:
     """Raise `ConfigurationError` with every file of an issuer that cannot be read.
 
-    Later they may come and go, and the keys that were read last are used; at the start there are none.
+    Later they may come and go, and the keys that were read last are used; at the start there are none. So with the
+    key that the bundle has to be signed with.
     """
     mistakes = []
+    managed = config.opa.managed
+    verification = None if managed is None else bundle_verification(managed)
+    if verification is not None:
+        try:
+            verification.public_key()
+        except ArchiveError as error:
+            mistakes.append(f"{verification.key}: the key_file of the bundle cannot be used: {error}")
     for one in config.issuers:
         for key, path in (("key_file", one.key_file), ("ca_file", one.ca_file), ("token_file", one.token_file)):
             if path is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ostiary import assets
 from ostiary.config import check_agreement, load_config
@@ -59,6 +60,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
         ("yaml", "ostiary.yaml", ()),
         ("yaml", "opa.yaml", ()),  # run by OPA
         ("yaml", None, ("when",)),
+        ("yaml", None, ("config",)),
         ("rego", "example.rego", ()),
         ("rego", "policy.rego", ()),
         ("rego", "policy.rego", ("mistakes",)),
@@ -92,6 +94,21 @@ def test_a_permission_map_loads_and_builds(block: Block, tmp_path: Path, opa_bin
     assert (
         build_bundle(path.parent, tmp_path / "out", opa=opa_binary, sequence=0, rego_root=assets.rego()).warnings == ()
     )
+
+
+CONFIG = {
+    "listen": {"data": "127.0.0.1:8080"},
+    "issuers": [{"issuer": "https://idp.test", "audience": "proxy", "key_file": "jwks.json", "algorithms": ["ES256"]}],
+    "services": {"orders": {"hosts": ["orders.localhost"], "upstream": "http://127.0.0.1:9001"}},
+    "opa": {"managed": {"bundle": "build/shop"}},
+}
+
+
+@pytest.mark.parametrize("block", chosen(language="yaml", words=["config"]), ids=where)
+def test_a_part_of_the_configuration_loads(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "ostiary.yaml"
+    path.write_text(json.dumps(CONFIG | yaml.safe_load(block.text)), encoding="utf-8")
+    load_config(path, {})
 
 
 @pytest.mark.parametrize("block", chosen(language="yaml", words=["when"]), ids=where)

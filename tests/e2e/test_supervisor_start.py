@@ -12,11 +12,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ostiary import assets
 from ostiary.credential import SigningKey
 from ostiary.demo.issuer import DemoIssuer
+from ostiary.policy.archive import pack, sign
 from ostiary.policy.bundle import build_bundle
+from ostiary.policy.rego import Opa
 from support.faults import Ended, all_gone, changed_proxy, eventually, free_port, processes_of, run_until_it_ends
 from support.proxy import PERMISSIONS, Trusted
 
@@ -79,6 +83,46 @@ def test_a_bundle_that_opa_refuses_is_shown_in_opas_words(failing: Failing, plac
     assert (ended.status, ended.left) == (1, [])
     assert "rego_parse_error" in ended.said
     assert "broken.rego:3" in ended.said
+
+
+VERIFIED = "{managed: {bundle: bundle, verification: {key_file: key.pub.pem, key_id: release, algorithm: EdDSA}}}"
+
+
+def test_a_bundle_that_is_not_signed_as_it_has_to_be(failing: Failing, place: Path, opa_binary: Path) -> None:
+    """A directory is not, nor is an archive that was signed for something else; nothing is served."""
+    key = Ed25519PrivateKey.generate()
+    (place / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (place / "key.pub.pem").write_bytes(public)
+    assert failing(opa=VERIFIED) == Ended(
+        1,
+        f"ostiary.yaml: the bundle {place}/bundle is a directory, and has to be an archive that is signed\n",
+        [],
+    )
+    pack(place / "bundle", place / "bundle.tar.gz")
+    sign(
+        place / "bundle.tar.gz",
+        key=place / "key.pem",
+        key_id="release",
+        scope="staging",
+        algorithm="EdDSA",
+        opa=Opa(opa_binary),
+    )
+    assert failing(opa=VERIFIED.replace("bundle: bundle,", "bundle: bundle.tar.gz,")) == Ended(
+        1,
+        f"ostiary.yaml: the bundle {place}/bundle.tar.gz is refused: it is not signed for the scope 'ostiary'\n",
+        [],
+    )
+
+
+def test_a_key_that_no_bundle_can_be_signed_with(failing: Failing, place: Path) -> None:
+    (place / "key.pub.pem").write_text("no key")
+    assert failing(opa=VERIFIED) == Ended(
+        2,
+        f"{place}/key.pub.pem: the key_file of the bundle cannot be used: "
+        f"{place}/key.pub.pem holds no public key (PEM)\n",
+        [],
+    )
 
 
 def test_a_port_that_is_taken(failing: Failing) -> None:

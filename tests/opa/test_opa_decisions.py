@@ -17,10 +17,10 @@ from ostiary.decision.revision import Revision
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessDenied, PolicyUnavailable
 from ostiary.models import AccessRequest, CredentialProfile, Grant, Identity, Json, Target
-from ostiary.opa.bundle import BundleDirectory
+from ostiary.opa.bundle import PublishedBundle
 from ostiary.opa.catalog import OpaEndpointCatalog
 from ostiary.opa.client import OpaClient
-from ostiary.opa.monitor import DirectoryPublication, PolicyMonitor
+from ostiary.opa.monitor import BundlePublication, PolicyMonitor
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
 from support.opa import until
@@ -79,7 +79,7 @@ async def client(opa: ManagedOpa) -> AsyncIterator[OpaClient]:
 @pytest.fixture
 def authorizer(client: OpaClient, bundle: Path) -> OpaAuthorizer:
     clock = ManualClock(float(NOON))
-    publication = DirectoryPublication(bundle=BundleDirectory(bundle), clock=clock)
+    publication = BundlePublication(bundle=PublishedBundle(bundle), clock=clock)
     horizon = PolicyHorizon()
     monitor = PolicyMonitor(opa=client, publication=publication, clock=clock, horizon=horizon)
     staleness = StalenessLimit(freshness=monitor, most=60)

@@ -13,9 +13,9 @@ import pytest
 from ostiary.clock import ManualClock
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.opa.address import OpaAddress
-from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
-from ostiary.opa.monitor import DirectoryPublication, PolicyMonitor, StatusPublication
+from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
 from support.opa import NOW, REVISION, FakeOpa, response, until, write_bundle
 
 
@@ -49,11 +49,11 @@ def status(revision: str, at: str) -> dict[str, Any]:
 
 async def test_a_directory_confirms_what_it_holds(tmp_path: Path) -> None:
     clock, opa = ManualClock(float(NOW)), OpaWithStatus()
-    bundle = BundleDirectory(write_bundle(tmp_path / "bundle"))
+    bundle = PublishedBundle(write_bundle(tmp_path / "bundle"))
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
         monitor = PolicyMonitor(
             opa=client,
-            publication=DirectoryPublication(bundle=bundle, clock=clock),
+            publication=BundlePublication(bundle=bundle, clock=clock),
             clock=clock,
             horizon=PolicyHorizon(),
         )
@@ -189,7 +189,7 @@ def test_a_directory_that_is_no_bundle_has_no_revision(tmp_path: Path, manifest:
     if manifest is not None:
         (tmp_path / ".manifest").write_text(manifest)
     with pytest.raises(BundleError, match=words):
-        BundleDirectory(tmp_path).revision()
+        PublishedBundle(tmp_path).revision()
 
 
 async def test_a_bundle_that_is_found_active_comes_to_count_and_is_told_of_once(tmp_path: Path) -> None:

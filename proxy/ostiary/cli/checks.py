@@ -19,7 +19,7 @@ from ostiary.config.issuers import Issuer
 from ostiary.credential import load_signing_key, public_jwks
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
-from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.install import OpaNotFound, ensure_opa
 from ostiary.policy.bundle import PERMISSIONS, build_bundle
 from ostiary.policy.model import load_permissions
@@ -60,7 +60,7 @@ def _outdated(source: Path, built: Revision | None, config: Config | None) -> li
         return []
     bundle = config.opa.managed.bundle
     try:
-        published = BundleDirectory(bundle).revision()
+        published = PublishedBundle(bundle).revision()
     except BundleError:
         return []  # said of the bundle itself
     if built is not None and published.digest == built.digest:
@@ -137,7 +137,7 @@ def _signing(config: Config) -> list[Finding]:
 
 def _bundle(bundle: Path) -> list[Finding]:
     try:
-        return ok("bundle", f"{bundle}: revision {BundleDirectory(bundle).revision()}")
+        return ok("bundle", f"{bundle}: revision {PublishedBundle(bundle).revision()}")
     except BundleError as error:
         return wrong("bundle", f"{error} (ostiary bundle build DIR -o {bundle})")
 

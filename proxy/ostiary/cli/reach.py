@@ -23,13 +23,13 @@ from ostiary.errors import AccessError, ConfigurationError, PolicyUnavailable
 from ostiary.identity.keys import KeyReader, KeySourceError
 from ostiary.identity.sources import source_of
 from ostiary.opa.address import OpaAddress
-from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import OpaNotFound
 from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.sidecar import ManagedOpa
-from ostiary.stage_settings import issuer_settings, upstream_settings
+from ostiary.stage_settings import bundle_verification, issuer_settings, upstream_settings
 from ostiary.supervisor import managed_binary
 from ostiary.upstream.pool import Pool
 
@@ -77,11 +77,13 @@ async def _opa(config: Config) -> list[Finding]:
 
 async def _managed_opa(settings: ManagedSettings) -> list[Finding]:
     try:
-        BundleDirectory(settings.bundle).revision()
+        PublishedBundle(settings.bundle).revision()
     except BundleError:
         return []  # said of the bundle itself; no OPA could serve it
     binary = await asyncio.to_thread(managed_binary, settings)
-    async with ManagedOpa(binary=binary, bundle=settings.bundle) as opa:  # in a directory of its own
+    async with ManagedOpa(
+        binary=binary, bundle=settings.bundle, verification=bundle_verification(settings)
+    ) as opa:  # in a directory of its own
         return ok("OPA", f"{binary} serves {opa.revision}")
 
 

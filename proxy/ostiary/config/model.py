@@ -159,11 +159,26 @@ class Signing(Strict):
     """The `iss` of minted credentials; `https://<own_host>` if left out."""
 
 
+class BundleVerification(Strict):
+    """Whose signature the bundle must have. What has another, or none, is not taken over."""
+
+    key_file: FilePath
+    """The public key, PEM."""
+    key_id: Annotated[str, Field(pattern="^[A-Za-z0-9._-]{1,128}$")]
+    """The id that the signature names."""
+    scope: Annotated[str, Field(pattern="^[A-Za-z0-9._/-]{1,128}$")] = "ostiary"
+    """The scope that the signature is for."""
+    algorithm: Literal["ES256", "RS256", "EdDSA"] = "ES256"
+    """The one that is accepted, whatever the signature says."""
+
+
 class ManagedOpa(Strict):
     """OPA as a child process of the proxy, reached over a unix socket."""
 
     bundle: Annotated[FilePath, StandIn("stand-in")]
-    """The bundle that it serves: a directory made by `ostiary bundle build`."""
+    """The bundle that it serves: a directory or an archive (`.tar.gz`) made by `ostiary bundle build`."""
+    verification: BundleVerification | None = None
+    """If given, the bundle is an archive that this key has signed (`ostiary bundle sign`)."""
     binary: FilePath | None = None
     """The program; found or installed as `ostiary opa install` does if left out."""
     checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

@@ -1,37 +1,92 @@
-"""A bundle directory, as the builder leaves it: what is needed to know which revision it holds."""
+"""The bundle that is published for a managed OPA: a directory as the builder leaves it, or an archive.
+
+OPA loads a directory as it is. An archive is copied first, read through with bounds and, where a signature is wanted,
+verified; OPA loads the copy, so that what was looked at is what is loaded.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 from ostiary.decision.revision import Revision
+from ostiary.opa.archive import MANIFEST, ArchiveError, Verification, read_archive, read_manifest, verify
 from ostiary.strictjson import NotStrict, read_object
 
 _MANIFEST_LIMIT = 1024 * 1024  # bytes
 
 
 class BundleError(Exception):
-    """The directory is not a bundle with a revision. The message is one sentence."""
+    """There is no bundle that may be loaded. The message is one sentence."""
 
 
-class BundleDirectory:
-    """Read anew at each call, so that a bundle put in the place of another is seen."""
+class PublishedBundle:
+    """Read anew when another is put in its place."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._known: tuple[tuple[int, ...], Revision] | None = None
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is a file. What is not there is taken for a directory."""
+        return self.path.is_file()
 
     def revision(self) -> Revision:
-        """The revision in the `.manifest`; raises `BundleError`."""
-        manifest = self.path / ".manifest"
+        """The revision in the `.manifest`, whoever wrote it; raises `BundleError`. Cheap."""
         try:
-            with manifest.open("rb") as file:
-                text = file.read(_MANIFEST_LIMIT)
-            document = read_object(text)
+            return self._archived() if self.is_archive else self._stated(self._manifest())
         except OSError as error:
             raise BundleError(f"the bundle {self.path} has no manifest that can be read: {error.strerror}") from error
-        except NotStrict as error:
+        except (NotStrict, ArchiveError) as error:
             raise BundleError(f"the manifest of the bundle {self.path} cannot be read: {error}") from error
-        revision = Revision.parse(document.get("revision"))
+
+    def stage(self, copy: Path, verification: Verification | None) -> PublishedBundle:
+        """What OPA may load: this directory, or a copy at `copy` of this archive. Blocks; raises `BundleError`.
+
+        Where a signature is wanted a directory is refused: what is in one can change after it was looked at.
+        """
+        if not self.is_archive:
+            if verification is not None and self.path.exists():
+                raise BundleError(f"the bundle {self.path} is a directory, and has to be an archive that is signed")
+            return self
+        try:
+            copy.unlink(missing_ok=True)
+            with (
+                self.path.open("rb") as source,
+                open(copy, "xb", opener=_private) as target,
+            ):
+                shutil.copyfileobj(source, target)
+            with copy.open("rb") as file:
+                contents = read_archive(file)
+            if verification is not None:
+                verify(contents, verification)
+        except OSError as error:
+            raise BundleError(f"the bundle {self.path} cannot be read: {error.strerror}") from error
+        except ArchiveError as error:
+            copy.unlink(missing_ok=True)
+            raise BundleError(f"the bundle {self.path} is refused: {error}") from error
+        return PublishedBundle(copy)
+
+    def _manifest(self) -> object:
+        with (self.path / MANIFEST).open("rb") as file:
+            return read_object(file.read(_MANIFEST_LIMIT)).get("revision")
+
+    def _archived(self) -> Revision:
+        found = self.path.stat()
+        which = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._known is None or self._known[0] != which:
+            with self.path.open("rb") as file:
+                self._known = which, self._stated(read_manifest(file).get("revision"))
+        return self._known[1]
+
+    def _stated(self, text: object) -> Revision:
+        revision = Revision.parse(text)
         if revision is None:
             raise BundleError(f"the bundle {self.path} has no revision of the form <sequence>-<digest>")
         return revision
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

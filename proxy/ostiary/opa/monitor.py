@@ -3,7 +3,7 @@
 OPA keeps serving the bundle it has when it cannot get a newer one, for ever. So the age of a policy is not the time
 since it was published but the time since it was last *known to be* the published one, and who knows that differs:
 
-* a managed OPA loads a directory, and the directory says what is published (`DirectoryPublication`);
+* a managed OPA loads a directory, and the directory says what is published (`BundlePublication`);
 * an external OPA polls a bundle server, and its status plugin says when that last succeeded (`StatusPublication`).
   Without the plugin nobody knows, and the age runs from when the revision was first seen here: such an OPA is trusted
   for `max_policy_age` after each new revision and no longer.
@@ -26,7 +26,7 @@ from ostiary.clock import Clock
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
-from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 
 _log = logging.getLogger("ostiary.opa")
@@ -42,10 +42,10 @@ class Publication(Protocol):
         """Unix seconds at which `revision`, active now, was last known to be the published one; None if unknown."""
 
 
-class DirectoryPublication:
-    """What is published is what the bundle directory holds."""
+class BundlePublication:
+    """What is published is the bundle directory or archive."""
 
-    def __init__(self, *, bundle: BundleDirectory, clock: Clock) -> None:
+    def __init__(self, *, bundle: PublishedBundle, clock: Clock) -> None:
         self._bundle = bundle
         self._clock = clock
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final, Self
 
+from ostiary.opa.archive import Verification
 from ostiary.opa.logs import LogFolder
 from ostiary.opa.probe import OpaNotReady
 
@@ -32,8 +33,16 @@ _DEFAULTS: Final = {"GOGC": "200"}
 _GRACE: Final = 2  # seconds for OPA to finish what it is answering
 
 
-def command(*, binary: Path, bundle: Path, socket: Path) -> list[str]:
+def command(*, binary: Path, bundle: Path, socket: Path, verification: Verification | None = None) -> list[str]:
     """The command line of an OPA that serves `bundle` on `socket` (mode 0660) and talks to nobody else."""
+    verified = ["--skip-verify"]
+    if verification is not None:
+        verified = [
+            f"--verification-key={verification.key}",
+            f"--verification-key-id={verification.key_id}",
+            f"--scope={verification.scope}",
+            f"--signing-alg={verification.algorithm}",
+        ]
     return [
         str(binary),
         "run",
@@ -46,6 +55,7 @@ def command(*, binary: Path, bundle: Path, socket: Path) -> list[str]:
         "--log-level-request=debug",  # else two lines for every decision
         f"--shutdown-grace-period={_GRACE}",
         "--ignore=*_test.rego",
+        *verified,
         f"--bundle={bundle}" if str(bundle).startswith("-") else "--bundle",
         str(bundle),
     ]
@@ -61,7 +71,15 @@ class OpaProcess:
         self._folding = asyncio.create_task(self._fold(), name="ostiary-opa-log")
 
     @classmethod
-    async def start(cls, *, binary: Path, bundle: Path, socket: Path, with_pipe: bool | None = None) -> Self:
+    async def start(
+        cls,
+        *,
+        binary: Path,
+        bundle: Path,
+        socket: Path,
+        verification: Verification | None = None,
+        with_pipe: bool | None = None,
+    ) -> Self:
         """Start OPA in a session of its own, so that a Ctrl-C meant for the proxy does not end it first.
 
         `with_pipe` chooses the leash (see `leash`); None is the one of this system. Raises `OpaNotReady`.
@@ -76,7 +94,7 @@ class OpaProcess:
         try:
             process = await asyncio.create_subprocess_exec(
                 *leash,
-                *command(binary=binary, bundle=bundle, socket=socket),
+                *command(binary=binary, bundle=bundle, socket=socket, verification=verification),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

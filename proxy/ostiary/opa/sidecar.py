@@ -5,8 +5,10 @@ it and takes that name over (rename(2)) once it is ready. So a new bundle costs 
 still answers, another is started with the new one, and clients go over to it with their next question (`OpaTransport`
 sees that the socket is another). The old one is ended a moment later.
 
-The bundle directory is what is published. Sequences only grow: a bundle with a lower one than the active bundle has is
-not taken over, and is logged as an error for as long as it is there.
+The bundle directory or archive is what is published. Sequences only grow: a bundle with a lower one than the active
+bundle has is not taken over, and is logged as an error for as long as it is there. An archive that became active is
+kept in the directory, `bundle.tar.gz`: after a restart it says which sequence was reached, and serves when what is
+published then may not be loaded.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ostiary.decision.revision import Revision
 from ostiary.opa.address import OpaAddress
-from ostiary.opa.bundle import BundleDirectory, BundleError
+from ostiary.opa.archive import Verification
+from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import State
 from ostiary.opa.probe import OpaNotReady, wait_until_ready
@@ -34,6 +38,8 @@ from ostiary.opa.process import OpaProcess
 _log = logging.getLogger("ostiary.opa")
 
 _SOCKET: Final = "opa.sock"
+_KEPT: Final = "bundle.tar.gz"
+_STAGED: Final = "staged.tar.gz"
 _SOCKET_PATH_LIMIT: Final = 100  # bytes; sun_path is 104 on macOS and 108 on Linux
 _LINGER: Final = 1.0
 """Seconds for which a replaced OPA is kept: longer than a question to it, asked just before, can take."""
@@ -44,6 +50,7 @@ _STABLE: Final = 30.0
 class ManagedOpa:
     """Owned by the supervisor, open (`async with`) as long as the proxy runs. Opening returns with OPA serving.
 
+    `verification` says whose signature the bundle must have, which then is an archive.
     `directory` is made if it is absent; without one a temporary one is used. `start_timeout`, `interval` (between two
     looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds. `on_active` is
     told of each bundle that clients reach from now on.
@@ -54,6 +61,7 @@ class ManagedOpa:
         *,
         binary: Path,
         bundle: Path,
+        verification: Verification | None = None,
         directory: Path | None = None,
         on_active: Callable[[Revision], None] = lambda _: None,
         start_timeout: float = 30.0,
@@ -62,7 +70,8 @@ class ManagedOpa:
         longest_pause: float = 10.0,
     ) -> None:
         self._binary = binary
-        self._bundle = BundleDirectory(bundle)
+        self._bundle = PublishedBundle(bundle)
+        self._verification = verification
         self._given_directory = directory
         self._on_active = on_active
         self._start_timeout = start_timeout
@@ -97,7 +106,9 @@ class ManagedOpa:
         """Raises `OpaNotReady`, with OPA's own words, if OPA does not come up with this bundle."""
         try:
             self._prepare_directory()
-            self._process = await self._launch()
+            kept = self._kept()
+            self._revision = None if kept is None else kept.revision()
+            self._process = await self._revive()
         except BaseException:
             self._resources.close()
             raise
@@ -143,14 +154,42 @@ class ManagedOpa:
         for socket in self._directory.glob("opa*.sock"):
             socket.unlink(missing_ok=True)
 
-    async def _launch(self) -> OpaProcess:
-        """Start an OPA with the bundle as it is now, wait until it is ready, and give it the socket's name."""
-        self._published()
+    async def _revive(self) -> OpaProcess:
+        """Start an OPA with what is published or, if that may not be, with the archive that was active last."""
+        try:
+            return await self._launch(self._bundle)
+        except OpaNotReady as error:
+            kept = self._kept()
+            if kept is None:
+                raise
+            _log.error("the published bundle is not taken over, the one that was active last is: %s", error)
+            return await self._launch(kept)
+
+    def _kept(self) -> PublishedBundle | None:
+        """The archive that was active last, if what is published is an archive, too, or should be."""
+        kept = PublishedBundle(self._directory / _KEPT)
+        if not kept.is_archive or (self._bundle.path.is_dir() and self._verification is None):
+            return None
+        try:
+            kept.revision()
+        except BundleError as error:
+            _log.error("%s", error)
+            return None
+        return kept
+
+    async def _launch(self, bundle: PublishedBundle) -> OpaProcess:
+        """Start an OPA with that bundle as it is now, wait until it is ready, and give it the socket's name."""
+        self._may_be_active(bundle)
+        staged = await asyncio.to_thread(self._stage, bundle)
         self._generation += 1
         socket = self._directory / f"opa-{self._generation:06}.sock"
-        process = await OpaProcess.start(binary=self._binary, bundle=self._bundle.path, socket=socket)
+        process = await OpaProcess.start(
+            binary=self._binary, bundle=staged.path, socket=socket, verification=self._verification
+        )
         try:
-            revision = await self._ready(process, socket)
+            revision = await self._ready(process, socket, staged)
+            if staged.is_archive:
+                staged.path.replace(self._directory / _KEPT)
             socket.replace(self._directory / _SOCKET)
         except BaseException:
             await process.stop()
@@ -164,10 +203,16 @@ class ManagedOpa:
             _log.info("OPA (process %d) serves the bundle %s", process.pid, revision)
         return process
 
-    async def _ready(self, process: OpaProcess, socket: Path) -> Revision:
+    def _stage(self, bundle: PublishedBundle) -> PublishedBundle:
+        try:
+            return bundle.stage(self._directory / _STAGED, self._verification)
+        except BundleError as error:
+            raise OpaNotReady(str(error)) from error
+
+    async def _ready(self, process: OpaProcess, socket: Path, bundle: PublishedBundle) -> Revision:
         async with OpaClient(address=OpaAddress(socket=socket), deadline=self._start_timeout) as client:
             waiting = asyncio.ensure_future(
-                wait_until_ready(client, expected=self._published, patience=self._start_timeout)
+                wait_until_ready(client, expected=partial(self._may_be_active, bundle), patience=self._start_timeout)
             )
             ending = asyncio.ensure_future(process.wait())
             try:
@@ -180,10 +225,10 @@ class ManagedOpa:
                 ending.cancel()
                 await asyncio.gather(waiting, ending, return_exceptions=True)
 
-    def _published(self) -> Revision:
-        """The revision of the bundle directory, if it may be active; `OpaNotReady` if not."""
+    def _may_be_active(self, bundle: PublishedBundle) -> Revision:
+        """The revision of the bundle, if it may be active; `OpaNotReady` if not."""
         try:
-            revision = self._bundle.revision()
+            revision = bundle.revision()
         except BundleError as error:
             raise OpaNotReady(str(error)) from error
         if self._revision is not None and not revision.may_follow(self._revision):
@@ -218,7 +263,7 @@ class ManagedOpa:
             pause = min(pause * 2, self._longest_pause)
             self.restarts += 1
             try:
-                self._process = await self._launch()
+                self._process = await self._revive()
             except OpaNotReady as error:
                 _log.error("OPA is down, the next attempt is in %.1f s: %s", pause, error)
             else:
@@ -234,7 +279,7 @@ class ManagedOpa:
     async def _replace(self, old: OpaProcess) -> bool:
         """Put an OPA with the new bundle in the place of the old one; False if that one has to stay."""
         try:
-            self._process = await self._launch()
+            self._process = await self._launch(self._bundle)
         except OpaNotReady as error:
             _log.error("the new bundle is not taken over, %s stays active: %s", self._revision, error)
             return False

@@ -6,6 +6,7 @@ OPA itself is asked, as a child process; nothing here reads Rego by its text.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,20 @@ class Opa:
         document["builtins"] = [each for each in document["builtins"] if each["name"] not in IMPURE]
         document["allow_net"] = []
         return document
+
+    def sign(self, bundle: Path, *, key: Path, algorithm: str, claims: Path, into: Path) -> None:
+        """Write `.signatures.json` of a bundle into a directory. Raises `ConfigurationError`."""
+        options = ["--signing-key", str(key), "--signing-alg", algorithm, "--claims-file", str(claims)]
+        run = self._run("sign", *options, "--output-file-path", str(into), "--bundle", str(bundle))
+        if run.returncode != 0:
+            raise ConfigurationError([f"{key}: OPA does not sign with this key: {_said(run)}"])
+
+    def verify(self, bundle: Path, *, key: Path, key_id: str, scope: str, algorithm: str) -> str | None:
+        """What OPA says against a bundle, its signature first; None if nothing. Raises `ConfigurationError`."""
+        options = ["--verification-key", str(key), "--verification-key-id", key_id, "--scope", scope]
+        options += ["--signing-alg", algorithm, "--output", os.devnull]
+        run = self._run("build", *options, "--bundle", str(bundle))
+        return None if run.returncode == 0 else _said(run)
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         try:
