@@ -49,6 +49,19 @@ def test_reasons_that_other_pages_name_exist() -> None:
             assert name in REASONS, f"{page.name}: {name}"
 
 
+def test_every_threat_names_tests_that_exist() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    known = set(re.findall(r"^(?:async )?def (test_\w+)\(", source, flags=re.MULTILINE))
+    rows = re.findall(
+        r"^\| .+ \| .+ \| (.+) \|$", prose(DOCS / "threats.md").partition("## Threats")[2], flags=re.MULTILINE
+    )
+    named = [re.findall(r"`(test_\w+)`", row) for row in rows if row != "held by"]
+
+    assert len(named) > 30
+    assert all(named)
+    assert {name for row in named for name in row} <= known
+
+
 @pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\[[^]]+\]\(([^)\s]+)\)", prose(page)):
