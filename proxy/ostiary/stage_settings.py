@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
 from ostiary.config.model import ServiceSettings
 from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile
-from ostiary.server import ListenerLimits
+from ostiary.server import ListenerLimits, Proxies
 from ostiary.upstream import TlsSettings, UpstreamSettings
 
 
@@ -82,3 +84,10 @@ def listener_limits(config: Config) -> ListenerLimits:
         connections_per_peer=limits.connections_per_peer,
         pipelined=limits.pipelined,
     )
+
+
+def pinned_proxies(config: Config) -> Proxies | None:
+    proxies = config.listen.proxies
+    if proxies is None:
+        return None
+    return Proxies(networks=tuple(map(ipaddress.ip_network, proxies.addresses)), header=proxies.header)

@@ -114,6 +114,16 @@ def test_a_census_counts_in_and_out() -> None:
     assert [census.enter(peer) for peer in ("a", "a", None)] == [True, False, False]
 
 
+def test_a_peer_is_an_ipv4_address_or_a_64_of_ipv6() -> None:
+    """Whoever has one IPv6 address has 2^64 of them."""
+    census = Census(limit=10, per_peer=1)
+    peers = ("10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "fe80::1%eth0", "fe80::2%eth0")
+    assert [census.enter(peer) for peer in peers] == [True, True, True, False, True, True, False]
+    for peer in peers:
+        census.leave(peer)
+    assert all(census.enter(peer) for peer in ("10.0.0.1", "2001:db8::2", "fe80::2%eth0"))
+
+
 async def test_a_deadline_is_met_at_the_instant_set_last() -> None:
     loop = asyncio.get_running_loop()
     late: list[float] = []

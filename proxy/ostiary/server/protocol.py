@@ -2,11 +2,15 @@
 
 What is not one clean request never reaches the application: it is refused here, reported, and the connection closes.
 Requests that are pipelined are decided one by one, in order; a refusal waits for the answers before it.
+
+The parser takes more than one form of request line (several spaces, RTSP for HTTP), so each is compared with the one
+form of what was read of it. Empty lines before it are ignored (RFC 9112 section 2.2), whatever ends them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -28,15 +32,13 @@ from ostiary.errors import (
     TargetTooLong,
     UpgradeRefused,
 )
-from ostiary.exchange import WHOLE_RESPONSE
-from ostiary.problem import Problems
-from ostiary.server.connection import Awaited, ListenerConnection, Terms
+from ostiary.exchange import BEGAN, WHOLE_RESPONSE
+from ostiary.server.connection import Awaited, ListenerConnection
 from ostiary.server.cycle import Cycle
 from ostiary.server.head import check_headers, check_method, split_target
-from ostiary.server.limits import Census, ListenerLimits
-from ostiary.server.refused import OnRefused
 
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/")
 _EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
 
 
@@ -59,14 +61,18 @@ class StrictProtocol(ListenerConnection):
         self._target_bytes = self._limits.target_bytes
         self._head_begins = False  # the head that is being read began in the data that is being fed
         self._head_fed = 0  # bytes of an unfinished head; at most one read's more have come
-        self._fed = 0  # bytes of the data that are being fed
+        self._began = 0.0  # when the first byte of the message came that is being read
+        self._data = b""  # what is being fed to the parser
+        self._line_end = 0  # where in it a request line was found last
+        self._begun = b""  # what came before it of the head that is being read, as far as the request line can reach
         self._ended = False  # a message ended in them
         self._overhead = 0  # bytes around the content of a chunked body
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._fed = len(data)
+        self._data = data
+        self._line_end = 0
         self._ended = False
         try:
             self.parser.feed_data(data)
@@ -74,9 +80,10 @@ class StrictProtocol(ListenerConnection):
             self._unparsed(error, data)
         else:
             if self._in_head:
-                self._head_unfinished()
+                self._head_unfinished(data)
             elif (receiving := self._receiving) is not None and receiving.more_body:
-                self._body_unfinished(receiving)
+                self._body_unfinished(receiving, len(data))
+        self._data = b""
         if self._waiting:
             if self._active is None:
                 self._start_next()
@@ -97,6 +104,7 @@ class StrictProtocol(ListenerConnection):
         self._in_head = True
         self._head_begins = True
         self._head_fed = 0
+        self._began = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         self.url = url = self.url + url if self.url else url
@@ -115,10 +123,17 @@ class StrictProtocol(ListenerConnection):
         parser = self.parser
         limits = self._limits
         headers = self.headers
-        if self._fed > limits.header_bytes or not self._head_begins:
+        fed = len(self._data)
+        if fed > limits.header_bytes or not self._head_begins:
             self._check_size()
         version = parser.get_http_version()
-        method = check_method(parser.get_method())
+        verbatim = parser.get_method()
+        method = check_method(verbatim)
+        line = b"%b %b HTTP/%b\r" % (verbatim, self.url, version.encode())
+        if self._head_begins and self._line_end == 0 and self._data.startswith(line):
+            self._line_end = len(line)
+        else:
+            self._check_request_line(line)
         if version not in ("1.1", "1.0"):
             raise MessageMalformed(f"HTTP version {version}")
         raw_path, query = split_target(self.url)
@@ -139,11 +154,12 @@ class StrictProtocol(ListenerConnection):
             "query_string": query,
             "headers": headers,
             "state": self.app_state.copy(),
+            BEGAN: self._began,
         }
         self._in_head = False
         self._awaited = None
         self._reading.clear()
-        self._overhead = -self._fed  # of these data, what is head does not count
+        self._overhead = -fed  # of these data, what is head does not count
         self._receiving = cycle = Cycle(
             self, scope, keep_alive=version == "1.1" and parser.should_keep_alive(), expects=framing.expects
         )
@@ -177,20 +193,32 @@ class StrictProtocol(ListenerConnection):
         if size > self._limits.header_bytes:
             raise HeadersTooLarge
 
-    def _head_unfinished(self) -> None:
+    def _check_request_line(self, line: bytes) -> None:
+        """Of a head that does not begin the data: behind what has been looked at, in them or before them."""
+        begun = b"" if self._head_begins else self._begun
+        found = (begun + self._data).find(line, 0 if begun else self._line_end)
+        if found < 0:
+            raise MessageMalformed("the request line")
+        self._line_end = max(found + len(line) - len(begun), 0)
+        self._begun = b""
+
+    def _head_unfinished(self, data: bytes) -> None:
         limits = self._limits
         if self._head_begins:
             self._head_begins = False
             self._await(Awaited.HEAD, limits.header_timeout)
-            self._head_fed = 0 if self._ended else self._fed
+            self._head_fed = 0 if self._ended else len(data)
+            self._begun = data[self._line_end :]
         else:
-            self._head_fed += self._fed
+            self._head_fed += len(data)
+            if not self.headers:
+                self._begun += data
         if self._head_fed > limits.header_bytes + limits.target_bytes:
             self._refuse(HeadersTooLarge("an unfinished header section"), "head")
 
-    def _body_unfinished(self, cycle: Cycle) -> None:
+    def _body_unfinished(self, cycle: Cycle, fed: int) -> None:
         # Chunk extensions and trailers cost the client nothing and us time and memory (as CVE-2023-39326 of Go).
-        self._overhead = max(self._overhead + self._fed, 0)
+        self._overhead = max(self._overhead + fed, 0)
         if self._overhead > self._limits.header_bytes:
             self._refuse_message(cycle, MessageMalformed("more framing than content"))
         elif self._awaited is None and not self.flow.read_paused and not cycle.held_back:
@@ -204,6 +232,8 @@ class StrictProtocol(ListenerConnection):
             refusal = cause
         elif isinstance(error, httptools.HttpParserInvalidMethodError):
             refusal = MethodRefused("unknown to the parser")
+            if not self._ended and (line := _REQUEST_LINE.match(data)) is not None:
+                self._method, self.url = line.groups()  # the parser says nothing of what it does not take
         elif isinstance(error, httptools.HttpParserInvalidURLError):
             refusal = TargetMalformed(str(error))
             if self._head_begins and not self._ended and not self.url:
@@ -217,16 +247,6 @@ class StrictProtocol(ListenerConnection):
             self._refuse_message(cycle, refusal)
         else:
             self._refuse(refusal, "head")
-
-
-def strict_protocol(
-    limits: ListenerLimits | None = None, *, problems: Problems, on_refused: OnRefused
-) -> type[StrictProtocol]:
-    """The protocol class to give to `uvicorn.Config(http=...)`. Connections are counted for each class made."""
-    limits = limits or ListenerLimits()
-    census = Census(limit=limits.connections, per_peer=limits.connections_per_peer)
-    terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census)
-    return type("ConfiguredStrictProtocol", (StrictProtocol,), {"terms": terms})
 
 
 def _second_word(data: bytes) -> bytes:
