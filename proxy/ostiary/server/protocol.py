@@ -3,8 +3,8 @@
 What is not one clean request never reaches the application: it is refused here, reported, and the connection closes.
 Requests that are pipelined are decided one by one, in order; a refusal waits for the answers before it.
 
-The parser takes more than one form of request line (several spaces, RTSP for HTTP), so each is compared with the one
-form of what was read of it. Empty lines before it are ignored (RFC 9112 section 2.2), whatever ends them.
+The parser takes more than one form of request line (several spaces, RTSP for HTTP), so what was read of each has to be
+where the one form has it. Empty lines before it are ignored (RFC 9112 section 2.2), whatever ends them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from ostiary.server.connection import Awaited, ListenerConnection
 from ostiary.server.cycle import Cycle
 from ostiary.server.head import check_headers, check_method, split_target
 
+_HEAD_END: Final = b"\r\n\r\n"
+_VERSION: Final = b" HTTP/1."
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/")
 _EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
@@ -59,36 +61,66 @@ class StrictProtocol(ListenerConnection):
         super().__init__(config, server_state, app_state, _loop)
         self._header_count = self._limits.header_count
         self._target_bytes = self._limits.target_bytes
-        self._head_begins = False  # the head that is being read began in the data that is being fed
-        self._head_fed = 0  # bytes of an unfinished head; at most one read's more have come
+        self._head_begins = False  # the head that is being read began in the piece that is being fed
+        self._head_fed = 0  # bytes of an unfinished head
         self._began = 0.0  # when the first byte of the message came that is being read
-        self._data = b""  # what is being fed to the parser
-        self._line_end = 0  # where in it a request line was found last
-        self._begun = b""  # what came before it of the head that is being read, as far as the request line can reach
-        self._ended = False  # a message ended in them
+        self._piece = b""  # what is being fed to the parser
+        self._begun = b""  # the head that is being read, before that piece, to the end of its first line at least
+        self._line_open = False  # that line has not ended
+        self._length: int | None = 0  # of the body that is being read; None for a chunked one
         self._overhead = 0  # bytes around the content of a chunked body
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._data = data
-        self._line_end = 0
-        self._ended = False
-        try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._unparsed(error, data)
+        if data.endswith(_HEAD_END) and data.rfind(_HEAD_END, 0, -1) < 0 and not self._in_message():
+            self._feed(data)  # one head, and nothing else: nearly always
         else:
-            if self._in_head:
-                self._head_unfinished(data)
-            elif (receiving := self._receiving) is not None and receiving.more_body:
-                self._body_unfinished(receiving, len(data))
-        self._data = b""
+            self._feed_in_pieces(data)
+        cycle = self._receiving
+        if cycle is not None and cycle.more_body and not self._in_head and not self._deaf:
+            self._body_unfinished(cycle)
         if self._waiting:
             if self._active is None:
                 self._start_next()
             else:
                 self._pause()
+
+    def _in_message(self) -> bool:
+        return self._in_head or (self._receiving is not None and self._receiving.more_body)
+
+    def _feed_in_pieces(self, data: bytes) -> None:
+        """Feed the parser so that no piece goes on behind the end of a message: it would not say where the next began.
+
+        Heads and chunked bodies end where an empty line does, which a read can have cut.
+        """
+        at = 0
+        if self._in_message() and data[0] in b"\r\n":
+            while at < min(len(_HEAD_END) - 1, len(data)) and self._in_message() and not self._deaf:
+                self._feed(data[at : at + 1])
+                at += 1
+        while at < len(data) and not self._deaf:
+            cycle = self._receiving
+            if not self._in_head and cycle is not None and cycle.more_body and self._length is not None:
+                end = at + max(self._length - cycle.received, 1)
+            else:
+                found = data.find(_HEAD_END, at)
+                end = len(data) if found < 0 else found + len(_HEAD_END)
+            self._feed(data[at:end])
+            at = end
+
+    def _feed(self, piece: bytes) -> None:
+        self._piece = piece
+        try:
+            self.parser.feed_data(piece)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._unparsed(error, piece)
+        else:
+            if self._in_head:
+                self._head_unfinished(piece)
+            elif self._length is None:
+                self._overhead_grew(len(piece))
+        self._piece = b""
 
     # The parser's side. An AccessError raised here stops the parser and is answered.
 
@@ -123,19 +155,17 @@ class StrictProtocol(ListenerConnection):
         parser = self.parser
         limits = self._limits
         headers = self.headers
-        fed = len(self._data)
+        fed = len(self._piece)
         if fed > limits.header_bytes or not self._head_begins:
             self._check_size()
         version = parser.get_http_version()
-        verbatim = parser.get_method()
-        method = check_method(verbatim)
-        line = b"%b %b HTTP/%b\r" % (verbatim, self.url, version.encode())
-        if self._head_begins and self._line_end == 0 and self._data.startswith(line):
-            self._line_end = len(line)
-        else:
-            self._check_request_line(line)
         if version not in ("1.1", "1.0"):
             raise MessageMalformed(f"HTTP version {version}")
+        verbatim = parser.get_method()
+        method = check_method(verbatim)
+        target_end = len(verbatim) + 1 + len(self.url)
+        if self._piece[target_end : target_end + 8] != _VERSION or not self._head_begins:
+            self._check_request_line(target_end)
         raw_path, query = split_target(self.url)
         framing = check_headers(method, version, headers, limits.body_bytes)
         path = raw_path.decode("ascii")
@@ -159,7 +189,8 @@ class StrictProtocol(ListenerConnection):
         self._in_head = False
         self._awaited = None
         self._reading.clear()
-        self._overhead = -fed  # of these data, what is head does not count
+        self._overhead = -fed  # of this piece, what is head does not count
+        self._length = framing.length
         self._receiving = cycle = Cycle(
             self, scope, keep_alive=version == "1.1" and parser.should_keep_alive(), expects=framing.expects
         )
@@ -178,7 +209,6 @@ class StrictProtocol(ListenerConnection):
             self._pause()
 
     def on_message_complete(self) -> None:
-        self._ended = True
         cycle = self._receiving
         if cycle is None:
             return
@@ -193,38 +223,38 @@ class StrictProtocol(ListenerConnection):
         if size > self._limits.header_bytes:
             raise HeadersTooLarge
 
-    def _check_request_line(self, line: bytes) -> None:
-        """Of a head that does not begin the data: behind what has been looked at, in them or before them."""
-        begun = b"" if self._head_begins else self._begun
-        found = (begun + self._data).find(line, 0 if begun else self._line_end)
-        if found < 0:
-            raise MessageMalformed("the request line")
-        self._line_end = max(found + len(line) - len(begun), 0)
+    def _check_request_line(self, target_end: int) -> None:
+        """Of a head that came in several pieces, or behind empty lines."""
+        head = self._piece if self._head_begins else self._begun + self._piece
         self._begun = b""
+        if not head.lstrip(b"\r\n").startswith(_VERSION, target_end):
+            raise MessageMalformed("the request line")
 
-    def _head_unfinished(self, data: bytes) -> None:
+    def _head_unfinished(self, piece: bytes) -> None:
         limits = self._limits
         if self._head_begins:
             self._head_begins = False
             self._await(Awaited.HEAD, limits.header_timeout)
-            self._head_fed = 0 if self._ended else len(data)
-            self._begun = data[self._line_end :]
-        else:
-            self._head_fed += len(data)
-            if not self.headers:
-                self._begun += data
+            self._begun = piece
+        elif self._line_open:
+            self._begun += piece
+        self._line_open = not self.headers
+        self._head_fed += len(piece)
         if self._head_fed > limits.header_bytes + limits.target_bytes:
             self._refuse(HeadersTooLarge("an unfinished header section"), "head")
 
-    def _body_unfinished(self, cycle: Cycle, fed: int) -> None:
+    def _overhead_grew(self, fed: int) -> None:
         # Chunk extensions and trailers cost the client nothing and us time and memory (as CVE-2023-39326 of Go).
         self._overhead = max(self._overhead + fed, 0)
-        if self._overhead > self._limits.header_bytes:
+        cycle = self._receiving
+        if self._overhead > self._limits.header_bytes and cycle is not None and cycle.more_body:
             self._refuse_message(cycle, MessageMalformed("more framing than content"))
-        elif self._awaited is None and not self.flow.read_paused and not cycle.held_back:
+
+    def _body_unfinished(self, cycle: Cycle) -> None:
+        if self._awaited is None and not self.flow.read_paused and not cycle.held_back:
             self._await_body()
 
-    def _unparsed(self, error: Exception, data: bytes) -> None:
+    def _unparsed(self, error: Exception, piece: bytes) -> None:
         cause = error.__context__
         if self._deaf or isinstance(cause, _Enough):
             return  # what follows the last request
@@ -232,12 +262,12 @@ class StrictProtocol(ListenerConnection):
             refusal = cause
         elif isinstance(error, httptools.HttpParserInvalidMethodError):
             refusal = MethodRefused("unknown to the parser")
-            if not self._ended and (line := _REQUEST_LINE.match(data)) is not None:
+            if (line := _REQUEST_LINE.match(piece)) is not None:
                 self._method, self.url = line.groups()  # the parser says nothing of what it does not take
         elif isinstance(error, httptools.HttpParserInvalidURLError):
             refusal = TargetMalformed(str(error))
-            if self._head_begins and not self._ended and not self.url:
-                self.url = _second_word(data)  # the parser says nothing of what it does not take
+            if self._head_begins and not self.url:
+                self.url = _second_word(piece)  # the parser says nothing of what it does not take
         elif isinstance(error, httptools.HttpParserUpgrade):
             refusal = UpgradeRefused()
         else:
@@ -249,6 +279,6 @@ class StrictProtocol(ListenerConnection):
             self._refuse(refusal, "head")
 
 
-def _second_word(data: bytes) -> bytes:
-    line = data.lstrip(b"\r\n").partition(b"\r\n")[0]
+def _second_word(piece: bytes) -> bytes:
+    line = piece.lstrip(b"\r\n").partition(b"\r\n")[0]
     return line.partition(b" ")[2].rpartition(b" ")[0]
