@@ -120,8 +120,8 @@ class Headers:
             folded = re.sub(rb"[^a-z0-9]", b"-", name)
             demand(folded not in REMOVED and not folded.startswith(PREFIXES), "what is removed", name)
             demand(name not in named, "what Connection names", name)
-        for secret in secrets:  # a token has dots, so that it is no name that goes on; and a Host is one of a list
-            values = [value for name, value in got if name != b"x-forwarded-host"]
+        for secret in secrets:  # a token has dots, so that it is no name that goes on
+            values = [value for name, value in got if name not in _OURS]
             demand(len(secret) < 8 or not any(secret in value for value in values), "the caller's token", head)
 
     def _named(self, sent: list[tuple[bytes, bytes]]) -> dict[bytes, int]:

@@ -15,13 +15,13 @@ from urllib.parse import unquote_to_bytes
 import uvloop
 
 from fuzz import reference
-from fuzz.proxy import BEHAVIOURS, SERVICES, FuzzedProxy, Seen
+from fuzz.proxy import BEHAVIOURS, CLIENT, PREAMBLE, SERVICES, FuzzedProxy, Seen
 from fuzz.streams import TOKEN, WORDS, stream
 from fuzz.target import demand
 from fuzz.wire import Message, answers, by_h11, received
 
 _CONTROL = 4
-"""Bytes of a case that say how its stream is cut and what the upstream does; the rest is the stream."""
+"""Bytes of a case that say how its stream is cut, what the upstream does, and whether a load balancer is in front."""
 _PIECES = 500
 _HOSTS = {b"orders.test": "orders", b"billing.test": "billing", b"ostiary.localhost": "ostiary"}
 
@@ -46,7 +46,9 @@ class Messages:
     def check(self, case: bytes) -> Hashable:
         control, raw = case[:_CONTROL].ljust(_CONTROL, b"\0"), case[_CONTROL:].replace(TOKEN, self._proxy.token)
         behaviour = BEHAVIOURS[control[1] % len(BEHAVIOURS)]
-        seen = self._runner.run(self._proxy.run(_cut(raw, control), behaviour=behaviour))
+        pinned = control[3] % 4 == 1
+        pieces = _cut(PREAMBLE + raw if pinned else raw, control)
+        seen = self._runner.run(self._proxy.run(pieces, behaviour=behaviour, pinned=pinned))
         demand(not self._proxy.errors, "an error of nobody's", self._proxy.errors)
         sent, why = by_h11(raw)
         self._let_in(seen, sent, why)
@@ -81,7 +83,7 @@ class Messages:
             demand(
                 found == (message.method, message.target, message.headers), "let in as something else", found, message
             )
-            demand(scope["client"] == ("203.0.113.9", 4711), "another client", scope["client"])
+            demand(scope["client"] == CLIENT, "another client", scope["client"])
         demand(len(seen.refused) <= 1, "refused more than once", seen.refused)
 
     def _judged(self, seen: Seen) -> None:

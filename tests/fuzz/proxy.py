@@ -6,6 +6,7 @@ receive.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ from ostiary.interfaces import Upstream as InterfaceUpstream
 from ostiary.models import AccessRequest, Decision
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
-from ostiary.server import Gate, ListenerLimits, Refused, StrictProtocol, strict_protocol
+from ostiary.server import Gate, ListenerLimits, Proxies, Refused, StrictProtocol, strict_protocol
+from ostiary.server.preamble import SIGNATURE
 from ostiary.target import Targets
 from ostiary.upstream import Forwarder, UpstreamSettings
 from support.credential import Catalog, Facts
@@ -40,6 +42,11 @@ from support.identity import SigningKey as IssuerKey
 
 SERVICES: Final = ("orders", "billing")
 CLIENT: Final = ("203.0.113.9", 4711)
+PINNED: Final = ("10.0.0.1", 4712)
+"""A load balancer that speaks the PROXY protocol, and the preamble by which it speaks for the client:"""
+PREAMBLE: Final = (
+    SIGNATURE + bytes.fromhex("2111000f") + bytes((203, 0, 113, 9, 192, 0, 2, 1, 0x12, 0x67, 0, 80, 4, 0, 0))
+)
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _QUIET: Final = 40
 """Turns of the loop without anything new, after which nothing is going to happen by itself."""
@@ -49,8 +56,8 @@ _TURNS: Final = 20_000
 class MemoryTransport(asyncio.Transport):
     """The proxy's end of a connection. The client takes everything at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol) -> None:
-        super().__init__({"peername": CLIENT, "sockname": ("192.0.2.1", 80)})
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, peer: tuple[str, int]) -> None:
+        super().__init__({"peername": peer, "sockname": ("192.0.2.1", 80)})
         self._loop = loop
         self._protocol = protocol
         self.written = bytearray()
@@ -257,7 +264,8 @@ class FuzzedProxy:
 
     def listener(self) -> type[asyncio.Protocol]:
         limits = ListenerLimits(header_bytes=4096, header_count=30, target_bytes=1024, body_bytes=100_000, pipelined=4)
-        return strict_protocol(limits, problems=Problems(), on_refused=self._on_refused)
+        proxies = Proxies(networks=[ipaddress.ip_network(PINNED[0])], header="proxy-v2")
+        return strict_protocol(limits, problems=Problems(), on_refused=self._on_refused, proxies=proxies)
 
     def targets(self) -> TargetResolver:
         return Targets(
@@ -307,8 +315,9 @@ class FuzzedProxy:
     def _on_refused(self, refusal: AccessError, facts: Refused) -> None:
         self._refused.append((refusal, facts))
 
-    async def run(self, pieces: Iterable[bytes], *, behaviour: str) -> Seen:
-        """One client connection: these bytes, one after the other, and then the client closes."""
+    async def run(self, pieces: Iterable[bytes], *, behaviour: str, pinned: bool) -> Seen:
+        """One client connection: these bytes, one after the other, and then the client closes. `pinned`: it comes
+        through the load balancer, and the bytes begin with its preamble."""
         for upstream in self.upstreams.values():
             upstream.behaviour = behaviour
             upstream.forget()
@@ -317,7 +326,7 @@ class FuzzedProxy:
         protocol: StrictProtocol = self._config.http_protocol_class(  # type: ignore[operator,assignment]
             config=self._config, server_state=self._state, app_state={}, _loop=self._loop
         )
-        transport = MemoryTransport(self._loop, protocol)
+        transport = MemoryTransport(self._loop, protocol, PINNED if pinned else CLIENT)
         protocol.connection_made(transport)
         for piece in pieces:
             if transport.closed or transport.ended or not await self._wait(transport, lambda: transport.reading):

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ostiary.errors import AccessError, HeadersTooLarge
+from ostiary.listening import quiet
 from ostiary.problem import Problems
 from ostiary.server import (
     Gate,
@@ -67,6 +68,13 @@ def test_any_other_configuration_is_refused(settings: dict[str, Any], sentence: 
     with pytest.raises(UnsafeListener) as refused:
         refuse_unless_strict(strict(**settings))
     assert str(refused.value) == sentence
+
+
+def test_a_worker_s_own_way_to_serve_is_accepted_and_another_listener_s_is_not() -> None:
+    """As `worker` has it: what is served by any other protocol does not begin to accept."""
+    refuse_unless_strict(quiet(Recorder(), http=strict_protocol(problems=Problems(), on_refused=ignore)))
+    with pytest.raises(UnsafeListener):
+        refuse_unless_strict(quiet(Recorder()))
 
 
 async def test_a_protocol_without_terms_cannot_serve() -> None:
