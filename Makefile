@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints
+.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints loris fuzz
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,12 @@ bench-full: $(VENV)/.bench opa ## the whole picture, in minutes; SECTIONS="ladde
 
 profile: $(VENV)/.bench opa ## where the CPU time of the hot path goes
 	$(BIN)/python -m benchmarks.profiling
+
+loris: $(VENV)/.bench opa ## what two thousand slow clients do to good ones, in a minute
+	$(BIN)/python -m benchmarks.loris
+
+fuzz: $(VENV)/.dev ## a million random cases, on all cores; CASES=, SEED=, TARGET= choose
+	PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(or $(CASES),1000000) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
 bench-rego: $(VENV)/.run opa ## a decision on 100,000 permissions beside one ground look-up
 	$(BIN)/python benchmarks/rego.py

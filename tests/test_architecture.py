@@ -15,6 +15,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "proxy" / "ostiary"
 
 KERNEL = {
+    "addresses",
     "errors",
     "models",
     "interfaces",

@@ -43,7 +43,7 @@ from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublicat
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
 from ostiary.server import Gate, Refused, strict_protocol
-from ostiary.stage_settings import cors_settings, issuer_settings, listener_limits, upstream_settings
+from ostiary.stage_settings import cors_settings, issuer_settings, listener_limits, pinned_proxies, upstream_settings
 from ostiary.target import Targets
 from ostiary.upstream import Forwarder
 
@@ -176,7 +176,9 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
 
     return Composed(
         application=DataApplication(pipeline, lifespan=lifespan),
-        protocol=strict_protocol(limits=listener_limits(config), problems=problems, on_refused=refused),
+        protocol=strict_protocol(
+            limits=listener_limits(config), problems=problems, on_refused=refused, proxies=pinned_proxies(config)
+        ),
     )
 
 

@@ -28,6 +28,9 @@ WHOLE_RESPONSE: Final = "ostiary.response"
 
 Two messages cost 3 µs more: each is a call through every layer, and the head has to be held for the body."""
 
+BEGAN: Final = "ostiary.began"
+"""The member of the listener's scopes that says when the request's first byte came, by the clock of the event loop."""
+
 _ID_BYTES: Final = 16
 _IDS_AT_ONCE: Final = 256
 
@@ -55,14 +58,16 @@ class Exchange:
     """A request as it arrived, and the means to answer it once.
 
     `id` is the decision id. `method` is verbatim. `raw_path` and `raw_query` are the bytes of the request line.
-    `headers` are lower-case names with their values, in order. `source_ip` is the peer's address, IPv4-mapped IPv6
-    unmapped by the listener.
+    `headers` are lower-case names with their values, in order. `source_ip` is the client's address: the peer's, or the
+    one that a pinned proxy speaks for; IPv4-mapped IPv6 is unmapped by the listener. `began` is when the first byte
+    came, in seconds of the event loop's clock; None if the listener does not say.
     """
 
     __slots__ = (
         "_receive",
         "_send",
         "_whole",
+        "began",
         "body_complete",
         "bytes_received",
         "bytes_sent",
@@ -88,6 +93,7 @@ class Exchange:
         self.raw_query: bytes = scope["query_string"]
         self.headers: tuple[Header, ...] = tuple(scope["headers"])
         self.source_ip: str = client[0] if client else UNIX_PEER
+        self.began: float | None = scope.get(BEGAN)
         self.decorations: list[Header] = []
         self.status: int | None = None
         self.response_started = False

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ostiary.errors import ConfigurationError
 
@@ -49,13 +50,14 @@ class Server(uvicorn.Server):
 def quiet(
     application: ASGIApp,
     *,
-    http: type[asyncio.Protocol] | Literal["auto"] = "auto",
+    http: type[asyncio.Protocol] = HttpToolsProtocol,
     lifespan: Literal["on", "off"] = "off",
     patience: int = 1,
 ) -> uvicorn.Config:
     """How every listener here is served: no websocket, no log of its own, nothing believed of or told about a proxy.
 
-    `patience` is how long open requests may take to end when the server stops, in seconds.
+    The protocol is named, because uvicorn would fall back to another in silence. `patience` is how long open requests
+    may take to end when the server stops, in seconds.
     """
     return uvicorn.Config(
         application,

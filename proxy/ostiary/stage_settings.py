@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
 from ostiary.config.model import ManagedOpa, ServiceSettings
 from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile
 from ostiary.opa.archive import Verification
-from ostiary.server import ListenerLimits
+from ostiary.server import ListenerLimits, Proxies
 from ostiary.upstream import TlsSettings, UpstreamSettings
 
 
@@ -91,3 +93,10 @@ def bundle_verification(managed: ManagedOpa) -> Verification | None:
     if given is None:
         return None
     return Verification(key=given.key_file, key_id=given.key_id, scope=given.scope, algorithm=given.algorithm)
+
+
+def pinned_proxies(config: Config) -> Proxies | None:
+    proxies = config.listen.proxies
+    if proxies is None:
+        return None
+    return Proxies(networks=tuple(map(ipaddress.ip_network, proxies.addresses)), header=proxies.header)

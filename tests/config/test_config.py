@@ -38,6 +38,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "admin": f"unix:{tmp_path}/run/admin.sock",
             "identity": ("jwt",),
             "public_ports": (),
+            "proxies": None,
         },
         "own_host": "ostiary.localhost",
         "workers": 1,

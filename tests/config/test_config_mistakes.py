@@ -168,6 +168,31 @@ opa: {managed: {bundle: build/demo}}
 """,
         ["ostiary.yaml:1: listen.public_ports[0]: 0 is less than 1"],
     ),
+    "a proxy's header left out": (
+        BASE.replace(
+            "listen: {data: 127.0.0.1:8080}", "listen: {data: 127.0.0.1:8080, proxies: {addresses: [10.0.0.7]}}"
+        ),
+        ["ostiary.yaml:1: listen.proxies.header: is missing"],
+    ),
+    "proxies without an address": (
+        BASE.replace(
+            "listen: {data: 127.0.0.1:8080}",
+            "listen: {data: 127.0.0.1:8080, proxies: {addresses: [], header: proxy-v2}}",
+        ),
+        ["ostiary.yaml:1: listen.proxies.addresses: is empty, which never means 'any': name what is meant"],
+    ),
+    "proxies that are everybody, and an unknown header": (
+        BASE.replace(
+            "listen: {data: 127.0.0.1:8080}",
+            "listen: {data: 127.0.0.1:8080, proxies: {addresses: [0.0.0.0/0, '::/0', 10.0.0.1/8], header: proxy-v1}}",
+        ),
+        [
+            "ostiary.yaml:1: listen.proxies.addresses[0]: '0.0.0.0/0' is every address there is: name those of the proxies",
+            "ostiary.yaml:1: listen.proxies.addresses[1]: '::/0' is every address there is: name those of the proxies",
+            "ostiary.yaml:1: listen.proxies.addresses[2]: '10.0.0.1/8' has bits set beyond its prefix (did you mean '10.0.0.0/8'?)",
+            "ostiary.yaml:1: listen.proxies.header: 'proxy-v1' is not proxy-v2, x-forwarded-for or forwarded (did you mean 'proxy-v2'?)",
+        ],
+    ),
     "an own host with a port": (
         BASE + "own_host: ostiary.localhost:80\n",
         ["ostiary.yaml:7: own_host: is not a host's name, which has no scheme, no port and no wildcard"],

@@ -146,3 +146,40 @@ def test_a_client_that_takes_nothing_is_dropped() -> None:
     with listener(endless, ListenerLimits(write_timeout=0.3)) as served, served.connect(receive_buffer=4096) as client:
         client.send(GET)
         assert gone.wait(2)
+
+
+def test_a_client_that_takes_a_response_byte_by_byte_is_dropped() -> None:
+    """It does take something all the time, only next to nothing."""
+    gone = threading.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        waiting = asyncio.ensure_future(disconnected(receive))
+        while not waiting.done():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0)
+        gone.set()
+
+    with listener(endless, ListenerLimits(write_timeout=0.5)) as served, served.connect(receive_buffer=4096) as client:
+        client.send(GET)
+        started = time.monotonic()
+        while not gone.is_set() and time.monotonic() - started < 5:
+            client.sock.recv(1)
+            time.sleep(0.01)
+        assert gone.is_set()
+
+
+def test_a_request_began_with_its_first_byte() -> None:
+    """Also one that waited behind another: what the whole of it may take counts from then."""
+    app = Recorder()
+    with listener(app, timed(header_timeout=2)) as served, served.connect() as client:
+        client.send(b"GET /a HTTP/1.1\r\nHo")
+        time.sleep(0.3)
+        client.send(b"st: h\r\n\r\n")
+        assert client.response().status == 200
+        now = asyncio.run_coroutine_threadsafe(_now(), served.loop).result()
+        assert now - app.seen[0].scope["ostiary.began"] >= 0.29
+
+
+async def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ostiary.errors import AccessError, HeadersTooLarge
+from ostiary.listening import quiet
 from ostiary.problem import Problems
 from ostiary.server import (
     Gate,
@@ -69,6 +70,13 @@ def test_any_other_configuration_is_refused(settings: dict[str, Any], sentence: 
     assert str(refused.value) == sentence
 
 
+def test_a_worker_s_own_way_to_serve_is_accepted_and_another_listener_s_is_not() -> None:
+    """As `worker` has it: what is served by any other protocol does not begin to accept."""
+    refuse_unless_strict(quiet(Recorder(), http=strict_protocol(problems=Problems(), on_refused=ignore)))
+    with pytest.raises(UnsafeListener):
+        refuse_unless_strict(quiet(Recorder()))
+
+
 async def test_a_protocol_without_terms_cannot_serve() -> None:
     config = strict()
     with pytest.raises(TypeError):
@@ -112,6 +120,16 @@ def test_a_census_counts_in_and_out() -> None:
     for peer in ("a", "a", "b", None):
         census.leave(peer)
     assert [census.enter(peer) for peer in ("a", "a", None)] == [True, False, False]
+
+
+def test_a_peer_is_an_ipv4_address_or_a_64_of_ipv6() -> None:
+    """Whoever has one IPv6 address has 2^64 of them."""
+    census = Census(limit=10, per_peer=1)
+    peers = ("10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "fe80::1%eth0", "fe80::2%eth0")
+    assert [census.enter(peer) for peer in peers] == [True, True, True, False, True, True, False]
+    for peer in peers:
+        census.leave(peer)
+    assert all(census.enter(peer) for peer in ("10.0.0.1", "2001:db8::2", "fe80::2%eth0"))
 
 
 async def test_a_deadline_is_met_at_the_instant_set_last() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from ostiary.addresses import unmapped
 from ostiary.errors import AccessError
 from ostiary.server import ListenerLimits, Refused
-from ostiary.server.connection import _unmapped
 from support.server import Listener, Recorder, Seen, eventually, listener
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -69,13 +69,14 @@ def test_the_scope_is_what_was_sent() -> None:
                 "query_string": b"q=%41&r",
                 "headers": [(b"host", b"h:80"), (b"x-a", b"b"), (b"x-a", b"c"), (b"content-length", b"2")],
                 "state": {},
+                "ostiary.began": seen.scope["ostiary.began"],
             },
             b"ok",
         )
 
 
 @pytest.mark.parametrize(
-    ("address", "unmapped"),
+    ("address", "plain"),
     [
         ("::ffff:10.0.0.7", "10.0.0.7"),
         ("::FFFF:10.0.0.7", "10.0.0.7"),
@@ -86,8 +87,8 @@ def test_the_scope_is_what_was_sent() -> None:
         ("fe80::1%eth0", "fe80::1%eth0"),
     ],
 )
-def test_a_mapped_peer_is_the_ipv4_address_that_it_is(address: str, unmapped: str) -> None:
-    assert _unmapped(address) == unmapped
+def test_a_mapped_peer_is_the_ipv4_address_that_it_is(address: str, plain: str) -> None:
+    assert unmapped(address) == plain
 
 
 @pytest.mark.parametrize("pause", [False, True])
@@ -204,6 +205,10 @@ def test_a_target_that_cannot_be_parsed_is_reported_as_it_came(raw: bytes, targe
         (b"GET /a\x80 HTTP/1.1\r\nHost: h\r\n\r\n", 400, "target-malformed"),
         (b"GET http://u:secret@h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400, "target-malformed"),
         (b"GET /a HTTP/1.1\nHost: h\n\n", 400, "message-malformed"),
+        (b"GET /a RTSP/1.1\r\nHost: h\r\n\r\n", 400, "message-malformed"),
+        (b"GET  /a HTTP/1.1\r\nHost: h\r\n\r\n", 400, "message-malformed"),
+        (b"GET /a  HTTP/1.1\r\nHost: h\r\n\r\n", 400, "message-malformed"),
+        (b"\r\nGET  /a HTTP/1.1\r\nHost: h\r\n\r\n", 400, "message-malformed"),
         (b"GET /a HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", 400, "message-malformed"),
         (b"GET /a HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n", 400, "message-malformed"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 405, "method-refused"),
@@ -223,6 +228,44 @@ def test_what_is_not_one_clean_request_is_refused(
     assert "secret" not in repr(served.refused)
     if status == 405:
         assert answer.header(b"allow") == b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+@pytest.mark.parametrize("piece", [1, 5, 17, 1000])
+@pytest.mark.parametrize("odd", [b"GET /b RTSP/1.1", b"GET  /b HTTP/1.1", b"GET /b  HTTP/1.1"])
+@pytest.mark.parametrize("good", [GET, b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"])
+def test_a_request_line_is_looked_at_wherever_it_stands(
+    recorder: Recorder, served: Listener, good: bytes, odd: bytes, piece: int
+) -> None:
+    """Behind another message, and cut into pieces. The parser takes these lines."""
+    raw = good + odd + b"\r\nHost: h\r\n\r\n"
+    with served.connect() as client:
+        client.sock.setsockopt(6, 1, 1)  # TCP_NODELAY
+        for start in range(0, len(raw), piece):
+            client.send(raw[start : start + piece])
+        assert [client.response().status, client.response().status] == [200, 400]
+        assert client.closed()
+    assert [(refusal.reason, facts.target) for refusal, facts in served.refused] == [("message-malformed", b"/b")]
+    assert [seen.scope["raw_path"] for seen in recorder.seen] == [b"/a"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "method", "target"),
+    [
+        (b"BREW /pot?secret HTTP/1.1\r\nHost: h\r\n\r\n", "BREW", b"/pot"),
+        (b"\r\nBREW /pot HTTP/1.1\r\nHost: h\r\n\r\n", "BREW", b"/pot"),
+        (b"GET/pot HTTP/1.1\r\nHost: h\r\n\r\n", None, None),
+        (b"\x16\x03\x01\x02\x00\x01", None, None),
+    ],
+)
+def test_a_method_that_the_parser_does_not_know_is_reported_with_its_target(
+    raw: bytes, method: str | None, target: bytes | None
+) -> None:
+    with listener(Recorder()) as served, served.connect() as client:
+        client.send(GET)
+        assert client.response().status == 200
+        client.send(raw)
+        assert client.response().status == 405
+    assert [(facts.method, facts.target, facts.host) for _, facts in served.refused] == [(method, target, None)]
 
 
 def test_legal_oddities_are_taken() -> None:

@@ -22,7 +22,7 @@ from ostiary.exchange import Exchange
 from ostiary.models import Target
 from ostiary.problem import Problems
 from ostiary.routes import Endpoint, RouteTable
-from ostiary.server import Gate, ListenerLimits, Refused, refuse_unless_strict, strict_protocol
+from ostiary.server import Gate, ListenerLimits, Proxies, Refused, refuse_unless_strict, strict_protocol
 from ostiary.target import Targets
 
 ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
@@ -152,8 +152,11 @@ class Listener:
     server: uvicorn.Server
 
     @contextlib.contextmanager
-    def connect(self, *, receive_buffer: int | None = None) -> Iterator[Client]:
+    def connect(self, *, receive_buffer: int | None = None, source: str | None = None) -> Iterator[Client]:
+        """`source` is the client's own address."""
         sock = socket.socket()
+        if source is not None:
+            sock.bind((source, 0))
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(PATIENCE)
@@ -270,13 +273,14 @@ def listener(
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     on_refused: Callable[[AccessError, Refused], None] | None = None,
+    proxies: Proxies | None = None,
 ) -> Iterator[Listener]:
     """Serve the application from a thread of its own, as a worker would."""
     refused: list[tuple[AccessError, Refused]] = []
     report = on_refused or (lambda refusal, facts: refused.append((refusal, facts)))
     config = uvicorn.Config(
         Gate(http=app, lifespan=_no_lifespan),
-        http=strict_protocol(limits, problems=Problems(), on_refused=report),
+        http=strict_protocol(limits, problems=Problems(), on_refused=report, proxies=proxies),
         interface="asgi3",
         ws="none",
         lifespan="off",

@@ -16,7 +16,9 @@ from ostiary.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from ostiary.exchange import BEGAN, Exchange
 from ostiary.upstream import UpstreamSettings
+from ostiary.upstream.watch import Watched
 from support.upstream import OK, SECRET, Seen, UpstreamConnection, answers, credential, forwarding, fronted, until
 
 CHUNKED = b"2\r\nok\r\n0\r\n\r\n"
@@ -490,3 +492,33 @@ async def test_two_framings_are_refused_even_behind_a_listener_that_is_not_stric
         )
     assert raw.startswith(b"HTTP/1.1 400")
     assert (upstream.requests, [type(refusal) for refusal in front.refusals]) == ([], [MessageMalformed])
+
+
+async def _nothing(*_: object) -> dict[str, object]:
+    await asyncio.Event().wait()
+    return {}
+
+
+def exchange(**scope: object) -> Exchange:
+    scope |= {"method": "GET", "raw_path": b"/", "query_string": b"", "headers": ()}
+    return Exchange(scope, _nothing, _nothing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("began", "late"), [(20.0, True), (5.0, False), (None, False)])
+async def test_what_an_exchange_may_take_in_all_counts_from_its_first_byte(began: float | None, late: bool) -> None:
+    """Not from when it was forwarded: its headers may have trickled, and it may have waited behind another."""
+    loop = asyncio.get_running_loop()
+    known = {} if began is None else {BEGAN: loop.time() - began}
+
+    async def run() -> Watched:
+        watched = Watched(exchange(**known), loop, total=10)
+        try:
+            watched.look(loop.time())
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            assert watched.settle() is watched.refusal
+        watched.end()
+        return watched
+
+    watched = await loop.create_task(run())
+    assert isinstance(watched.refusal, UpstreamTimeout) == late

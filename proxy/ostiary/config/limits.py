@@ -34,7 +34,8 @@ class Limits(Strict):
     pipelined: Annotated[int, Field(ge=1, le=1000)] = 32
     """Requests that may wait behind one another on a connection; with more it closes after they are answered."""
     connections_per_peer: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    """Open connections of one worker from one address; more are closed. Raise it behind a load balancer."""
+    """Open connections of one worker from one address, or one /64 of IPv6; more are closed. Those of `listen.proxies`
+    are not counted as theirs: with `proxy-v2` each counts for its client, else none does."""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Open connections of one worker; more are closed."""
     connect_timeout: Annotated[float, Duration(least=0.01, most=120)] = 3.0
@@ -44,7 +45,8 @@ class Limits(Strict):
     idle_timeout: Annotated[float, Duration(least=0.01, most=3600)] = 60.0
     """How long a response may pause."""
     total_timeout: Annotated[float, Duration(least=0.1, most=7 * 86400)] = 3600.0
-    """From a request's first byte to its response's last, streams included."""
+    """From a request's first byte to its response's last, streams and waiting behind other requests included; later is
+    504."""
     upstream_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Open connections of one worker to one service; beyond them a request is refused."""
     upstream_keep_alive: Annotated[float, Duration(least=0, most=3600)] = 30.0

@@ -34,7 +34,7 @@ from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
-from ostiary.policy.values import Duration, Size, mistake, mistakes_at
+from ostiary.policy.values import Duration, Network, Size, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
 from ostiary.routes import METHODS
 
@@ -78,6 +78,27 @@ Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enu
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 
 
+def _pinned(value: str) -> str:
+    if value.endswith("/0"):
+        raise mistake(f"{quoted(value)} is every address there is: name those of the proxies")
+    return value
+
+
+PinnedNetwork: TypeAlias = Annotated[Network, AfterValidator(_pinned)]
+
+
+class Proxies(Strict):
+    """Load balancers and proxies in front, which say whom they speak for. From others such words are dropped."""
+
+    addresses: Annotated[tuple[PinnedNetwork, ...], Frozen, Unique, FILLED]
+    """Their own addresses, as networks: `10.0.7.0/28`. Whoever has one of these can claim any address, so name no
+    network that clients are in."""
+    header: Literal["proxy-v2", "x-forwarded-for", "forwarded"]
+    """Where they say it. `proxy-v2`: in a PROXY protocol preamble, version 2, before anything else on a connection.
+    `x-forwarded-for`, `forwarded` (RFC 7239): in that header of each request, whose last hop counts that is not of
+    `addresses`. What they do not say is refused, 400."""
+
+
 class Listen(Strict):
     """Where the proxy listens."""
 
@@ -90,6 +111,7 @@ class Listen(Strict):
     """How callers prove who they are. Only `[jwt]` for now: a bearer token."""
     public_ports: Annotated[tuple[Port, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
     """Ports, besides the listener's own, that may stand in a request's Host: those that clients see in front of it."""
+    proxies: Annotated[Proxies | None, StandIn({"addresses": ["192.0.2.1/32"], "header": "proxy-v2"})] = None
 
 
 class Credential(Strict):

@@ -9,15 +9,12 @@ address with somebody who floods it (a NAT, a load balancer) shares the refusal 
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
-from typing import Final
 
+from ostiary.addresses import owner
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
 from ostiary.errors import TooManyFailures
-
-_HOST_BITS: Final = 64  # of an IPv6 address, the half that its owner chooses freely (RFC 4291 section 2.5.4)
 
 
 @dataclass(slots=True)
@@ -46,13 +43,13 @@ class FailureLimit:
         """Raise `TooManyFailures` if this peer has nothing left."""
         if not len(self._buckets):
             return
-        bucket = self._buckets.get(_peer(address))
+        bucket = self._buckets.get(owner(address))
         if bucket is not None and self._refilled(bucket).left < 1:
             raise TooManyFailures("invalid tokens from one address")
 
     def count(self, address: str) -> None:
         """This peer sent an invalid token."""
-        peer = _peer(address)
+        peer = owner(address)
         bucket = self._buckets.get(peer)
         if bucket is None:
             bucket = _Bucket(self._burst, self._clock.monotonic())
@@ -64,13 +61,3 @@ class FailureLimit:
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._rate)
         bucket.at = now
         return bucket
-
-
-def _peer(address: str) -> str:
-    if ":" not in address:
-        return address
-    try:
-        ip = int(ipaddress.IPv6Address(address.partition("%")[0]))
-    except ValueError:
-        return address
-    return f"{ip >> _HOST_BITS:x}/64"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import struct
@@ -17,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from ostiary.addresses import unmapped
 from ostiary.errors import AccessError, Overloaded, RequestTimeout
 from ostiary.exchange import Header
 from ostiary.problem import Problems
@@ -32,6 +32,7 @@ class Awaited(Enum):
     """What the reading deadline is for."""
 
     FIRST_BYTE = auto()
+    PREAMBLE = auto()
     HEAD = auto()
     BODY = auto()
     NEXT_REQUEST = auto()
@@ -71,9 +72,11 @@ class ListenerConnection(HttpToolsProtocol):
         self._reading = Deadline(self.loop, self._overdue)
         self._writing = Deadline(self.loop, self._stuck)
         self._awaited: Awaited | None = None
-        self._peer: str | None = None
+        self._peer: str | None = None  # whom a refusal is reported of
+        self._counted: str | None = None
 
         self.url = b""
+        self._method: bytes | None = None  # one that the parser does not know
         self._deaf = False  # nothing more that arrives is read
         self._in_head = False
         self._window = 0  # body bytes since the deadline was set
@@ -92,15 +95,20 @@ class ListenerConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         if self.client is not None:
-            self.client = (_unmapped(self.client[0]), self.client[1])
+            self.client = (unmapped(self.client[0]), self.client[1])
             self._peer = self.client[0]
-        if not self._terms.census.enter(self._peer):
+        self._enter(self._peer)
+
+    def _enter(self, counted: str | None) -> None:
+        """Go on as a connection of this peer, which None keeps out of the count for each peer, or refuse."""
+        self._counted = counted
+        if not self._terms.census.enter(counted):
             self._refuse(Overloaded("connections"), "connection")
             return
         self._await(Awaited.FIRST_BYTE, self._limits.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._terms.census.leave(self._peer)
+        self._terms.census.leave(self._counted)
         self._reading.stop()
         self._writing.stop()
         self._deaf = True
@@ -258,11 +266,12 @@ class ListenerConnection(HttpToolsProtocol):
         self._close(linger=True)
 
     def _report(self, refusal: AccessError, phase: Phase) -> bytes:
+        method = self._method or self.parser.get_method()
         refused = Refused(
             id=os.urandom(16).hex(),
             phase=phase,
             peer=self._peer,
-            method=self.parser.get_method().decode("latin-1") if phase != "connection" and self.url else None,
+            method=method.decode("latin-1") if phase != "connection" and self.url else None,
             target=shown(self.url) if phase != "connection" else None,
             host=self._host() if phase != "connection" else None,
         )
@@ -317,6 +326,8 @@ class ListenerConnection(HttpToolsProtocol):
             return
         if awaited is Awaited.HEAD:
             self._refuse(RequestTimeout("headers"), "head")
+        elif awaited is Awaited.PREAMBLE:
+            self._refuse(RequestTimeout("a PROXY protocol preamble"), "connection")
         elif awaited is Awaited.BODY:
             if self._window >= self._limits.body_rate * self._limits.body_timeout:
                 self._await_body()
@@ -340,11 +351,3 @@ class ListenerConnection(HttpToolsProtocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self._await(Awaited.CLIENT_CLOSE, self._limits.linger)
-
-
-def _unmapped(address: str) -> str:
-    """`::ffff:10.0.0.7`, which a dual-stack socket reports, is 10.0.0.7 to every network condition."""
-    if not address.lower().startswith("::ffff:"):
-        return address
-    mapped = ipaddress.IPv6Address(address).ipv4_mapped
-    return address if mapped is None else str(mapped)

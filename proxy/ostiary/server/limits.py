@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ostiary.addresses import owner
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerLimits:
@@ -14,7 +16,8 @@ class ListenerLimits:
     while the application holds the client back. `write_timeout` is how long a client may take next to nothing of a
     response that waits for it. `linger` is how long a connection that is given up is still read, so that the answer is
     not lost to a reset (RFC 9112 section 9.6). After `pipelined` requests that wait behind one another the connection
-    closes; a client repeats what was not answered (RFC 9112 section 9.3.2).
+    closes; a client repeats what was not answered (RFC 9112 section 9.3.2). `connections_per_peer` counts those of an
+    IPv4 address, or of a /64 of IPv6.
     """
 
     header_bytes: int = 32 * 1024
@@ -38,7 +41,7 @@ class ListenerLimits:
 
 
 class Census:
-    """How many connections there are, in all and from each address. A peer without an address counts in all only."""
+    """How many connections there are, in all and from each peer. A peer without an address counts in all only."""
 
     __slots__ = ("_limit", "_peers", "_per_peer", "_total")
 
@@ -53,15 +56,17 @@ class Census:
         self._total += 1
         if peer is None:
             return self._total <= self._limit
-        mine = self._peers[peer] = self._peers.get(peer, 0) + 1
+        counted = owner(peer)
+        mine = self._peers[counted] = self._peers.get(counted, 0) + 1
         return self._total <= self._limit and mine <= self._per_peer
 
     def leave(self, peer: str | None) -> None:
         self._total -= 1
         if peer is None:
             return
-        left = self._peers[peer] - 1
+        counted = owner(peer)
+        left = self._peers[counted] - 1
         if left:
-            self._peers[peer] = left
+            self._peers[counted] = left
         else:
-            del self._peers[peer]
+            del self._peers[counted]

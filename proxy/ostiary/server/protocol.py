@@ -2,11 +2,15 @@
 
 What is not one clean request never reaches the application: it is refused here, reported, and the connection closes.
 Requests that are pipelined are decided one by one, in order; a refusal waits for the answers before it.
+
+The parser takes more than one form of request line (several spaces, RTSP for HTTP), so what was read of each has to be
+where the one form has it. Empty lines before it are ignored (RFC 9112 section 2.2), whatever ends them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -28,15 +32,15 @@ from ostiary.errors import (
     TargetTooLong,
     UpgradeRefused,
 )
-from ostiary.exchange import WHOLE_RESPONSE
-from ostiary.problem import Problems
-from ostiary.server.connection import Awaited, ListenerConnection, Terms
+from ostiary.exchange import BEGAN, WHOLE_RESPONSE
+from ostiary.server.connection import Awaited, ListenerConnection
 from ostiary.server.cycle import Cycle
 from ostiary.server.head import check_headers, check_method, split_target
-from ostiary.server.limits import Census, ListenerLimits
-from ostiary.server.refused import OnRefused
 
+_HEAD_END: Final = b"\r\n\r\n"
+_VERSION: Final = b" HTTP/1."
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/")
 _EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
 
 
@@ -57,31 +61,66 @@ class StrictProtocol(ListenerConnection):
         super().__init__(config, server_state, app_state, _loop)
         self._header_count = self._limits.header_count
         self._target_bytes = self._limits.target_bytes
-        self._head_begins = False  # the head that is being read began in the data that is being fed
-        self._head_fed = 0  # bytes of an unfinished head; at most one read's more have come
-        self._fed = 0  # bytes of the data that are being fed
-        self._ended = False  # a message ended in them
+        self._head_begins = False  # the head that is being read began in the piece that is being fed
+        self._head_fed = 0  # bytes of an unfinished head
+        self._began = 0.0  # when the first byte of the message came that is being read
+        self._piece = b""  # what is being fed to the parser
+        self._begun = b""  # the head that is being read, before that piece, to the end of its first line at least
+        self._line_open = False  # that line has not ended
+        self._length: int | None = 0  # of the body that is being read; None for a chunked one
         self._overhead = 0  # bytes around the content of a chunked body
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._fed = len(data)
-        self._ended = False
-        try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._unparsed(error, data)
+        if data.endswith(_HEAD_END) and data.rfind(_HEAD_END, 0, -1) < 0 and not self._in_message():
+            self._feed(data)  # one head, and nothing else: nearly always
         else:
-            if self._in_head:
-                self._head_unfinished()
-            elif (receiving := self._receiving) is not None and receiving.more_body:
-                self._body_unfinished(receiving)
+            self._feed_in_pieces(data)
+        cycle = self._receiving
+        if cycle is not None and cycle.more_body and not self._in_head and not self._deaf:
+            self._body_unfinished(cycle)
         if self._waiting:
             if self._active is None:
                 self._start_next()
             else:
                 self._pause()
+
+    def _in_message(self) -> bool:
+        return self._in_head or (self._receiving is not None and self._receiving.more_body)
+
+    def _feed_in_pieces(self, data: bytes) -> None:
+        """Feed the parser so that no piece goes on behind the end of a message: it would not say where the next began.
+
+        Heads and chunked bodies end where an empty line does, which a read can have cut.
+        """
+        at = 0
+        if self._in_message() and data[0] in b"\r\n":
+            while at < min(len(_HEAD_END) - 1, len(data)) and self._in_message() and not self._deaf:
+                self._feed(data[at : at + 1])
+                at += 1
+        while at < len(data) and not self._deaf:
+            cycle = self._receiving
+            if not self._in_head and cycle is not None and cycle.more_body and self._length is not None:
+                end = at + max(self._length - cycle.received, 1)
+            else:
+                found = data.find(_HEAD_END, at)
+                end = len(data) if found < 0 else found + len(_HEAD_END)
+            self._feed(data[at:end])
+            at = end
+
+    def _feed(self, piece: bytes) -> None:
+        self._piece = piece
+        try:
+            self.parser.feed_data(piece)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._unparsed(error, piece)
+        else:
+            if self._in_head:
+                self._head_unfinished(piece)
+            elif self._length is None:
+                self._overhead_grew(len(piece))
+        self._piece = b""
 
     # The parser's side. An AccessError raised here stops the parser and is answered.
 
@@ -97,6 +136,7 @@ class StrictProtocol(ListenerConnection):
         self._in_head = True
         self._head_begins = True
         self._head_fed = 0
+        self._began = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         self.url = url = self.url + url if self.url else url
@@ -115,12 +155,17 @@ class StrictProtocol(ListenerConnection):
         parser = self.parser
         limits = self._limits
         headers = self.headers
-        if self._fed > limits.header_bytes or not self._head_begins:
+        fed = len(self._piece)
+        if fed > limits.header_bytes or not self._head_begins:
             self._check_size()
         version = parser.get_http_version()
-        method = check_method(parser.get_method())
         if version not in ("1.1", "1.0"):
             raise MessageMalformed(f"HTTP version {version}")
+        verbatim = parser.get_method()
+        method = check_method(verbatim)
+        target_end = len(verbatim) + 1 + len(self.url)
+        if self._piece[target_end : target_end + 8] != _VERSION or not self._head_begins:
+            self._check_request_line(target_end)
         raw_path, query = split_target(self.url)
         framing = check_headers(method, version, headers, limits.body_bytes)
         path = raw_path.decode("ascii")
@@ -139,11 +184,13 @@ class StrictProtocol(ListenerConnection):
             "query_string": query,
             "headers": headers,
             "state": self.app_state.copy(),
+            BEGAN: self._began,
         }
         self._in_head = False
         self._awaited = None
         self._reading.clear()
-        self._overhead = -self._fed  # of these data, what is head does not count
+        self._overhead = -fed  # of this piece, what is head does not count
+        self._length = framing.length
         self._receiving = cycle = Cycle(
             self, scope, keep_alive=version == "1.1" and parser.should_keep_alive(), expects=framing.expects
         )
@@ -162,7 +209,6 @@ class StrictProtocol(ListenerConnection):
             self._pause()
 
     def on_message_complete(self) -> None:
-        self._ended = True
         cycle = self._receiving
         if cycle is None:
             return
@@ -177,26 +223,38 @@ class StrictProtocol(ListenerConnection):
         if size > self._limits.header_bytes:
             raise HeadersTooLarge
 
-    def _head_unfinished(self) -> None:
+    def _check_request_line(self, target_end: int) -> None:
+        """Of a head that came in several pieces, or behind empty lines."""
+        head = self._piece if self._head_begins else self._begun + self._piece
+        self._begun = b""
+        if not head.lstrip(b"\r\n").startswith(_VERSION, target_end):
+            raise MessageMalformed("the request line")
+
+    def _head_unfinished(self, piece: bytes) -> None:
         limits = self._limits
         if self._head_begins:
             self._head_begins = False
             self._await(Awaited.HEAD, limits.header_timeout)
-            self._head_fed = 0 if self._ended else self._fed
-        else:
-            self._head_fed += self._fed
+            self._begun = piece
+        elif self._line_open:
+            self._begun += piece
+        self._line_open = not self.headers
+        self._head_fed += len(piece)
         if self._head_fed > limits.header_bytes + limits.target_bytes:
             self._refuse(HeadersTooLarge("an unfinished header section"), "head")
 
-    def _body_unfinished(self, cycle: Cycle) -> None:
+    def _overhead_grew(self, fed: int) -> None:
         # Chunk extensions and trailers cost the client nothing and us time and memory (as CVE-2023-39326 of Go).
-        self._overhead = max(self._overhead + self._fed, 0)
-        if self._overhead > self._limits.header_bytes:
+        self._overhead = max(self._overhead + fed, 0)
+        cycle = self._receiving
+        if self._overhead > self._limits.header_bytes and cycle is not None and cycle.more_body:
             self._refuse_message(cycle, MessageMalformed("more framing than content"))
-        elif self._awaited is None and not self.flow.read_paused and not cycle.held_back:
+
+    def _body_unfinished(self, cycle: Cycle) -> None:
+        if self._awaited is None and not self.flow.read_paused and not cycle.held_back:
             self._await_body()
 
-    def _unparsed(self, error: Exception, data: bytes) -> None:
+    def _unparsed(self, error: Exception, piece: bytes) -> None:
         cause = error.__context__
         if self._deaf or isinstance(cause, _Enough):
             return  # what follows the last request
@@ -204,10 +262,12 @@ class StrictProtocol(ListenerConnection):
             refusal = cause
         elif isinstance(error, httptools.HttpParserInvalidMethodError):
             refusal = MethodRefused("unknown to the parser")
+            if (line := _REQUEST_LINE.match(piece)) is not None:
+                self._method, self.url = line.groups()  # the parser says nothing of what it does not take
         elif isinstance(error, httptools.HttpParserInvalidURLError):
             refusal = TargetMalformed(str(error))
-            if self._head_begins and not self._ended and not self.url:
-                self.url = _second_word(data)  # the parser says nothing of what it does not take
+            if self._head_begins and not self.url:
+                self.url = _second_word(piece)  # the parser says nothing of what it does not take
         elif isinstance(error, httptools.HttpParserUpgrade):
             refusal = UpgradeRefused()
         else:
@@ -219,16 +279,6 @@ class StrictProtocol(ListenerConnection):
             self._refuse(refusal, "head")
 
 
-def strict_protocol(
-    limits: ListenerLimits | None = None, *, problems: Problems, on_refused: OnRefused
-) -> type[StrictProtocol]:
-    """The protocol class to give to `uvicorn.Config(http=...)`. Connections are counted for each class made."""
-    limits = limits or ListenerLimits()
-    census = Census(limit=limits.connections, per_peer=limits.connections_per_peer)
-    terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census)
-    return type("ConfiguredStrictProtocol", (StrictProtocol,), {"terms": terms})
-
-
-def _second_word(data: bytes) -> bytes:
-    line = data.lstrip(b"\r\n").partition(b"\r\n")[0]
+def _second_word(piece: bytes) -> bytes:
+    line = piece.lstrip(b"\r\n").partition(b"\r\n")[0]
     return line.partition(b" ")[2].rpartition(b" ")[0]

@@ -21,7 +21,8 @@ class Watched:
     """One exchange in flight, run by the task that made this.
 
     `abort` ends it from outside: the task is cancelled, and `refusal` says afterwards what for. `patience` is how many
-    seconds of quiet are allowed now, and `impatient` makes the refusal when they are over.
+    seconds of quiet are allowed now, and `impatient` makes the refusal when they are over. `total` seconds are allowed
+    in all, from the request's first byte.
     """
 
     __slots__ = (
@@ -40,7 +41,7 @@ class Watched:
     def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop, *, total: float) -> None:
         self.exchange = exchange
         self.quiet_since = now = loop.time()
-        self.deadline = now + total
+        self.deadline = (now if exchange.began is None else exchange.began) + total
         self.patience = total
         self.impatient: Callable[[], AccessError] = _too_slow
         self.uploading = False
