@@ -229,5 +229,5 @@ class Targets:
             raise HeaderMalformed("Host is not a name or address with at most a port")  # RFC 9112 section 3.2: 400
         service = self._services.get(host.lower())
         if service is None:
-            raise HostUnknown(host[:255].decode("ascii"))
+            raise HostUnknown(host.decode("ascii"))  # whole: cut, a token in it would not be known for one
         return service

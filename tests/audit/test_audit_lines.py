@@ -94,6 +94,15 @@ def test_capped_text_says_how_much_is_missing() -> None:
     assert capped("abcdefg", 6) == "abcdef[+1]"
 
 
+@pytest.mark.parametrize("limit", [10, 40, 80, 120])
+def test_a_token_is_replaced_before_a_text_is_cut(limit: int) -> None:
+    """Else its first parts would stay, which nothing would know for a token any more."""
+    text = capped("/é/" + TOKEN + "/items", limit)
+
+    assert all(part[:20] not in text for part in TOKEN.split("."))
+    assert text.startswith("/é/[token")
+
+
 @pytest.mark.parametrize(
     ("now", "text"),
     [

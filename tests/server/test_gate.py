@@ -166,7 +166,7 @@ async def test_a_deadline_is_met_at_the_instant_set_last() -> None:
         (b"/a#secret?b", b"/a"),
         (b"http://user:secret@host/a?b", b"http://host/a"),
         (b"//u:secret@h@x/a", b"//x/a"),
-        (b"/" + b"a" * 5000, b"/" + b"a" * 1023),
+        (b"/" + b"a" * 9000, b"/" + b"a" * 8191),
     ],
 )
 def test_what_is_recorded_of_a_target_holds_no_secret(target: bytes, kept: bytes | None) -> None:

@@ -90,6 +90,10 @@ def capped(text: str, limit: int) -> str:
     """At most `limit` characters of what a stranger sent, and how many were left out."""
     if len(text) <= limit:
         return text
+    # A token that is cut would no longer be known for one.
+    text = _TOKEN.sub(_digest, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+    if len(text) <= limit:
+        return text
     return f"{text[:limit]}[+{len(text) - limit}]"
 
 

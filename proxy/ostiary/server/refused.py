@@ -12,8 +12,9 @@ from ostiary.exchange import DECISION_ID, Header
 from ostiary.problem import Problems
 from ostiary.routes import METHODS
 
-TARGET_SHOWN: Final = 1024
-HOST_SHOWN: Final = 255
+# More than the audit writes: it has to see a token whole to know it for one, and tokens have at most so many bytes.
+TARGET_SHOWN: Final = 8192
+HOST_SHOWN: Final = 8192
 
 Phase: TypeAlias = Literal["connection", "head", "body"]
 

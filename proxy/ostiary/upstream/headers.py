@@ -104,19 +104,29 @@ OVERRIDES: Final = frozenset(
 
 ADDRESSES: Final = frozenset(
     {
+        b"ali-cdn-real-ip",
+        b"cdn-src-ip",
         b"cf-connecting-ip",
+        b"client-ip",  # PHP's HTTP_CLIENT_IP, which many applications ask first
+        b"do-connecting-ip",
         b"fastly-client-ip",
+        b"fly-client-ip",
         b"forwarded",
+        b"incap-client-ip",
+        b"proxy-client-ip",
         b"true-client-ip",
         b"via",  # ours replaces it: a Via that a client writes says nothing that can be checked
+        b"wl-proxy-client-ip",  # WebLogic
         b"x-azure-clientip",
         b"x-azure-socketip",
         b"x-client-ip",
         b"x-cluster-client-ip",
         b"x-custom-ip-authorization",
+        b"x-nf-client-connection-ip",
         b"x-originating-ip",
         b"x-proxyuser-ip",
         b"x-real-ip",
+        b"x-sucuri-clientip",
     }
 )
 """Where a request came from is written by the proxy, from its own socket, and by nobody else."""
