@@ -49,6 +49,7 @@ def upstream_settings(service: ServiceSettings, config: Config) -> UpstreamSetti
         client_idle_timeout=limits.body_idle_timeout,
         total_timeout=limits.total_timeout,
         keep_alive=limits.upstream_keep_alive,
+        connection_age=limits.upstream_connection_age,
         body_bytes=limits.body_bytes,
         response_header_bytes=limits.response_header_bytes,
         response_body_bytes=limits.response_body_bytes,

@@ -14,6 +14,7 @@ import logging
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -37,6 +38,9 @@ from ostiary.server import refuse_unless_strict
 _log = logging.getLogger("ostiary.worker")
 
 READY: Final = "ready"
+
+_SPARE_DESCRIPTORS: Final = 128
+"""What a worker has open besides connections: OPA, the audit, the issuers, the event loop."""
 
 _COLLECT_AFTER: Final = 100_000
 """Objects beyond those that were freed, after which the collector looks at the young ones."""
@@ -70,6 +74,7 @@ def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) 
     configure_logging(level=settings.config.logging.level, form=settings.config.logging.format)
     if settings.core is not None:
         keep_to(settings.core)
+    allow_descriptors(descriptors_needed(settings.config))
     supervisor = _Supervisor(sender)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -119,6 +124,32 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
         loop.add_reader(parent.sentinel, _orphaned, loop, parent.sentinel, server)
     async with composed.lifespan():
         await server.serve(sockets=[listener])
+
+
+def descriptors_needed(config: Config) -> int:
+    """What a worker has open when it has all the connections that its limits let it have."""
+    limits = config.limits
+    return limits.connections + len(config.services) * limits.upstream_connections + _SPARE_DESCRIPTORS
+
+
+def allow_descriptors(needed: int) -> None:
+    """Let this process open so many files, if the system does, and warn if it does not.
+
+    Without a descriptor a connection can neither be accepted nor made: clients are cut off before they are heard.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+        soft = granted
+    if soft < needed:
+        _log.warning(
+            "limits.connections and limits.upstream_connections need %d open files, and %d are allowed (ulimit -n)",
+            needed,
+            soft,
+        )
 
 
 def keep_to(core: int) -> None:

@@ -4,6 +4,7 @@ record, and service by itself once the part is back."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import tempfile
@@ -11,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,7 +22,7 @@ from ostiary.policy.bundle import build_bundle
 from support.faults import asked, changed_proxy, eventually, free_port, status_of, stopped
 from support.forwarding import replies, response
 from support.proxy import PERMISSIONS, RunningProxy, running_proxy
-from support.upstream import RawUpstream, Script, Seen, UpstreamConnection
+from support.upstream import RawUpstream, Script, Seen, UpstreamConnection, until
 
 Orders = Callable[[Script], AbstractAsyncContextManager[RawUpstream]]
 WITHOUT_ORDER_42 = PERMISSIONS.replace("list-orders, get-order, head-order", "list-orders, head-order")
@@ -240,3 +242,43 @@ async def test_an_audit_that_is_taken_away_refuses_until_it_can_be_written(proxy
         outage = proxy.audit_lines()[0]
         assert outage["kind"] == "outage"
         assert outage["refused"] >= 3
+
+
+async def test_a_worker_that_is_killed_cuts_off_its_requests_and_no_other(opa_binary: Path) -> None:
+    """What it had let through has its decision on record, and no completion that would say how it ended."""
+    async with (
+        RawUpstream(hangs).running() as upstream,
+        running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        headers = proxy.headers("web")
+        waiting = [asyncio.create_task(client.get(proxy.url("/orders/42"), headers=headers)) for _ in range(40)]
+        await until(lambda: len(upstream.requests) == len(waiting))
+        held = [{one["decision_id"] for one in lines} for lines in decided_by(proxy)]
+        assert [bool(ids) for ids in held] == [True, True]
+        os.kill(proxy.worker_pids[0], signal.SIGKILL)
+        await until(lambda: sum(task.done() for task in waiting) == len(held[0]))
+        assert all(isinstance(task.exception(), httpx.TransportError) for task in waiting if task.done())
+        for task in list(upstream.tasks):
+            task.cancel()  # the service gives up on the others
+        answers = [
+            one for one in await asyncio.gather(*waiting, return_exceptions=True) if isinstance(one, httpx.Response)
+        ]
+        assert {answer.status_code for answer in answers} == {502}
+        assert len(answers) == len(held[1])
+        await eventually(lambda: proxy.health()[0] == 200)
+        completed = [line["decision_id"] for line in proxy.audit_lines() if line["kind"] == "completion"]
+        assert set(completed) == held[1]
+
+
+def decided_by(proxy: RunningProxy) -> list[list[dict[str, Any]]]:
+    """The decisions on record, by worker."""
+    return [
+        [
+            line
+            for path in proxy.audit.glob(f"audit-{worker}-*.ndjson")
+            for line in map(json.loads, path.read_bytes().splitlines())
+            if line["kind"] == "decision"
+        ]
+        for worker in ("w0", "w1")
+    ]

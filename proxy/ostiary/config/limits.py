@@ -51,6 +51,9 @@ class Limits(Strict):
     """Open connections of one worker to one service; beyond them a request is refused."""
     upstream_keep_alive: Annotated[float, Duration(least=0, most=3600)] = 30.0
     """How long an idle connection to an upstream is kept."""
+    upstream_connection_age: Annotated[float, Duration(least=0.1, most=7 * 86400)] = 300.0
+    """How long a connection to an upstream is used at all, so that a service whose name leads to another address is
+    found there."""
     response_header_bytes: Annotated[int, Size(least=1024, most=1024**2)] = 64 * 1024
     """A response's header section; more is 502."""
     response_body_bytes: Annotated[int, Size(least=0, most=1024**5)] | None = None

@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         "_writable",
         "idle_since",
         "lost",
+        "opened",
         "served",
     )
 
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._owing = False  # the rest of a request: what is sent next would be read as that
         self.lost = False
+        self.opened = loop.time()
         self.idle_since = 0.0
         self.served = 0
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from ostiary.errors import Overloaded, UpstreamFailed, UpstreamTimeout
 from ostiary.upstream import address
 from ostiary.upstream.connection import Connection
 from ostiary.upstream.settings import UpstreamSettings
+
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""What keeps this machine from connecting, whatever the upstream does: descriptors, memory, local ports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +62,9 @@ class Pool:
     async def acquire(self, *, fresh: bool = False) -> Connection:
         """A connection, kept alive (it has `served` before) or new. `fresh`: none that has been idle.
 
-        Raises `Overloaded` (503) when too many wait, or this one for too long; `UpstreamTimeout` (504) when connecting
-        takes too long; `UpstreamFailed` (502) when it fails, TLS verification included.
+        Raises `Overloaded` (503) when too many wait, or this one for too long, or this machine has nothing left to
+        connect with; `UpstreamTimeout` (504) when connecting takes too long; `UpstreamFailed` (502) when it fails, TLS
+        verification included.
         """
         if self._closed:
             raise Overloaded("the proxy is closing")
@@ -78,8 +84,12 @@ class Pool:
         return await self._connect()
 
     def release(self, connection: Connection, now: float) -> None:
-        """Give it back: kept if another exchange may follow on it, closed otherwise."""
-        if self._closed or not connection.reusable:
+        """Give it back: kept if another exchange may follow on it, closed otherwise.
+
+        One that is always in use would never see that the upstream's name leads elsewhere by now: it has a greatest
+        age.
+        """
+        if self._closed or not connection.reusable or now - connection.opened >= self._settings.connection_age:
             connection.close()
             return
         connection.rest(now)
@@ -160,6 +170,8 @@ class Pool:
             raise UpstreamTimeout("connecting to the upstream took too long") from error
         except (OSError, UnicodeError) as error:
             self._pass_on(None)
+            if isinstance(error, OSError) and error.errno in _OURS:
+                raise Overloaded(f"no connection to the upstream can be made here: {error}") from error
             raise UpstreamFailed(f"no connection to the upstream: {error}") from error
         except BaseException:
             self._pass_on(None)

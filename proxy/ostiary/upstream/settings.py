@@ -48,7 +48,7 @@ class UpstreamSettings:
     `first_byte_timeout` runs from the last byte of the request to the complete response head, `idle_timeout` between
     two pieces of the response, or of a request body that the upstream does not take. `client_idle_timeout` bounds how
     long the client may send or take nothing. `total_timeout` bounds the whole exchange, streams included. `keep_alive`
-    is how long an idle connection is kept.
+    is how long an idle connection is kept, `connection_age` how long one is used at all.
 
     `body_bytes` limits the request body, `response_body_bytes` (None: no limit) the response's, and
     `response_header_bytes` each header section of the response, interim ones and trailers included.
@@ -68,6 +68,7 @@ class UpstreamSettings:
     client_idle_timeout: float = 60.0
     total_timeout: float = 3600.0
     keep_alive: float = 4.0  # shorter than the five seconds after which many servers close, so that we close first
+    connection_age: float = 300.0
     body_bytes: int = 2 * 1024**3
     response_header_bytes: int = 64 * 1024
     response_body_bytes: int | None = None

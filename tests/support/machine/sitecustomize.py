@@ -1,0 +1,48 @@
+"""Stands in for two parts of the machine that a test cannot change: its clocks and its resolver.
+
+Python imports this by its name when it starts, because `support.machine` puts its directory on PYTHONPATH for a proxy.
+Everything above the interpreter is the real thing and knows nothing of it.
+"""
+
+import mmap
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+
+def _move_clocks(path):
+    """Unix time and the monotonic clock run ahead of the machine's by two numbers of seconds in a file."""
+    with path.open("r+b") as file:
+        moved = mmap.mmap(file.fileno(), 16)
+    wall, monotonic = time.time, time.monotonic
+    time.time = lambda: wall() + struct.unpack_from("d", moved, 0)[0]
+    time.monotonic = lambda: monotonic() + struct.unpack_from("d", moved, 8)[0]
+
+
+def _resolve_by(path):
+    """Names below .test have the addresses in a file, a line each: `name address ...`. No file: nothing answers."""
+    import uvloop
+
+    class Loop(uvloop.Loop):
+        async def getaddrinfo(self, host, port, **options):
+            name = host.decode() if isinstance(host, bytes) else host
+            if name is None or not name.endswith(".test"):
+                return await super().getaddrinfo(host, port, **options)
+            try:
+                lines = [line.split() for line in path.read_text().splitlines()]
+            except OSError:
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution") from None
+            found = [address for known, *addresses in lines if known == name for address in addresses]
+            if not found:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    uvloop.new_event_loop = Loop
+
+
+if "MACHINE_CLOCKS" in os.environ:
+    _move_clocks(Path(os.environ["MACHINE_CLOCKS"]))
+if "MACHINE_HOSTS" in os.environ:
+    _resolve_by(Path(os.environ["MACHINE_HOSTS"]))
