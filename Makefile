@@ -69,8 +69,8 @@ bench-full: $(VENV)/.bench opa ## the whole picture, in minutes; SECTIONS="ladde
 profile: $(VENV)/.bench opa ## where the CPU time of the hot path goes
 	$(BIN)/python -m benchmarks.profiling
 
-bench-rego: $(VENV)/.run opa ## a decision on 100,000 permissions beside one ground look-up
-	$(BIN)/python benchmarks/rego.py
+bench-rego: $(VENV)/.run opa ## what 100,000 permissions cost in OPA; PARTS="memory batch" for some of it, or --sizes
+	$(BIN)/python -m benchmarks.rego $(PARTS)
 
 dist: $(VENV)/.dev ## wheel and sdist
 	$(BIN)/python -m build --quiet
