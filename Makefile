@@ -79,8 +79,8 @@ loris: $(VENV)/.bench opa ## what two thousand slow clients do to good ones, in 
 fuzz: $(VENV)/.dev ## a million random cases, on all cores; CASES=, SEED=, TARGET= choose
 	PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(or $(CASES),1000000) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
-bench-rego: $(VENV)/.run opa ## a decision on 100,000 permissions beside one ground look-up
-	$(BIN)/python benchmarks/rego.py
+bench-rego: $(VENV)/.run opa ## what 100,000 permissions cost in OPA; PARTS="memory batch" for some of it, or --sizes
+	$(BIN)/python -m benchmarks.rego $(PARTS)
 
 sbom: $(VENV)/.dev ## a CycloneDX document of what a deployment runs, in build/sbom.cdx.json
 	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom

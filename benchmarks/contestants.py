@@ -118,12 +118,12 @@ class Field:
         return Contestant(name=name, port=port, process=process, home=home)
 
 
-def resident_with(process: Process, decisions: int) -> int | None:
-    """What `Field.memory` found, in bytes; None where this version keeps no decisions."""
+def resident_with(process: Process, decisions: int) -> int:
+    """What `Field.memory` found, in bytes."""
     said, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{process.args!r} ended with {process.returncode}")
     found: dict[str, int] = json.loads(said)
-    if "resident" in found and found["decisions"] != decisions:
+    if found["decisions"] != decisions:
         raise SystemExit(f"{found['decisions']} decisions are kept, not {decisions}")
-    return found.get("resident")
+    return found["resident"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any, Final
 
 from benchmarks.messages import HOST
 from ostiary import assets
-from ostiary.config.schema import config_schema
 from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.opa.install import ensure_opa
 from ostiary.policy.bundle import build_bundle
@@ -36,12 +34,6 @@ PERMISSIONS: Final[Mapping[str, Any]] = {
 """What is decided on everywhere but in the mix."""
 
 
-@functools.cache
-def has_decision_cache() -> bool:
-    """Whether this version of the proxy keeps decisions: its configuration then knows how many."""
-    return "cached_decisions" in json.dumps(config_schema())
-
-
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """`services` are those of the map, by name, with the host of each. `upstream` is the port of them all."""
@@ -54,13 +46,13 @@ class Deployment:
     def configure(self, home: Path, *, port: int, workers: int = 1, cached_decisions: int | None = None) -> Path:
         """The path of an `ostiary.yaml` in `home`, below `place`, where its state and its audit will be.
 
-        `cached_decisions` is left out where it is None, or the proxy does not know it.
+        Where `cached_decisions` is None, it keeps as many as it does by default.
         """
         limits: dict[str, Any] = {
             "decisions_per_second": 1_000_000,  # one caller sends all there is
             "upstream_connections": 1024,  # as Envoy has
         }
-        if cached_decisions is not None and has_decision_cache():
+        if cached_decisions is not None:
             limits["cached_decisions"] = cached_decisions
         document = {
             "listen": {"data": f"127.0.0.1:{port}"},

@@ -122,6 +122,19 @@ def usage(pid: int) -> Usage:
     return Usage(cpu=cpu[0], opa_cpu=cpu[1], resident=resident[0], opa_resident=resident[1])
 
 
+def resident(pid: int) -> int:
+    """Bytes of one process's memory that are resident now (VmRSS)."""
+    return parse_resident(_read(pid, "status"))
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that all threads of one process have used since its start, to the nanosecond.
+
+    By the clock that clock_getcpuclockid(3) has for it; the kernel's half of its number is CPUCLOCK_SCHED.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
 def family(pid: int) -> set[int]:
     """The process and all below it."""
     found, todo = set(), [pid]

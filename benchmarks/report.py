@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from benchmarks.deployment import has_decision_cache
 from benchmarks.processes import BUILD
 from benchmarks.rounds import Entry, Outcome, Sample, Spread
 from benchmarks.targets import Target
@@ -71,13 +70,7 @@ def write(result: Mapping[str, Any], *, kind: Literal["gate", "full"]) -> dict[s
     document = {
         **result,
         "kind": kind,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": _processor(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "decision_cache": has_decision_cache(),
+        "machine": machine(),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -91,6 +84,16 @@ def earlier(*, kind: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if found.get("kind") == kind else {}
+
+
+def machine() -> dict[str, Any]:
+    """What is measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
 
 
 def _processor() -> str:
@@ -136,11 +139,9 @@ def _number(value: float | None, width: int) -> str:
 
 def show_targets(targets: Iterable[Target]) -> None:
     print()
-    if not has_decision_cache():
-        print("This version keeps no decisions: what is called cached asks OPA about every request.")
     for target in targets:
         word = "met   " if target.met else "MISSED"
-        value = "not there yet" if target.value is None else f"{target.value:.2f} {target.unit}"
+        value = f"{target.value:.2f} {target.unit}"
         aim = "" if target.aim is None else f", aim {target.aim:g}"
         print(f"{word}  {target.name}: {value} ({target.side} {target.bound:g}{aim})")
 

@@ -14,7 +14,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from benchmarks.contestants import EVERYTHING, Field, all_ready, resident_with
-from benchmarks.deployment import deployed, has_decision_cache
+from benchmarks.deployment import deployed
 from benchmarks.messages import HOST
 from benchmarks.mix import read_decisions
 from benchmarks.rung import RUNGS, SCRIPTED, lacking, stand_ins
@@ -64,8 +64,7 @@ def test_the_whole_proxy_is_configured_as_it_is_run(field: Field) -> None:
 
 
 def test_a_worker_is_weighed_with_as_many_decisions_as_it_was_to_keep(field: Field) -> None:
-    resident = resident_with(field.memory(50), 50)
-    assert resident is None if not has_decision_cache() else resident > 10_000_000
+    assert resident_with(field.memory(50), 50) > 10_000_000
 
 
 def test_each_rung_lacks_one_stage_less_than_the_one_before() -> None:
@@ -75,8 +74,10 @@ def test_each_rung_lacks_one_stage_less_than_the_one_before() -> None:
     assert replaced[-1] == stand_ins(SCRIPTED).keys() == set()
 
 
-def test_only_a_proxy_that_knows_the_cache_is_told_to_do_without(field: Field, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    config = json.loads(field.deployment.configure(home, port=1, cached_decisions=0).read_text())
-    assert ("cached_decisions" in config["limits"]) is has_decision_cache()
+def test_a_proxy_keeps_as_many_decisions_as_it_is_told_and_else_as_it_would(field: Field, tmp_path: Path) -> None:
+    def limits(**told: int) -> dict[str, int]:
+        found: dict[str, int] = json.loads(field.deployment.configure(tmp_path, port=1, **told).read_text())["limits"]
+        return found
+
+    assert limits(cached_decisions=0)["cached_decisions"] == 0
+    assert "cached_decisions" not in limits()

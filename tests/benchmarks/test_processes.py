@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import family, parse_resident, parse_stat, usage
+from benchmarks.processes import cpu_seconds, family, parse_resident, parse_stat, resident, usage
 
 STAT = (
     "4242 (odd) name (x)) S 1 4242 4242 0 -1 4194560 1500 0 0 0 120 30 7 8 20 0 3 0 100 5000 600 "
@@ -58,3 +60,10 @@ def test_the_usage_of_a_process_is_its_own_and_no_opa_is_in_it() -> None:
     assert found.cpu > 0
     assert found.resident > 1_000_000
     assert (found.opa_cpu, found.opa_resident) == (0.0, 0)
+
+
+@on_linux
+def test_the_time_and_memory_of_one_process_are_those_that_it_knows_itself() -> None:
+    before, told, after = time.process_time(), cpu_seconds(os.getpid()), time.process_time()
+    assert before <= told <= after
+    assert resident(os.getpid()) > 1_000_000
