@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints loris fuzz
+.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints loris fuzz soak
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS) $(OPTIMISED)
+
+soak: $(VENV)/.dev opa ## the tests that take long: hundreds of deaths under load; SEEDS="-k '[3]'" for some of them
+	$(BIN)/python -m pytest -o 'python_files=soak_*.py' $(PYTEST_ARGS) $(SEEDS) tests/soak
 
 check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
 	$(BIN)/ruff format --check

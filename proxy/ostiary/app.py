@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.access import AccessRequestBuilder, NoGrants
-from ostiary.audit import AuditFiles, FileAuditLog
+from ostiary.audit import CHECKPOINTS, AuditFiles, AuditKeys, AuditTrail, Chain, Checkpoints, FileAuditLog
 from ostiary.clock import Clock, SystemClock
 from ostiary.concierge import (
     JWKS_PATH,
@@ -25,7 +25,15 @@ from ostiary.concierge import (
     protected_resource_metadata,
 )
 from ostiary.config import Config
-from ostiary.credential import CachingSwapper, MintedSwapper, Minter, Swapper, load_signing_key, public_jwks
+from ostiary.credential import (
+    CachingSwapper,
+    MintedSwapper,
+    Minter,
+    Swapper,
+    ensure_signing_key,
+    load_signing_key,
+    public_jwks,
+)
 from ostiary.decision.authorizer import OpaAuthorizer
 from ostiary.decision.batching import BatchingPolicy
 from ostiary.decision.cache import CachingAuthorizer
@@ -98,17 +106,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     key = load_signing_key(config.signing_key_file, algorithm=config.signing.algorithm)
     issuer = config.credential_issuer
     audit = FileAuditLog(
-        sink=AuditFiles(
-            directory=config.audit.path,
-            worker=name,
-            clock=SystemClock(),  # its own: the writer is another thread
-            max_bytes=config.audit.max_bytes,
-            keep=config.audit.keep,
-            sync=config.audit.sync,
-        ),
-        worker=name,
-        clock=clock,
-        deadline=config.audit.deadline,
+        sink=audit_trail(config, worker=name), worker=name, clock=clock, deadline=config.audit.deadline
     )
     authenticator = build_authenticator([issuer_settings(one) for one in config.issuers], clock=clock)
     forwarder = Forwarder(
@@ -178,6 +176,45 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         application=DataApplication(pipeline, lifespan=lifespan),
         protocol=strict_protocol(
             limits=listener_limits(config), problems=problems, on_refused=refused, proxies=pinned_proxies(config)
+        ),
+    )
+
+
+def audit_trail(config: Config, *, worker: str) -> AuditTrail:
+    """The files of the audit, the chain that runs through them, and its checkpoints.
+
+    Raises `ConfigurationError` if the key of the checkpoints cannot be had.
+    """
+    settings = config.audit
+    writing, signing = SystemClock(), SystemClock()  # each is used by a thread of its own
+    chain = Chain(
+        worker=worker, keys=AuditKeys(config.audit_keys, lifetime=float(settings.key_lifetime)), clock=writing
+    )
+    return AuditTrail(
+        AuditFiles(
+            directory=settings.path,
+            worker=worker,
+            clock=writing,
+            max_bytes=settings.max_bytes,
+            keep=settings.keep,
+            sync=settings.sync,
+            chain=chain,
+        ),
+        Checkpoints(
+            # Not above one for each record, and shorter: within the same bounds they outlast the records.
+            sink=AuditFiles(
+                directory=config.audit_checkpoints,
+                worker=worker,
+                clock=signing,
+                max_bytes=settings.max_bytes,
+                keep=settings.keep,
+                sync=settings.sync,
+                prefix=CHECKPOINTS,
+            ),
+            signer=ensure_signing_key(config.checkpoint_key_file, "EdDSA"),
+            worker=worker,
+            clock=signing,
+            head=lambda: chain.head,
         ),
     )
 

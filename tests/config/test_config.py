@@ -78,7 +78,17 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "deadline": 0.25,
             "max_policy_age": 86400,
         },
-        "audit": {"path": tmp_path / "audit", "max_bytes": 104857600, "keep": None, "sync": False, "deadline": 1.0},
+        "audit": {
+            "path": tmp_path / "audit",
+            "max_bytes": 104857600,
+            "keep": None,
+            "sync": False,
+            "deadline": 1.0,
+            "keys": None,
+            "key_lifetime": 86400,
+            "checkpoints": None,
+            "checkpoint_key": None,
+        },
         "grants": {"url": "**********"},
         "limits": {
             "header_bytes": 32768,

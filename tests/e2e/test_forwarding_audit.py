@@ -44,6 +44,8 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
     line = dict(line)
     assert INSTANT.fullmatch(line.pop("time"))
     assert len(line.pop("decision_id")) == 32
+    assert line.pop("seq") > 1
+    assert re.fullmatch("[0-9a-f]{64}", line.pop("mac"))
     for duration in ("duration_ms", "decision_ms"):
         if duration in line:
             assert 0 <= line.pop(duration) < 10_000

@@ -47,6 +47,7 @@ PLACEHOLDERS: Final = {
     ),
     "duration": r"(?<=_ms\": )\d+\.\d+|(?<=_ms\":)\d+\.\d+|(?<=\()\d+(?:\.\d+)?(?:ms|µs|s)(?=\))",
     "id": r"\b[0-9a-f]{32}\b",
+    "mac": r"\b[0-9a-f]{64}\b",
     "digest": r"\bsha256:[0-9a-f]{16}\b",
     "revision": r"\b\d{1,9}-[0-9a-f]{16}\b",
     "key": r"(?<=\")[A-Za-z0-9_-]{43}(?=\")",

@@ -157,13 +157,14 @@ class RunningProxy:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def audit_lines(self) -> list[dict[str, Any]]:
-        """Every complete line of the audit, file by file."""
-        return [
+        """Every complete line of the audit, file by file, but those that are about the chain itself."""
+        complete = [
             json.loads(line)
             for path in sorted(self.audit.glob("*.ndjson"))
             for line in path.read_bytes().splitlines(keepends=True)
             if line.endswith(b"\n")
         ]
+        return [line for line in complete if line["kind"] not in ("begin", "resume", "end", "pruned")]
 
     async def recorded(self, decision_id: str, *, lines: int, seconds: float = 5.0) -> list[dict[str, Any]]:
         """The lines of one decision, as soon as there are so many. The last one is written after the answer."""

@@ -1,9 +1,25 @@
 """The audit: what every request leaves behind, and the files that hold it. Format: docs/audit.md."""
 
-from ostiary.audit.files import AuditFiles
+from ostiary.audit.chain import Chain
+from ostiary.audit.checkpoints import Checkpoints
+from ostiary.audit.files import CHECKPOINTS, AuditFiles
+from ostiary.audit.keys import AuditKeys
 from ostiary.audit.log import AuditHealth, FileAuditLog
 from ostiary.audit.memory import MemoryAuditLog
 from ostiary.audit.record import ExchangeRecord
+from ostiary.audit.trail import AuditTrail
 from ostiary.audit.writer import Sink
 
-__all__ = ["AuditFiles", "AuditHealth", "ExchangeRecord", "FileAuditLog", "MemoryAuditLog", "Sink"]
+__all__ = [
+    "CHECKPOINTS",
+    "AuditFiles",
+    "AuditHealth",
+    "AuditKeys",
+    "AuditTrail",
+    "Chain",
+    "Checkpoints",
+    "ExchangeRecord",
+    "FileAuditLog",
+    "MemoryAuditLog",
+    "Sink",
+]

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "explain": "Say which permission allows a request, or each reason why not and what would.",
     "map": "Show who may call what, as it is written.",
     "bundle": "Policy bundles: what OPA loads.",
+    "audit": "The audit: read it, search it, and prove that it is whole.",
     "token": "Print a token of the demo's issuer.",
     "schema": "Print the JSON Schema of a file format, for editors.",
     "opa": "Open Policy Agent, the engine that decides.",

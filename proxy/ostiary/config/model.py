@@ -250,6 +250,27 @@ class Audit(Strict):
     process either way; only with `true` they survive a power loss."""
     deadline: Annotated[float, Duration(least=0.01, most=60)] = 1.0
     """How long writing may take; later is 503."""
+    keys: FilePath | None = None
+    """The directory of the keys that seal the records, apart from them. `audit-keys` below `state` if left out."""
+    key_lifetime: Annotated[int, Duration(least=60, most=366 * 86400, whole=True)] = 86400
+    """How long one key is sealed with before the next is made. Whole seconds."""
+    checkpoints: FilePath | None = None
+    """The directory that is told once a second where each chain stands: best another disk, or another machine's.
+    `checkpoints` below `state` if left out."""
+    checkpoint_key: FilePath | None = None
+    """PEM file of the Ed25519 key that signs checkpoints, made at the first start where it is absent.
+    `checkpoint-key.pem` below `state` if left out."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Audit:
+        found = [
+            ((key,), f"is in the directory of the audit, {self.path}: whoever can change that could change both")
+            for key in ("keys", "checkpoints", "checkpoint_key")
+            if (place := getattr(self, key)) is not None and place.absolute().is_relative_to(self.path.absolute())
+        ]
+        if found:
+            raise mistakes_at(found, lacking=())
+        return self
 
 
 class Grants(Strict):
@@ -315,6 +336,18 @@ class Config(Strict):
     @property
     def signing_key_file(self) -> Path:
         return self.signing.key_file or self.state / "signing-key.pem"
+
+    @property
+    def audit_keys(self) -> Path:
+        return self.audit.keys or self.state / "audit-keys"
+
+    @property
+    def audit_checkpoints(self) -> Path:
+        return self.audit.checkpoints or self.state / "checkpoints"
+
+    @property
+    def checkpoint_key_file(self) -> Path:
+        return self.audit.checkpoint_key or self.state / "checkpoint-key.pem"
 
     @property
     def credential_issuer(self) -> str:

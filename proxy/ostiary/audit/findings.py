@@ -1,0 +1,117 @@
+"""What verifying an audit comes to: remarks, chains, and one verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal[
+    "altered",
+    "removed",
+    "reordered",
+    "truncated",
+    "foreign",
+    "resume",
+    "open",
+    "anew",
+    "pruned",
+    "torn",
+    "unchained",
+    "key-missing",
+]
+
+FINDINGS: Final = frozenset({"altered", "removed", "reordered", "truncated", "foreign"})
+UNKNOWN: Final = frozenset({"key-missing"})
+
+MOST: Final = 1000
+"""Remarks that are told one by one. Of the rest, findings are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """One thing that was found. `line` counts from 1. What does not apply is None."""
+
+    kind: Kind
+    file: str | None
+    line: int | None
+    seq: int | None
+    decision_id: str | None
+    what: str
+
+    @property
+    def finding(self) -> bool:
+        return self.kind in FINDINGS
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "file": self.file,
+            "line": self.line,
+            "seq": self.seq,
+            "decision_id": self.decision_id,
+            "what": self.what,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainReport:
+    """One chain. `covered` is the last record that a checkpoint vouches for, None without any."""
+
+    worker: str
+    chain: str
+    first: int
+    last: int
+    since: str | None
+    until: str | None
+    ended: bool
+    covered: int | None
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "worker": self.worker,
+            "chain": self.chain,
+            "first": self.first,
+            "last": self.last,
+            "since": self.since,
+            "until": self.until,
+            "ended": self.ended,
+            "covered": self.covered,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What came of verifying. `records` counts the lines that were read."""
+
+    remarks: list[Remark] = field(default_factory=list)
+    chains: list[ChainReport] = field(default_factory=list)
+    records: int = 0
+    untold: int = 0
+
+    @property
+    def findings(self) -> list[Remark]:
+        return [one for one in self.remarks if one.finding]
+
+    @property
+    def verdict(self) -> Literal["whole", "findings", "unknown"]:
+        if self.findings or self.untold:
+            return "findings"
+        return "unknown" if any(one.kind in UNKNOWN for one in self.remarks) else "whole"
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "records": self.records,
+            "chains": [one.document() for one in self.chains],
+            "findings": [one.document() for one in self.findings],
+            "untold": self.untold,
+            "notes": [one.document() for one in self.remarks if not one.finding],
+        }
+
+    def add(self, remark: Remark) -> int | None:
+        """The place of the remark, or None if there are so many that it is only counted."""
+        if len(self.remarks) >= MOST:
+            self.untold += remark.finding
+            return None
+        self.remarks.append(remark)
+        return len(self.remarks) - 1
