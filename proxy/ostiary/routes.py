@@ -275,7 +275,7 @@ class RouteTable:
         return None
 
     def beside(self, endpoint: Endpoint) -> tuple[str, ...]:
-        """The texts of the templates that narrow which paths `endpoint` matches: as few as possible, sorted.
+        """The texts of the templates that narrow which paths `endpoint` matches: few, and sorted.
 
         With them, and without the rest of the table, `RouteTable([endpoint, *beside]).match(path)` holds `endpoint`
         exactly where this table's does. An endpoint that is not in this table raises `KeyError`.

@@ -380,11 +380,14 @@ def test_an_endpoint_and_what_is_beside_it_answer_as_the_whole_table(
 @settings(max_examples=60, deadline=None)
 @given(tables())
 def test_nothing_beside_an_endpoint_can_be_left_out(endpoints: list[Endpoint]) -> None:
+    """But for a literal that is spelled in one way only, whatever the case: a variable beside it may stand for it."""
     routes = RouteTable(endpoints)
     words = [*LITERALS, "B", "c", "2", "z.w", "q:r", ""]
     for endpoint in endpoints:
         beside = routes.beside(endpoint)
         for text in beside:
+            if any(segment and segment.upper() == segment.lower() for segment in text.split("/")):
+                continue
             fewer = small(endpoint, [other for other in beside if other != text])
             assert any(
                 (endpoint in fewer.match(segments)) != (endpoint in routes.match(segments))

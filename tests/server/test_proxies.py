@@ -12,6 +12,7 @@ import pytest
 from ostiary.errors import HeaderMalformed, MessageMalformed
 from ostiary.server import ListenerLimits, Proxies
 from ostiary.server.preamble import PREAMBLE_BYTES, SIGNATURE, Preamble, read_preamble
+from ostiary.server.refused import TARGET_SHOWN
 from support.server import Recorder, eventually, listener
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -327,7 +328,7 @@ def test_a_refusal_names_the_client_as_far_as_it_is_known() -> None:
     ]
     assert refused_from(good, request(target="/x")) == [("header-malformed", "127.0.0.1", b"/x")]
     assert refused_from(good, request("X-Forwarded-For: ?", target="/x")) == [("header-malformed", "127.0.0.1", b"/x")]
-    assert refused_from(good, b"GET /" + b"x" * 9000) == [("target-too-long", "127.0.0.1", b"/" + b"x" * 1023)]
+    assert refused_from(good, b"GET /" + b"x" * 9000) == [("target-too-long", "127.0.0.1", b"/" + b"x" * (TARGET_SHOWN - 1))]
 
 
 def test_connections_of_a_pinned_proxy_are_counted_in_all_only() -> None:
