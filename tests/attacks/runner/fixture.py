@@ -58,6 +58,7 @@ class attacked_proxy(running_proxy):  # noqa: N801 - a context manager, used lik
     service_hosts: Mapping[str, str] = field(default_factory=lambda: {"orders": HOST}, kw_only=True)
     limits: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     opa: str | None = field(default=None, kw_only=True)
+    opa_deadline: str = field(default="5s", kw_only=True)
     extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Further members of ostiary.yaml."""
 
@@ -83,7 +84,7 @@ class attacked_proxy(running_proxy):  # noqa: N801 - a context manager, used lik
                 name: {"hosts": [self.service_hosts.get(name, f"{name}.test")], "upstream": origin}
                 for name, origin in self.origins.items()
             },
-            "opa": {**opa, "deadline": "1s"},
+            "opa": {**opa, "deadline": self.opa_deadline},
             "audit": {"path": "audit/"},
             "limits": {**LIMITS, **self.limits},
             **self.extra,

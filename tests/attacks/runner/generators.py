@@ -21,7 +21,7 @@ from attacks.runner import amounts, faults, sequences
 from attacks.runner.bundles import bundle_variant
 from attacks.runner.corpus import Case, Spec, Unintelligible, filled
 from attacks.runner.faults import KeyFaultPlan, key_stages, opa_faults, upstream_reply
-from attacks.runner.fixture import BODY_BYTES, DEADLINE
+from attacks.runner.fixture import DEADLINE
 from attacks.runner.forgery import Forge
 from attacks.runner.labs import Findings, Lab, Place, no_more_disk
 from attacks.runner.plans import Attempt, NotYet, Plan, exact, tagged, whole, with_token
@@ -841,6 +841,3 @@ def _close_ended(ended: select.poll, opened: dict[int, socket.socket], milliseco
     for number, _ in ended.poll(milliseconds):
         ended.unregister(number)
         opened.pop(number).close()
-
-
-__all__ = ["BODY_BYTES", "planned"]

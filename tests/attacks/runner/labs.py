@@ -127,7 +127,7 @@ class Lab:
                 if attempt == 2:
                     return [f"a good request afterwards had no answer: {error}"]
                 continue
-            if answer.status not in (408, 504):
+            if answer.status not in (408, 503, 504):
                 break
         if answer.status != 200 or (self.service is not None and answer.body != body):
             return [f"a good request afterwards was answered {answer.status} {answer.body[:200]!r}"]
@@ -273,6 +273,7 @@ async def opa_lab(place: Place) -> AsyncIterator[Lab]:
                 origins={"orders": f"http://127.0.0.1:{service.port}"},
                 limits=place.limits,
                 opa=f"unix://{here / 'opa.sock'}",
+                opa_deadline=f"{fixture.DEADLINE:g}s",
             )
             async with _lab(proxy, service, keys, opa=front, revision=revision) as lab:
                 yield lab

@@ -129,6 +129,7 @@ async def run(cases: Iterable[Case], *, on_outcome: Callable[[Outcome], None] = 
                 return
             await tried([plan for plan in members if plan not in controls], lab, tell)
         finally:
+            leaked = lab.proxy.leaked() if lab.proxy is not None else []
             try:
                 await opening.__aexit__(None, None, None)
             except Exception as error:  # noqa: BLE001 - so it is when it ends: each case could be the cause
@@ -136,7 +137,7 @@ async def run(cases: Iterable[Case], *, on_outcome: Callable[[Outcome], None] = 
                 before = report.outcomes.get(first.id)
                 ending = (
                     *(before.findings if before else ()),
-                    f"the proxy of this lab did not end well: {error}"[:500],
+                    f"the proxy of this lab did not end well: {leaked or repr(error)}"[:500],
                 )
                 tell(Outcome(case=first, findings=ending))
 
@@ -205,6 +206,3 @@ async def _try(plan: Plan, lab: Lab, tell: Callable[[Outcome], None]) -> bool:
     unique = tuple(dict.fromkeys(findings))
     tell(Outcome(case=plan.case, findings=unique, seconds=time.monotonic() - began))
     return not unique
-
-
-__all__ = ["Outcome", "Report", "run"]

@@ -23,7 +23,7 @@ from attacks.runner.labs import Findings, Lab, Place, _lab, eventually
 from attacks.runner.plans import NotYet, Plan
 from attacks.runner.service import Received, Reply, Service, answer
 from attacks.runner.verdicts import judged
-from attacks.runner.wire import Answer, Conversation, Garbled, connected
+from attacks.runner.wire import Conversation, Garbled, connected
 from support.proxy import memory
 
 LEEWAY: Final = 10
@@ -578,5 +578,3 @@ _ACTIONS: Final[dict[str, Callable[[re.Match[str]], Step]]] = {
     r"(?P<count>\d[\d _,]*) (?:distinct|different|unique|random) (?P<path>/\S+)(?: in \d+ ?s)?": _distinct,
 }
 """Steps that are no request, whole."""
-
-__all__ = ["Answer", "cache_lab", "planned", "store_down"]

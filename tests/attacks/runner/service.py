@@ -51,7 +51,7 @@ def answer(received: Received) -> bytes:
 
 @dataclass
 class Service:
-    """Use: `async with service.running()`. `replies` are taken for the next requests that are no probes, in order."""
+    """Use: `async with service.running()`. Probes are always answered as usual."""
 
     port: int = 0
     connections: int = 0
