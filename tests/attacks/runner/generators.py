@@ -772,7 +772,10 @@ def _bundle(case: Case, spec: Spec) -> Plan:
 
 @generator("sequence")
 def _sequence(case: Case, spec: Spec) -> Plan:
-    return sequences.planned(case, list(spec.need("steps")))
+    steps = list(spec.need("steps"))
+    if sequences.rotates_keys(steps):
+        return _env_jwks(case, whole("GET /orders/123"), None, "rotated")
+    return sequences.planned(case, steps)
 
 
 @generator("slowloris")

@@ -119,8 +119,6 @@ def planned(case: Case, steps: list[Any]) -> Plan:
         re.search(r"/grants", text)
     ):
         raise NotYet("grants")
-    if re.search(r"(?i)rotat|key (is )?removed|remove[sd]? .*key|jwks (without|drops)", text):
-        return _rotation(case)
     read = [_read(step) for step in steps]
     whose = [index for index, step in enumerate(read) if step.asks]
     if not whose:
@@ -165,12 +163,10 @@ def store_down(case: Case, steps: list[Any]) -> Plan:
     return Plan(case=case, attempt=attempt, place=place)
 
 
-def _rotation(case: Case) -> Plan:
-    from attacks.runner.generators import _env_jwks
-
-    return _env_jwks(
-        case, b"GET /orders/123 HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer {TOKEN}\r\n\r\n", None, "rotated"
-    )
+def rotates_keys(steps: list[Any]) -> bool:
+    """Whether the steps are about a key that its issuer takes back."""
+    text = " / ".join(map(str, steps))
+    return re.search(r"(?i)rotat|key (is )?removed|remove[sd]? .*key|jwks (without|drops)", text) is not None
 
 
 # Reading them.
