@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints loris fuzz soak
+.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints loris fuzz soak attacks
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
 	  && "$$opa" check --strict rego \
 	  && "$$opa" check --strict bundles/demo
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+attacks: $(VENV)/.dev opa ## try the attack corpora on the proxy; CORPUS=file for another
+	PYTHONPATH=tests $(BIN)/python -m attacks.runner $(CORPUS) $(ATTACKS_ARGS)
 
 format: $(VENV)/.dev opa ## format Python and Rego
 	$(BIN)/ruff format

@@ -17,13 +17,9 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ostiary.errors import AccessError, IdentityMissing, UnknownEndpoint
-from ostiary.exchange import Exchange
-from ostiary.models import Target
+from ostiary.errors import AccessError
 from ostiary.problem import Problems
-from ostiary.routes import Endpoint, RouteTable
 from ostiary.server import Gate, ListenerLimits, Proxies, Refused, refuse_unless_strict, strict_protocol
-from ostiary.target import Targets
 
 ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
 PATIENCE = 5.0
@@ -48,7 +44,6 @@ class Seen:
     scope: Scope
     body: bytes = b""
     disconnected: bool = False
-    target: Target | None = None
 
 
 @dataclass
@@ -78,49 +73,6 @@ class Recorder:
             }
         )
         await send({"type": "http.response.body", "body": body})
-
-
-class Orders:
-    """The fixture of the attack cases as far as listener, target and routes decide it.
-
-    A request is `forwarded` if its target resolves, it has an Authorization header and its endpoint is permitted.
-    """
-
-    def __init__(self) -> None:
-        self.forwarded: list[Seen] = []
-        self._problems = Problems()
-        self._targets = Targets(
-            hosts={"proxy.test": "orders"}, own_host="ostiary.localhost", ports=frozenset({80, 8080})
-        )
-        self._routes = RouteTable(
-            Endpoint.parse(name, text)
-            for name, text in {
-                "create-order": "POST /orders",
-                "list-orders": "GET /orders",
-                "get-order": "GET /orders/{order_id}",
-                "put-order": "PUT /orders/{order_id}",
-                "delete-order": "DELETE /orders/{order_id}",
-                "admin": "GET /orders/admin/**",
-                "refund": "POST /orders/{order_id}/refund",
-            }.items()
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
-        seen = Seen(scope)
-        try:
-            seen.target = self._targets.resolve(exchange)
-            if exchange.header(b"authorization") is None:
-                raise IdentityMissing
-            endpoint = self._routes.endpoint(exchange.method, seen.target.segments)
-            if endpoint is None or endpoint.name not in ("create-order", "get-order"):
-                raise UnknownEndpoint
-            while not exchange.body_complete:
-                seen.body += await exchange.receive_body()
-            self.forwarded.append(seen)
-            await exchange.respond(200, [], b"forwarded")
-        except AccessError as refusal:
-            await self._problems.answer(exchange, refusal)
 
 
 async def _no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,429 @@
+"""Key servers, OPAs and bundle servers that misbehave, and the words that cases have for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from attacks.runner import amounts
+from attacks.runner.corpus import Spec, Unintelligible, plain
+from attacks.runner.forgery import KEY_ID, b64, jwks, public_jwk
+
+Fault = Callable[[asyncio.StreamWriter], Awaitable[None]]
+"""Answers a request wrongly, or not at all."""
+
+_STATUS: Final = re.compile(
+    r"(?i)(?:http[ -]?|status[ -]?)?([1-5]\d\d)(?: error| response)?"
+    r"(?:\s+(?:redirect(?:s|ed)?\s+)?(?:to\s+)?(\S+://\S+|/\S*))?"
+)
+_STATUS_BODY: Final = re.compile(r"(?i)(?:http[ -]?|status[ -]?)?([1-5]\d\d)(?: with(?: body)?|:) ([{\[].*)", re.DOTALL)
+_REDIRECT: Final = re.compile(r"redirect(?:s|ed)?(?:(?:\s+to)?\s+(\S+))?")
+_MEMBER: Final = re.compile(r"(kty|use|alg|key_ops|kid|crv)=(\S+)(?: key)?")
+_SLOW: Final = re.compile(
+    r"(?:(?:answers? )?(?:slow|delay|sleep|after|late)s?(?:ed)?(?: by)?\s*:?\s*)?"
+    r"(\d+(?:\.\d+)?) ?(ms|s|seconds)(?: late| delay)?"
+)
+
+
+def http(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    kind = "Content-Type: application/json\r\n"
+    return f"HTTP/1.1 {status} X\r\n{kind}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def answering(raw: bytes) -> Fault:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(raw)
+        await writer.drain()
+
+    return answer
+
+
+def pouring(length: int) -> Fault:
+    """A body of so many bytes, as long as anybody reads it."""
+
+    async def pour(writer: asyncio.StreamWriter) -> None:
+        content = amounts.filler(b" ", length)
+        writer.write(f"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode())
+        for piece in content.pieces():
+            writer.write(piece)
+            await writer.drain()
+
+    return pour
+
+
+async def hanging(writer: asyncio.StreamWriter) -> None:
+    """No answer, while anybody waits."""
+    await asyncio.sleep(3600)
+
+
+async def closing(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+def _late(seconds: float) -> Fault:
+    async def late(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(seconds)
+
+    return late
+
+
+def document_fault(told: str) -> Fault | None:
+    """What is the same for every server of JSON documents; None for other words."""
+    text = told.strip()
+    words = re.sub(r"[-_ ]+", " ", text.lower())
+    if re.fullmatch(
+        r"(?:hangs?|never answers?|accepts? and never answers?|time ?s? ?outs?|timeouts?|silent|no answer)", words
+    ):
+        return hanging
+    if re.fullmatch(r"(?:connection )?(?:resets?|closes?|closed|eof|aborts?|drops?)(?: connection)?", words):
+        return closing
+    if re.fullmatch(r"(?:200 )?(?:empty body|nothing|no body|empty response)", words):
+        return answering(http(b""))
+    if re.fullmatch(r"(?:200 )?(?:not json|no json|invalid json|garbage|html|text|plain text|malformed)", words):
+        return answering(http(b"<html>it works</html>"))
+    if re.fullmatch(r"(?:200 )?(?:truncated(?: json)?|cut off)", words):
+        return answering(http(b'{"keys":[{"kty":"RSA","result":{"allow":tr'))
+    if re.fullmatch(r"(?:200 )?(?:with )?(?:invalid|bad|not|broken) utf ?8", words):
+        return answering(http(b'{"result":{"allow":true,"reasons":["\xff\xfe"]}}'))
+    if re.fullmatch(r"(?:200 )?(?:gzip|gzip bomb|compressed|gzipped)", words):
+        bomb = amounts.body("gzip(50 MB zeros)").whole()
+        return answering(http(bomb, headers={"Content-Encoding": "gzip"}))
+    if slow := _SLOW.fullmatch(words):
+        return _late(float(slow[1]) / (1000 if slow[2] == "ms" else 1))
+    if redirect := _REDIRECT.fullmatch(text):
+        return answering(http(b"", status=302, headers={"Location": redirect[1] or "http://127.0.0.1:1/"}))
+    if body := _STATUS_BODY.fullmatch(text):
+        return answering(http(body[2].encode(), status=int(body[1])))
+    if status := _STATUS.fullmatch(text):
+        location = {"Location": status[2] or "http://127.0.0.1:1/"} if status[1].startswith("3") else None
+        return answering(http(b"{}", status=int(status[1]), headers=location))
+    with contextlib.suppress(Unintelligible):
+        return pouring(amounts.size(text))
+    return None
+
+
+# Keys.
+
+
+@dataclass
+class KeyStage:
+    """What an issuer's address answers from one fetch on. `later`: a good set comes before it."""
+
+    fault: Fault
+    later: bool = False
+
+
+@dataclass
+class KeyFaultPlan:
+    """What goes wrong with the keys of one issuer: its `stages`, and when they begin."""
+
+    name: str
+    stages: list[KeyStage]
+    later: bool
+
+
+def key_stages(told: str, recipe: Mapping[str, Any] | None) -> list[KeyStage]:
+    """`500-then-empty`, `use=enc key`, … Raises `Unintelligible`."""
+    return [_key_stage(part.strip(), recipe or {}) for part in re.split(r"[ -]then[ -]", told)]
+
+
+def _key_stage(told: str, recipe: Mapping[str, Any]) -> KeyStage:
+    words = re.sub(r"[-_ ]+", " ", told.lower())
+    if words in ("good", "ok", "valid", "200", "good keys"):
+        return KeyStage(answering(http(json.dumps(jwks()).encode())))
+    if re.fullmatch(r"(?:200 )?(?:with )?(?:empty|no)(?: keys?| set| list)?", words):
+        return KeyStage(answering(http(b'{"keys":[]}')))
+    if re.fullmatch(r"down|unreachable|refused|connection refused|unavailable|gone", words):
+        return KeyStage(closing)
+    if re.search(r"\brotat|\bremoved?\b|without k1|\bdropped\b", words):
+        return KeyStage(answering(http(json.dumps(jwks(public_jwk("new", kid="k2"))).encode())), later=True)
+    if re.search(r"duplicate|same kid|one kid|twice", words):
+        return _keys(public_jwk("attacker"), public_jwk())
+    if re.search(r"\boct\b|symmetric|\bhmac\b", words):
+        secret = str(recipe.get("sign", "hmac:secret")).partition(":")[2] or "secret"
+        return _keys({"kty": "oct", "kid": KEY_ID, "k": b64(secret.encode()), "alg": "HS256", "use": "sig"})
+    if re.search(r"\bweak\b|\b1024\b|\bsmall\b", words):
+        return _keys(public_jwk("1024"))
+    if member := _MEMBER.fullmatch(told.strip()):
+        value: Any = [member[2]] if member[1] == "key_ops" else member[2]
+        named = str(recipe.get("sign", "")).partition(":")[2].removesuffix("-key")
+        material = named if named in ("enc", "attacker", "other", "old") else "issuer"
+        return _keys(public_jwk(material, **{member[1]: value}))
+    fault = document_fault(told)
+    if fault is None:
+        raise Unintelligible(f"{told!r} is nothing that a key server of this runner does")
+    return KeyStage(fault)
+
+
+def _keys(*keys: dict[str, Any]) -> KeyStage:
+    return KeyStage(answering(http(json.dumps({"keys": list(keys)}).encode())))
+
+
+@dataclass
+class KeyServer:
+    """Where issuers publish their keys: `/name` for each. `faults[name]` takes the place of the good set."""
+
+    port: int = 0
+    faults: dict[str, Fault] = field(default_factory=dict)
+    good: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fetched: dict[str, int] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    """Paths that nobody publishes, and that were asked for."""
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{name}"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[KeyServer]:
+        async with _served(self._serve) as port:
+            self.port = port
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        name = head.split(b" ")[1].decode("latin-1")[1:]
+        if name not in self.good and name not in self.faults:
+            self.others.append(name)
+        self.fetched[name] = self.fetched.get(name, 0) + 1
+        fault = self.faults.get(name)
+        if fault is not None:
+            await fault(writer)
+        else:
+            writer.write(http(json.dumps(self.good.get(name, jwks())).encode()))
+            await writer.drain()
+
+
+# OPA.
+
+
+@dataclass
+class OpaFault:
+    """`answer` to each decision that is asked for; or, if `always`, to everything that is asked."""
+
+    answer: Fault
+    always: bool = False
+
+
+def opa_faults(told: str, revision: str = "1-0000000000000000") -> list[OpaFault]:
+    """What takes OPA's place. Several where the words leave more than one reading, each to be tried.
+
+    `revision` is that of the active bundle, so that nothing but what is said can be at fault. Raises `Unintelligible`.
+    """
+    text = told.strip()
+    if re.search(r"\bmis(?:match|rout)", text):
+        stated = text.partition(" with ")[0].strip()
+        own = [answering(http(stated.encode()))] if stated.startswith("{") else []
+        return [OpaFault(fault) for fault in (*own, answering(http(json.dumps(_misrouted(revision)).encode())))]
+    if text[:1] in ("{", "[", '"') or text in ("null", "true", "false"):
+        return [OpaFault(answering(http(text.encode()))), OpaFault(answering(http(_with_provenance(text, revision))))]
+    words = text.lower()
+    if re.fullmatch(r"(?:is )?(?:down|refused|connection refused|unreachable|stopped|killed|unavailable|gone)", words):
+        return [OpaFault(closing, always=True)]
+    if words in ("undefined", "empty"):
+        return [OpaFault(answering(http(b"{}")))]
+    fault = document_fault(text)
+    if fault is None:
+        raise Unintelligible(f"{told!r} is nothing that an OPA of this runner does")
+    return [OpaFault(fault, always=fault is hanging)]
+
+
+def _with_provenance(text: str, revision: str) -> bytes:
+    """The same answer, and of which bundle it is."""
+    inner = text.removesuffix("}")
+    if not text.startswith("{") or inner == text:
+        return text.encode()
+    comma = "" if inner.strip() == "{" else ","
+    return f'{inner}{comma}"provenance":{{"bundles":{{"main":{{"revision":"{revision}"}}}}}}}}'.encode()
+
+
+def _misrouted(revision: str) -> dict[str, Any]:
+    """A whole and well-formed allow, of another question."""
+    allow = {
+        "allow": True, "reasons": [], "caller": "web", "service": "billing", "endpoint": "create-order",
+        "permission": "web/orders/create-order/00000000", "grant": None,
+        "credential": {"lifetime": 60, "per_call": False}, "expires_at": None, "cache": {"max_age": 5, "vary": []},
+        "requestable": None, "observed": False,
+    }  # fmt: skip
+    return {"result": allow, "provenance": {"bundles": {"main": {"revision": revision}}}}
+
+
+@dataclass
+class OpaFront:
+    """Stands where OPA does, and hands everything on to the real one but for a `fault`."""
+
+    socket: Path
+    real: Path
+    fault: OpaFault | None = None
+    catalog_down: bool = False
+    asked: int = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[OpaFront]:
+        async with _served(self._serve, socket=self.socket):
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            body = await reader.readexactly(int(length[1]) if length else 0)
+            decision = b"/authz/decision" in head.partition(b"\r\n")[0]
+            self.asked += decision
+            fault = self.fault
+            # The empty question is what the proxy looks at OPA with; it is no decision.
+            if fault is not None and (fault.always or (decision and body != b'{"input":{}}')):
+                await fault.answer(writer)
+                writer.close()
+                return
+            if self.catalog_down and b"/map/endpoints" in head.partition(b"\r\n")[0]:
+                writer.write(http(b"{}", status=500))
+                continue
+            writer.write(await self._forward(head + body))
+            await writer.drain()
+
+    async def _forward(self, raw: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(self.real)
+        try:
+            writer.write(raw)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", head):
+                return head + await reader.readexactly(int(length[1]))
+            body = b""
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                body += b"%x\r\n" % size + await reader.readexactly(size + 2)
+            return head + body + b"0\r\n" + await reader.readexactly(2)
+        finally:
+            writer.close()
+
+
+# Bundles.
+
+
+@dataclass
+class BundleServer:
+    """What is published, for an OPA that polls."""
+
+    port: int = 0
+    content: bytes = b""
+    tag: int = 0
+    taken: int = -1
+    """The tag of what was fetched last, whole."""
+
+    def publish(self, content: bytes) -> None:
+        self.content = content
+        self.tag += 1
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[BundleServer]:
+        async with _served(self._serve) as port:
+            self.port = port
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            tag = self.tag
+            if f'"{tag}"'.encode() in head:
+                writer.write(b'HTTP/1.1 304 X\r\nETag: "%d"\r\nContent-Length: 0\r\n\r\n' % tag)
+            else:
+                content = self.content
+                kind = b"Content-Type: application/gzip\r\n"
+                head = b'HTTP/1.1 200 X\r\nETag: "%d"\r\n%sContent-Length: %d\r\n\r\n' % (tag, kind, len(content))
+                writer.write(head + content)
+                await writer.drain()
+                self.taken = tag
+            await writer.drain()
+
+
+def packed(files: Mapping[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo("/" + name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], *, socket: Path | None = None
+) -> AsyncIterator[int]:
+    """Serve on loopback, or on a unix socket; the port."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            await serve(reader, writer)
+        writer.close()
+
+    if socket is not None:
+        server = await asyncio.start_unix_server(one, socket)
+        port = 0
+    else:
+        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+    try:
+        yield port
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # what was closed has ended then
+
+
+# What services answer.
+
+
+def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None, dict[str, Any]]:
+    """The bytes of a response, its body if it has one that is to be relayed as it is, and how it is sent.
+
+    Raises `Unintelligible`.
+    """
+    spec = Spec(dict(told))
+    raw = spec.take("raw")
+    status = int(spec.take("status", default=200))
+    headers = spec.take("headers", default={})
+    body = spec.take("body")
+    version = str(spec.take("version", "http_version", default="1.1")).removeprefix("HTTP/")
+    for echoed in filter(None, [spec.take("echo", "reflect")]):
+        headers = {**headers, "X-Echo": "{AUTHORIZATION}", "X-Echo-Of": str(echoed)}
+    trailers = dict(spec.take("trailers", default={}))
+    manner = {
+        "close": spec.take("close", "then_close", default=False),
+        "delay": float(spec.take("delay_s", "delay", "interval_s", default=0)),
+    }
+    spec.done()
+    if raw is not None:
+        return plain(raw), None, manner
+    content = amounts.body(body if body is not None else "the service's own words")
+    names = {name.lower() for name in headers}
+    if trailers:
+        headers = {**headers, "Transfer-Encoding": "chunked"}
+        fields = "".join(f"{name}: {value}\r\n" for name, value in trailers.items()).encode("latin-1")
+        coded = amounts.body(f"chunked {body or 'ok'}").whole()
+        content = amounts.Filling(coded.removesuffix(b"\r\n") + fields + b"\r\n", 1)
+        names.add("transfer-encoding")
+    lines = [f"HTTP/{version} {status} X"]
+    for name, value in headers.items():
+        lines += [f"{name}: {amounts.repeated(one)}" for one in (value if isinstance(value, list) else [str(value)])]
+    whole = content.whole() if status not in (204, 304) else b""
+    if not names & {"content-length", "transfer-encoding"} and status not in (204, 304):
+        lines.append(f"Content-Length: {len(whole)}")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    relayed = whole if not names & {"content-length", "transfer-encoding"} else None
+    return head + whole, relayed, manner
