@@ -6,17 +6,21 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from ostiary.audit import FileAuditLog, MemoryAuditLog
+from ostiary.audit.findings import Kind
 from ostiary.clock import ManualClock
 from ostiary.errors import AuditUnavailable, IdentityInvalid, MessageMalformed
 from support.audit import PipeSink, Stages, credential, decision, exchange, forward, identity, request, target, until
+from support import trail
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
-KINDS = ("decision", "credential", "completion", "refusal", "answer", "lost", "outage")
+OF_REQUESTS = ("decision", "credential", "completion", "refusal", "answer")
+OF_THE_LOG = ("lost", "outage")
+OF_THE_CHAIN = ("begin", "resume", "pruned", "end", "checkpoint")
 
 
 def published() -> dict[str, list[str]]:
@@ -79,7 +83,28 @@ async def test_the_lines_about_the_log_itself_have_the_published_fields() -> Non
 
 
 def test_every_kind_is_published() -> None:
-    assert tuple(published()) == KINDS
+    assert tuple(published()) == (*OF_REQUESTS, *OF_THE_LOG, *OF_THE_CHAIN)
+
+
+def test_the_lines_of_the_chain_have_the_published_fields_and_then_their_seal(tmp_path: Path) -> None:
+    place = trail.Place(tmp_path)
+    trail.written(place, [[1], [2], [3]], max_bytes=600, keep=2, end=False)
+    trail.written(place, [[4]])
+    found = {line["kind"]: list(line) for line in place.lines()}
+    (signed,) = (path for path in place.checkpoints.iterdir() if path.name.endswith("-000002.ndjson"))
+    found["checkpoint"] = [*json.loads(signed.read_bytes().splitlines()[-1]), "seq", "mac"]
+
+    assert {kind: found[kind] for kind in OF_THE_CHAIN} == {
+        kind: [*published()[kind], "seq", "mac"] for kind in OF_THE_CHAIN
+    }
+
+
+def test_every_remark_of_verify_is_on_the_page() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| .+ \|$", page[page.index("| finding |") : page.index("## What is")], re.MULTILINE
+    )
+    assert sorted(rows) == sorted(get_args(Kind))
 
 
 def test_what_is_nested_is_named_on_the_page() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
+import orjson
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -17,11 +21,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from ostiary import __version__
 from ostiary.audit.findings import Remark, Report
 from ostiary.audit.keys import read_keys
+from ostiary.audit.ocsf import api_activity
+from ostiary.audit.query import QueryUnavailable
+from ostiary.audit.query import query as search
+from ostiary.audit.reading import Selection, follow, last, requests
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
-from ostiary.cli.output import note, print_json, print_table
+from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.config import Config, load_config
 from ostiary.credential import PublicKey, load_signing_key
 from ostiary.errors import ConfigurationError
@@ -30,6 +39,8 @@ app = typer.Typer(help="The audit: read it, search it, and prove that it is whol
 
 _CONFIGURATION: Final = Path("ostiary.yaml")
 _UNKNOWN: Final = 2
+_AGO: Final = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Directories = Annotated[
     list[Path] | None,
@@ -166,3 +177,159 @@ def _print(report: Report) -> None:
 def _row(remark: Remark) -> tuple[str, ...]:
     cells = (remark.file, remark.line, remark.seq, remark.decision_id)
     return (remark.kind, *("" if cell is None else str(cell) for cell in cells), remark.what)
+
+
+# reading
+
+Caller = Annotated[str | None, typer.Option(metavar="NAME", help="Of this caller.")]
+Service = Annotated[str | None, typer.Option(metavar="NAME", help="To this service.")]
+Endpoint = Annotated[str | None, typer.Option(metavar="NAME", help="To this endpoint.")]
+Reason = Annotated[str | None, typer.Option(metavar="REASON", help="With this reason: permission-missing.")]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Not before: 2026-11-22T15:16:30Z, or how long ago: 90s, 15m, 2h, 7d."),
+]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before; written as for --since.")]
+DecisionId = Annotated[str | None, typer.Option("--decision", metavar="ID", help="With this decision id.")]
+
+
+@app.command("tail")
+def tail(
+    directories: Directories = None,
+    config: Configured = None,
+    count: Annotated[int, typer.Option("-n", "--lines", min=0, max=100_000, help="How many lines.")] = 20,
+    following: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    caller: Caller = None,
+    service: Service = None,
+    endpoint: Endpoint = None,
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The lines as they are in the files.")] = False,
+) -> None:
+    """Show the last lines about requests, of all workers, in the order of their time."""
+    selection = _selection(caller, service, endpoint, reason, since, until)
+    places = _audit_directories(directories, config)
+    for line in last(places, count, selection):
+        typer.echo(_line(line, as_json=as_json))
+    if following:
+        with contextlib.suppress(KeyboardInterrupt):
+            for line in follow(places, selection):
+                typer.echo(_line(line, as_json=as_json))
+
+
+@app.command("query")
+def query(
+    directories: Directories = None,
+    config: Configured = None,
+    caller: Caller = None,
+    service: Service = None,
+    endpoint: Endpoint = None,
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+    decision: DecisionId = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000_000, help="The last so many.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Find requests: one row for each, with what came of it. Takes DuckDB: pip install 'ostiary[query]'.
+
+    It reads what is there and proves nothing: that is what `ostiary audit verify` does.
+    """
+    selection = _selection(caller, service, endpoint, reason, since, until, decision)
+    try:
+        rows = search(_audit_directories(directories, config), selection, limit=limit)
+    except QueryUnavailable as error:
+        fail(str(error), status=1)
+    if as_json:
+        print_json(rows)
+        return
+    shown = ("time", "decision_id", "caller", "service", "endpoint", "method", "path", "status", "outcome", "reasons")
+    print_table(shown, [tuple(_cell(row[name]) for name in shown) for row in rows])
+
+
+@app.command("export")
+def export(
+    directories: Directories = None,
+    config: Configured = None,
+    form: Annotated[
+        Literal["ocsf"], typer.Option("--format", help="ocsf: API Activity (6003) of OCSF 1.8.0.")
+    ] = "ocsf",
+    caller: Caller = None,
+    service: Service = None,
+    endpoint: Endpoint = None,
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+) -> None:
+    """Print one event for each request, one JSON object a line."""
+    selection = _selection(caller, service, endpoint, reason, since, until)
+    for request in requests(_audit_directories(directories, config), selection):
+        typer.echo(orjson.dumps(_FORMATS[form](request)).decode())
+
+
+_FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "ocsf": lambda request: api_activity(request, product_version=__version__)
+}
+
+
+def _audit_directories(directories: list[Path] | None, config: Path | None) -> list[Path]:
+    places = _places(directories or [], config).audit
+    for place in places:
+        if not place.is_dir():
+            raise ConfigurationError([f"{place}: there is no such directory"])
+    return places
+
+
+def _selection(
+    caller: str | None,
+    service: str | None,
+    endpoint: str | None,
+    reason: str | None,
+    since: str | None,
+    until: str | None,
+    decision_id: str | None = None,
+) -> Selection:
+    return Selection(
+        caller=caller,
+        service=service,
+        endpoint=endpoint,
+        reason=reason,
+        since=_instant("--since", since),
+        until=_instant("--until", until),
+        decision_id=decision_id,
+    )
+
+
+def _instant(option: str, text: str | None) -> str | None:
+    """A time as the audit writes it."""
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago is not None:
+            instant = datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+        else:
+            instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except (ValueError, OverflowError):
+        fail(f"{option}: {text!r} is not a time, which is written 2026-11-22T15:16:30Z, or 15m for how long ago")
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _line(line: Mapping[str, Any], *, as_json: bool) -> str:
+    if as_json:
+        return orjson.dumps(line).decode()
+    about = (_cell(line.get(name)) for name in ("caller", "service", "endpoint", "method", "path"))
+    end = (_cell(line.get(name)) for name in ("outcome", "status", "reasons"))
+    words = (str(line.get("time")), str(line.get("decision_id")), str(line.get("kind")), *about, *end)
+    return " ".join(word for word in words if word)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    # What a stranger sent may hold anything, and a terminal obeys some of it.
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
