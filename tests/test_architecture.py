@@ -26,6 +26,8 @@ KERNEL = {
     "target",
     "routes",
     "strictjson",
+    "spiffe",
+    "peer",
 }
 STAGES = {"identity", "decision", "credential", "upstream", "audit", "server", "concierge"}
 SERVICES = {"opa", "policy", "grants", "admin", "telemetry"}
@@ -43,6 +45,7 @@ COMPOSITION = {
     "listening",
     "page",
     "stage_settings",
+    "certificates",
 }
 LEAVES = {"pipeline", "verify"}
 

@@ -22,7 +22,15 @@ from ostiary.exchange import Exchange
 from ostiary.models import Target
 from ostiary.problem import Problems
 from ostiary.routes import Endpoint, RouteTable
-from ostiary.server import Gate, ListenerLimits, Refused, refuse_unless_strict, strict_protocol
+from ostiary.server import (
+    ContextSource,
+    Gate,
+    ListenerLimits,
+    Refused,
+    refuse_unless_strict,
+    strict_protocol,
+    tls_protocol,
+)
 from ostiary.target import Targets
 
 ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
@@ -270,13 +278,15 @@ def listener(
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     on_refused: Callable[[AccessError, Refused], None] | None = None,
+    tls: ContextSource | None = None,
 ) -> Iterator[Listener]:
-    """Serve the application from a thread of its own, as a worker would."""
+    """Serve the application from a thread of its own, as a worker would; with `tls`, over TLS."""
     refused: list[tuple[AccessError, Refused]] = []
     report = on_refused or (lambda refusal, facts: refused.append((refusal, facts)))
+    strict = strict_protocol(limits, problems=Problems(), on_refused=report)
     config = uvicorn.Config(
         Gate(http=app, lifespan=_no_lifespan),
-        http=strict_protocol(limits, problems=Problems(), on_refused=report),
+        http=strict if tls is None else tls_protocol(strict, contexts=tls),
         interface="asgi3",
         ws="none",
         lifespan="off",

@@ -1,17 +1,22 @@
-"""The listener: a strict HTTP/1.1 protocol for uvicorn, its limits, and the gate before the application."""
+"""The listener: a strict HTTP/1.1 protocol for uvicorn, TLS before it, limits, and the gate before the application."""
 
 from ostiary.server.gate import Gate, UnsafeListener, refuse_unless_strict
 from ostiary.server.limits import ListenerLimits
 from ostiary.server.protocol import StrictProtocol, strict_protocol
 from ostiary.server.refused import OnRefused, Refused
+from ostiary.server.tls import ContextSource, TlsFront, server_context, tls_protocol
 
 __all__ = [
+    "ContextSource",
     "Gate",
     "ListenerLimits",
     "OnRefused",
     "Refused",
     "StrictProtocol",
+    "TlsFront",
     "UnsafeListener",
     "refuse_unless_strict",
+    "server_context",
     "strict_protocol",
+    "tls_protocol",
 ]

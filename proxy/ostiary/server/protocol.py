@@ -37,7 +37,8 @@ from ostiary.server.limits import Census, ListenerLimits
 from ostiary.server.refused import OnRefused
 
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
-_EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
+EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
+"""What every scope says that the listener can do."""
 
 
 class _Enough(Exception):
@@ -55,6 +56,7 @@ class StrictProtocol(ListenerConnection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.extensions = EXTENSIONS
         self._header_count = self._limits.header_count
         self._target_bytes = self._limits.target_bytes
         self._head_begins = False  # the head that is being read began in the data that is being fed
@@ -127,7 +129,7 @@ class StrictProtocol(ListenerConnection):
         scope: Scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "extensions": _EXTENSIONS,
+            "extensions": self.extensions,
             "http_version": version,
             "server": self.server,
             "client": self.client,
