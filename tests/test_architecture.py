@@ -27,6 +27,8 @@ KERNEL = {
     "target",
     "routes",
     "strictjson",
+    "spiffe",
+    "peer",
 }
 STAGES = {"identity", "decision", "credential", "upstream", "audit", "server", "concierge"}
 SERVICES = {"opa", "policy", "grants", "admin", "telemetry"}
@@ -44,6 +46,7 @@ COMPOSITION = {
     "listening",
     "page",
     "stage_settings",
+    "certificates",
 }
 LEAVES = {"pipeline", "verify"}
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.access import AccessRequestBuilder, NoGrants
 from ostiary.audit import CHECKPOINTS, AuditFiles, AuditKeys, AuditTrail, Chain, Checkpoints, FileAuditLog
+from ostiary.certificates import TlsFiles
 from ostiary.clock import Clock, SystemClock
 from ostiary.concierge import (
     JWKS_PATH,
@@ -41,7 +42,14 @@ from ostiary.decision.horizon import Announcements, PolicyHorizon
 from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError
-from ostiary.identity import build_authenticator
+from ostiary.identity import (
+    CertificateSource,
+    ListenerAuthenticator,
+    MtlsAuthenticator,
+    ReplayTable,
+    XfccAuthenticator,
+    build_authenticator,
+)
 from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import PublishedBundle
@@ -50,8 +58,16 @@ from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
-from ostiary.server import Gate, Refused, strict_protocol
-from ostiary.stage_settings import cors_settings, issuer_settings, listener_limits, pinned_proxies, upstream_settings
+from ostiary.server import Gate, Refused, strict_protocol, tls_protocol
+from ostiary.stage_settings import (
+    cors_settings,
+    dpop_settings,
+    forwarding_peers,
+    issuer_settings,
+    listener_limits,
+    pinned_proxies,
+    upstream_settings,
+)
 from ostiary.target import Targets
 from ostiary.upstream import Forwarder
 
@@ -108,13 +124,26 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     audit = FileAuditLog(
         sink=audit_trail(config, worker=name), worker=name, clock=clock, deadline=config.audit.deadline
     )
-    authenticator = build_authenticator([issuer_settings(one) for one in config.issuers], clock=clock)
+    files = None if config.listen.tls is None else TlsFiles(config.listen.tls)
+    if files is not None:
+        files.load()
+    replays = None if config.listen.dpop is None else ReplayTable.attach(config.replay_file)
+    authenticator = listener_authenticator(config, files, replays, clock=clock)
     forwarder = Forwarder(
         {name: upstream_settings(service, config) for name, service in config.services.items()},
         drain_timeout=config.limits.drain_timeout,
     )
     minter = Minter(key=key, issuer=issuer)
-    problems = Problems(detail=config.errors.detail)
+    listen = config.listen
+    asks_clients = listen.tls is not None and listen.tls.asks_clients
+    dpop_algorithms = () if listen.dpop is None else listen.dpop.algorithms
+    # Where only tokens are taken that are bound to a key, a bearer token is not asked for.
+    dpop_required = listen.bound_tokens == "required" and not asks_clients
+    problems = Problems(
+        detail=config.errors.detail,
+        bearer="jwt" in listen.identity and not dpop_required,
+        dpop_algorithms=dpop_algorithms,
+    )
     pipeline = Pipeline(
         audit=audit,
         targets=Targets(
@@ -129,7 +158,13 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
                 JWKS_PATH: (b"application/jwk-set+json", public_jwks([key.public], config.signing.extra_keys)),
                 PROTECTED_RESOURCE_PATH: (
                     b"application/json",
-                    protected_resource_metadata(resource=issuer, issuers=[one.issuer for one in config.issuers]),
+                    protected_resource_metadata(
+                        resource=issuer,
+                        issuers=[one.issuer for one in config.issuers if one.use == "jwt"],
+                        certificate_bound=asks_clients and "jwt" in listen.identity,
+                        dpop_algorithms=dpop_algorithms,
+                        dpop_required=dpop_required,
+                    ),
                 ),
             },
         ),
@@ -154,7 +189,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for part in (audit, authenticator):
+            for part in (audit, authenticator, *(one for one in (files, replays) if one is not None)):
                 await part.start()
                 stack.push_async_callback(part.close)
             await stack.enter_async_context(policy.lifespan)
@@ -172,11 +207,12 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             host=facts.host,
         )
 
+    strict = strict_protocol(
+        limits=listener_limits(config), problems=problems, on_refused=refused, proxies=pinned_proxies(config)
+    )
     return Composed(
         application=DataApplication(pipeline, lifespan=lifespan),
-        protocol=strict_protocol(
-            limits=listener_limits(config), problems=problems, on_refused=refused, proxies=pinned_proxies(config)
-        ),
+        protocol=strict if files is None else tls_protocol(strict, contexts=files),
     )
 
 
@@ -216,6 +252,32 @@ def audit_trail(config: Config, *, worker: str) -> AuditTrail:
             clock=signing,
             head=lambda: chain.head,
         ),
+    )
+
+
+def listener_authenticator(
+    config: Config, files: TlsFiles | None, replays: ReplayTable | None, *, clock: Clock
+) -> ListenerAuthenticator:
+    """How the data listener finds out who sends a request. `files` know whose certificates are trusted, `replays` what
+    proofs were used."""
+    listen = config.listen
+    certificates: CertificateSource | None = None
+    if files is not None and listen.tls is not None and listen.tls.asks_clients:
+        certificates = MtlsAuthenticator(trust=files.trust, clock=clock)
+        if listen.xfcc is not None:
+            certificates = XfccAuthenticator(
+                connections=certificates,
+                peers=forwarding_peers(listen.xfcc, listen.tls),
+                trust_domains=listen.xfcc.trust_domains,
+            )
+    return build_authenticator(
+        [issuer_settings(one) for one in config.issuers],
+        clock=clock,
+        proofs=listen.identity,
+        certificates=certificates,
+        bound_tokens=listen.bound_tokens == "required",
+        dpop=dpop_settings(config),
+        replays=replays,
     )
 
 

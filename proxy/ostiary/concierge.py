@@ -18,7 +18,7 @@ header of the upstream, so that there is one authority and no header twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -148,8 +148,18 @@ class ProxyConcierge:
         await exchange.respond(200, headers, body)
 
 
-def protected_resource_metadata(*, resource: str, issuers: Iterable[str]) -> bytes:
+def protected_resource_metadata(
+    *,
+    resource: str,
+    issuers: Iterable[str],
+    certificate_bound: bool = False,
+    dpop_algorithms: Sequence[str] = (),
+    dpop_required: bool = False,
+) -> bytes:
     """The metadata of RFC 9728 section 2: the `resource` identifier, and whose tokens it takes, in the header only.
+
+    `certificate_bound` is whether tokens may be bound to client certificates, `dpop_algorithms` are those of the proofs
+    that tokens may be bound to keys by, and `dpop_required` says that no other tokens are taken.
 
     Raises ValueError for an identifier that is not https (plain http is for loopback) or has a query or fragment.
     """
@@ -164,6 +174,12 @@ def protected_resource_metadata(*, resource: str, issuers: Iterable[str]) -> byt
     document: dict[str, object] = {"resource": resource, "bearer_methods_supported": ["header"]}
     if servers := list(issuers):  # a list without elements is left out: section 3.2
         document["authorization_servers"] = servers
+    if certificate_bound:
+        document["tls_client_certificate_bound_access_tokens"] = True
+    if dpop_algorithms:
+        document["dpop_signing_alg_values_supported"] = list(dpop_algorithms)
+    if dpop_required:
+        document["dpop_bound_access_tokens_required"] = True
     return orjson.dumps(document)
 
 

@@ -63,6 +63,13 @@ class MessageMalformed(MalformedRequest):
     sentence = "The message is not a well-formed HTTP/1.1 request."
 
 
+class HandshakeFailed(MalformedRequest):
+    """Never answered: there is no connection to answer on. Recorded all the same."""
+
+    reason = "handshake-failed"
+    sentence = "The TLS handshake did not succeed."
+
+
 class TargetMalformed(MalformedRequest):
     reason = "target-malformed"
     sentence = "The request target is not in the one form that is accepted."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
@@ -13,23 +13,40 @@ from ostiary.exchange import Exchange, Header
 _PROBLEM: Final[Header] = (b"content-type", b"application/problem+json")
 _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 
-# RFC 6750 section 3: no error code when no credential came; one code, and no more, for a bad one.
-_CHALLENGES: Final[dict[str, bytes]] = {
-    "identity-missing": b'Bearer realm="ostiary"',
-    "identity-invalid": b'Bearer realm="ostiary", error="invalid_token"',
-}
+# RFC 6750 section 3, RFC 9449 section 7.1: no error code when no credential came; one code, and no more, for a bad one.
+# It is the token's also where the proof was bad: who has a token and not its key is not told that the token is good.
+_CODES: Final[dict[str, str]] = {"identity-missing": "", "identity-invalid": ', error="invalid_token"'}
 
 
 class Problems:
-    """Renders refusals. With `detail="minimal"` a client learns status and id; the reasons stay in the audit."""
+    """Renders refusals. With `detail="minimal"` a client learns status and id; the reasons stay in the audit.
 
-    def __init__(self, *, detail: Literal["full", "minimal"] = "full") -> None:
+    What a 401 asks for (RFC 9110 section 15.5.2): a bearer token, unless `bearer` is false; a DPoP proof, where
+    `dpop_algorithms` are accepted in one; a client certificate, where neither.
+    """
+
+    def __init__(
+        self,
+        *,
+        detail: Literal["full", "minimal"] = "full",
+        bearer: bool = True,
+        dpop_algorithms: Sequence[str] = (),
+    ) -> None:
         self._full = detail == "full"
+        asked = ['Bearer realm="ostiary"'] if bearer else []
+        if dpop_algorithms:
+            asked.append(f'DPoP realm="ostiary", algs="{" ".join(dpop_algorithms)}"')
+        # No scheme is registered for certificates, and a 401 has to name one.
+        asked = asked or ['Certificate realm="ostiary"']
+        self._challenges: dict[str, list[Header]] = {
+            reason: [(b"www-authenticate", f"{scheme}{code}".encode("ascii")) for scheme in asked]
+            for reason, code in _CODES.items()
+        }
 
     def headers(self, refusal: AccessError) -> list[Header]:
         headers = [_PROBLEM, _NO_STORE]
         if isinstance(refusal, Unauthenticated):
-            headers.append((b"www-authenticate", _CHALLENGES[refusal.reason]))
+            headers.extend(self._challenges[refusal.reason])
         if refusal.retry_after is not None:
             headers.append((b"retry-after", str(refusal.retry_after).encode()))
         if refusal.closes:

@@ -8,9 +8,11 @@ from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
 from ostiary.config.model import ManagedOpa, ServiceSettings
-from ostiary.identity import Discovery, IssuerSettings, JwksUrl, KeyFile
+from ostiary.config.proofs import Tls, Xfcc
+from ostiary.identity import Discovery, DpopSettings, IssuerSettings, JwksUrl, KeyFile
 from ostiary.opa.archive import Verification
 from ostiary.server import ListenerLimits, Proxies
+from ostiary.spiffe import SpiffeId
 from ostiary.upstream import TlsSettings, UpstreamSettings
 
 
@@ -32,7 +34,31 @@ def issuer_settings(issuer: Issuer) -> IssuerSettings:
         leeway=issuer.leeway,
         max_lifetime=issuer.max_lifetime,
         claims=tuple(issuer.claims),
+        use=issuer.use,
     )
+
+
+def dpop_settings(config: Config) -> DpopSettings | None:
+    dpop = config.listen.dpop
+    if dpop is None:
+        return None
+    return DpopSettings(
+        algorithms=dpop.algorithms,
+        window=dpop.window,
+        leeway=dpop.leeway,
+        origins={
+            host: str(service.public_url)
+            for service in config.services.values()
+            if service.public_url is not None
+            for host in service.hosts
+        },
+    )
+
+
+def forwarding_peers(xfcc: Xfcc, tls: Tls) -> list[tuple[str, str]]:
+    """Issuer and subject of those who may forward."""
+    plain = "" if tls.client_ca is None else tls.client_ca.issuer
+    return [(SpiffeId.parse(peer).issuer if peer.startswith("spiffe:") else plain, peer) for peer in xfcc.peers]
 
 
 def upstream_settings(service: ServiceSettings, config: Config) -> UpstreamSettings:

@@ -26,6 +26,7 @@ from typing import Final, TypeAlias
 
 from ostiary import app
 from ostiary.admin.app import Health, admin_application
+from ostiary.certificates import TlsFiles
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.config.fields import UnixAddress
@@ -35,6 +36,7 @@ from ostiary.crew import Crew
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
+from ostiary.identity import ReplayTable
 from ostiary.listening import Server, bind, listen, listen_unix, private_directory, quiet
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.archive import ArchiveError
@@ -72,6 +74,7 @@ class Supervisor:
         self._monitor: PolicyMonitor | None = None
         self._horizon = PolicyHorizon()
         self._page: Page | None = None
+        self._tls = None if config.listen.tls is None else TlsFiles(config.listen.tls)
         self._running: asyncio.Task[None] | None = None
         self._stops = 0
         self.ready = asyncio.Event()
@@ -111,6 +114,9 @@ class Supervisor:
             self.data_address = data.getsockname()[:2]
             private_directory(config.state)
             ensure_signing_key(config.signing_key_file, config.signing.algorithm)
+            await self._watch_tls(stack)
+            if config.listen.dpop is not None:
+                ReplayTable.create(config.replay_file, capacity=config.listen.dpop.proofs, now=SystemClock().now())
             self._page = stack.enter_context(contextlib.closing(Page.create(self._page_file)))
             self.opa = opa = await stack.enter_async_context(self._opa())
             self._monitor = await stack.enter_async_context(self._watched(opa.address))
@@ -122,9 +128,17 @@ class Supervisor:
             stack.callback(announcing.cancel)
             await crew.serve()
 
+    async def _watch_tls(self, stack: AsyncExitStack) -> None:
+        """Each worker watches the files by itself; what is seen here is what they see, and is told in the health."""
+        if self._tls is not None:
+            self._tls.load()
+            await self._tls.start()
+            stack.push_async_callback(self._tls.close)
+
     async def _announce(self, crew: Crew) -> None:
         await crew.ready.wait()
-        _log.info("serving on %s:%d with %d worker(s)", *self.data_address, crew.size)
+        secured = "" if self._tls is None else ", over TLS"
+        _log.info("serving on %s:%d with %d worker(s)%s", *self.data_address, crew.size, secured)
         self.ready.set()
 
     @property
@@ -213,6 +227,7 @@ class Supervisor:
             revision=revision,
             workers=self._workers,
             workers_ready=0 if crew is None else crew.serving,
+            tls=None if self._tls is None else self._tls.state,
         )
 
     @contextlib.asynccontextmanager

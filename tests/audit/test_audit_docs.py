@@ -14,8 +14,8 @@ from ostiary.audit import FileAuditLog, MemoryAuditLog
 from ostiary.audit.findings import Kind
 from ostiary.clock import ManualClock
 from ostiary.errors import AuditUnavailable, IdentityInvalid, MessageMalformed
-from support.audit import PipeSink, Stages, credential, decision, exchange, forward, identity, request, target, until
 from support import trail
+from support.audit import PipeSink, Stages, credential, decision, exchange, forward, identity, request, target, until
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
 OF_REQUESTS = ("decision", "credential", "completion", "refusal", "answer")

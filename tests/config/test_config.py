@@ -37,6 +37,10 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "data": "127.0.0.1:8080",
             "admin": f"unix:{tmp_path}/run/admin.sock",
             "identity": ("jwt",),
+            "tls": None,
+            "xfcc": None,
+            "dpop": None,
+            "bound_tokens": "accepted",
             "public_ports": (),
             "proxies": None,
         },
@@ -47,6 +51,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
         "issuers": (
             {
                 "issuer": "https://idp.test",
+                "use": "jwt",
                 "audience": "proxy",
                 "jwks_url": "https://idp.test/jwks",
                 "discovery": False,
@@ -67,6 +72,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
                 "upstream": "http://127.0.0.1:9001",
                 "credential": {"strategy": "minted", "lifetime": 60},
                 "cors": None,
+                "public_url": None,
                 "tls": None,
             }
         },

@@ -122,7 +122,7 @@ opa: {managed: {bundle: build/demo}}
             "ostiary.yaml:1: listen.admin: the path of the socket is longer than 100 bytes: /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
         ],
     ),
-    "a proof of a later version": (
+    "a proof by certificate without TLS": (
         """\
 listen: {data: '127.0.0.1:1', identity: [mtls, jwt]}
 issuers:
@@ -132,7 +132,7 @@ services:
 opa: {managed: {bundle: build/demo}}
 """,
         [
-            "ostiary.yaml:1: listen.identity[0]: 'mtls' comes with a later version: this one proves identities with 'jwt' only"
+            "ostiary.yaml:1: listen.identity: 'mtls' needs 'tls' with 'trust_domains' or 'client_ca': nothing could be proved without"
         ],
     ),
     "an unknown proof": (

@@ -61,6 +61,8 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
         ("yaml", "opa.yaml", ()),  # run by OPA
         ("yaml", None, ("when",)),
         ("yaml", None, ("config",)),
+        ("yaml", None, ("listen",)),
+        ("yaml", None, ("issuer",)),
         ("rego", "example.rego", ()),
         ("rego", "policy.rego", ()),
         ("rego", "policy.rego", ("mistakes",)),
@@ -131,6 +133,36 @@ def test_a_configuration_loads(block: Block, tmp_path: Path) -> None:
     path.write_text(block.text, encoding="utf-8")
 
     assert load_config(path, os.environ).services
+
+
+AROUND = """\
+services: {orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}}
+opa: {managed: {bundle: build/demo}}
+"""
+ISSUER = "issuers: [{issuer: https://idp.test, audience: proxy, key_file: keys.json, algorithms: [ES256]}]\n"
+
+
+def indented(block: Block, prefix: str) -> str:
+    return "".join(f"{prefix}{line}\n" for line in block.text.splitlines())
+
+
+@pytest.mark.parametrize("block", chosen(language="yaml", words=["listen"]), ids=where)
+def test_a_listener_loads(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "ostiary.yaml"
+    tokens = "jwt" in block.text.partition("identity:")[2].partition("]")[0]
+    path.write_text(f"listen:\n{indented(block, '  ')}{ISSUER if tokens else ''}{AROUND}", encoding="utf-8")
+
+    assert load_config(path, os.environ).listen
+
+
+@pytest.mark.parametrize("block", chosen(language="yaml", words=["issuer"]), ids=where)
+def test_an_issuer_loads(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "ostiary.yaml"
+    first, *rest = indented(block, "    ").splitlines(keepends=True)
+    issuer = "".join([first.replace("    ", "  - ", 1), *rest])
+    path.write_text(f"listen: {{data: 127.0.0.1:8080}}\nissuers:\n{issuer}{AROUND}", encoding="utf-8")
+
+    assert load_config(path, os.environ).issuers
 
 
 def test_the_readme_s_configuration_fits_its_map(tmp_path: Path) -> None:

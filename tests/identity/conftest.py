@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ostiary.clock import ManualClock
-from ostiary.identity import BearerAuthenticator, build_authenticator
+from ostiary.identity import ListenerAuthenticator, build_authenticator
 from support.identity import Issuer, SigningKey, jwks, key_file, settings
 
 
@@ -21,7 +21,7 @@ def issuer(clock: ManualClock) -> Issuer:
 
 
 @pytest.fixture
-async def authenticator(tmp_path: Path, clock: ManualClock) -> AsyncIterator[BearerAuthenticator]:
+async def authenticator(tmp_path: Path, clock: ManualClock) -> AsyncIterator[ListenerAuthenticator]:
     """Believes `https://idp.test` with RS256, whose keys are `k1` and `k2`; verifies every token anew."""
     other = SigningKey(id="k2", material="second")
     keys = key_file(tmp_path, jwks(SigningKey(), other))

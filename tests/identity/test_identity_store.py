@@ -13,7 +13,7 @@ from pytest_httpserver import HTTPServer
 
 from ostiary.clock import ManualClock, SystemClock
 from ostiary.errors import IdentityInvalid
-from ostiary.identity import BearerAuthenticator, JwksUrl, RefreshSettings, build_authenticator
+from ostiary.identity import JwksUrl, ListenerAuthenticator, RefreshSettings, build_authenticator
 from support.identity import (
     Issuer,
     KeyServer,
@@ -36,7 +36,7 @@ ROTATED = SigningKey(id="k2", material="second")
 @asynccontextmanager
 async def keeping(
     served: KeyServer, clock: Any, refresh: RefreshSettings = REFRESH
-) -> AsyncIterator[tuple[BearerAuthenticator, RawServer]]:
+) -> AsyncIterator[tuple[ListenerAuthenticator, RawServer]]:
     async with raw_server(served) as server:
         url = JwksUrl(url=f"http://127.0.0.1:{server.port}/jwks")
         built = build_authenticator([settings(url)], clock=clock, refresh=refresh)
@@ -47,12 +47,12 @@ async def keeping(
             await built.close()
 
 
-def health(authenticator: BearerAuthenticator) -> dict[str, Any]:
+def health(authenticator: ListenerAuthenticator) -> dict[str, Any]:
     (facts,) = authenticator.health()
     return facts.document()
 
 
-async def invalid(authenticator: BearerAuthenticator, token: str) -> str:
+async def invalid(authenticator: ListenerAuthenticator, token: str) -> str:
     with pytest.raises(IdentityInvalid) as caught:
         await authenticator.identify(bearing(token))
     return caught.value.detail

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 
 from support.upstream import Answer, Script, UpstreamConnection
@@ -89,14 +90,17 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connected(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[Client]:
-    """A client of the proxy on this port. `receive_buffer` (bytes) makes it a slow reader's."""
+async def connected(
+    port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Client]:
+    """A client of the proxy on this port. `receive_buffer` (bytes) makes it a slow reader's, `tls` a secured one."""
     sock = socket.socket()
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=sock, limit=64 * 1024)
+    name = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection(sock=sock, limit=64 * 1024, ssl=tls, server_hostname=name)
     try:
         yield Client(reader, writer)
     finally:

@@ -21,6 +21,7 @@ from ostiary.clock import Clock
 from ostiary.exchange import Exchange
 from ostiary.identity import IssuerSettings, KeyFile
 from ostiary.identity.settings import KeyOrigin
+from ostiary.peer import PEER_CERTIFICATE, PeerCertificate
 
 ISSUER = "https://idp.test"
 AUDIENCE = "proxy"
@@ -133,14 +134,23 @@ async def _send(message: Any) -> None:
     raise RuntimeError("authentication answers nothing itself")
 
 
-def exchange(*headers: tuple[bytes, bytes], query: bytes = b"", method: str = "GET") -> Exchange:
+def exchange(
+    *headers: tuple[bytes, bytes],
+    query: bytes = b"",
+    method: str = "GET",
+    path: bytes = b"/orders/123",
+    scheme: str = "http",
+    peer: PeerCertificate | None = None,
+) -> Exchange:
     scope = {
         "type": "http",
         "method": method,
-        "raw_path": b"/orders/123",
+        "raw_path": path,
         "query_string": query,
         "headers": list(headers),
         "client": ("127.0.0.1", 40000),
+        "scheme": scheme,
+        "extensions": {} if peer is None else {PEER_CERTIFICATE: peer},
     }
     return Exchange(scope, _receive, _send)
 

@@ -202,9 +202,10 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
     `place` is its directory; if None a short one below /tmp, because the paths of unix sockets are limited. `upstreams`
     are ports on 127.0.0.1 by service; each answers to `<service>.localhost` unless `hosts` says otherwise.
     `permissions` is the text of permissions.yaml, `rego` the organisation's Rego by file name. `service_extra` are
-    further members of a service in ostiary.yaml (`"cors: {…}"`), `config_extra` further lines of it. `environment` is
-    added to the process's. With an `admin_port` the administrative listener is there, on 127.0.0.1. With `clean` False
-    nothing is demanded of its end: for tests that kill it.
+    further members of a service in ostiary.yaml (`"cors: {…}"`), `config_extra` further lines of it, `listen_extra`
+    further members of its listener, which proves by `identity` (`"mtls, jwt"`), and `more_issuers` further items of its
+    issuers. `environment` is added to the process's. With an `admin_port` the administrative listener is there, on
+    127.0.0.1. With `clean` False nothing is demanded of its end: for tests that kill it.
     """
 
     place: Path | None = None
@@ -216,6 +217,8 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
     config_extra: str = field(default="", kw_only=True)
     opa_extra: str = field(default="", kw_only=True)
     listen_extra: str = field(default="", kw_only=True)
+    identity: str = field(default="jwt", kw_only=True)
+    more_issuers: str = field(default="", kw_only=True)
     trusted: Trusted | None = field(default=None, kw_only=True)
     workers: int = field(default=1, kw_only=True)
     environment: Mapping[str, str] = field(default_factory=dict, kw_only=True)
@@ -293,14 +296,16 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
             for name, port in self.upstreams.items()
         )
         admin = "unix:run/admin.sock" if self.admin_port is None else f"127.0.0.1:{self.admin_port}"
-        return f"""\
-listen: {{data: "127.0.0.1:0", admin: "{admin}", identity: [jwt]{_member(self.listen_extra)}}}
-own_host: {OWN_HOST}
-workers: {self.workers}
+        issuers = f"""\
 issuers:
   - {{issuer: "{trusted.issuer}", audience: {trusted.audience}, key_file: jwks.json,
      algorithms: [{trusted.algorithm}]{_member(trusted.options)}}}
-services:
+{self.more_issuers}"""
+        return f"""\
+listen: {{data: "127.0.0.1:0", admin: "{admin}", identity: [{self.identity}]{_member(self.listen_extra)}}}
+own_host: {OWN_HOST}
+workers: {self.workers}
+{issuers if "jwt" in self.identity else ""}services:
 {services}opa: {{managed: {{bundle: bundle}}{_member(self.opa_extra)}}}
 audit: {{path: audit/}}
 {self.config_extra}"""

@@ -19,7 +19,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.errors import AccessError
 from ostiary.problem import Problems
-from ostiary.server import Gate, ListenerLimits, Proxies, Refused, refuse_unless_strict, strict_protocol
+from ostiary.server import (
+    ContextSource,
+    Gate,
+    ListenerLimits,
+    Proxies,
+    Refused,
+    refuse_unless_strict,
+    strict_protocol,
+    tls_protocol,
+)
 
 ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
 PATIENCE = 5.0
@@ -226,13 +235,15 @@ def listener(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     on_refused: Callable[[AccessError, Refused], None] | None = None,
     proxies: Proxies | None = None,
+    tls: ContextSource | None = None,
 ) -> Iterator[Listener]:
-    """Serve the application from a thread of its own, as a worker would."""
+    """Serve the application from a thread of its own, as a worker would; with `tls`, over TLS."""
     refused: list[tuple[AccessError, Refused]] = []
     report = on_refused or (lambda refusal, facts: refused.append((refusal, facts)))
+    strict = strict_protocol(limits, problems=Problems(), on_refused=report, proxies=proxies)
     config = uvicorn.Config(
         Gate(http=app, lifespan=_no_lifespan),
-        http=strict_protocol(limits, problems=Problems(), on_refused=report, proxies=proxies),
+        http=strict if tls is None else tls_protocol(strict, contexts=tls),
         interface="asgi3",
         ws="none",
         lifespan="off",

@@ -24,13 +24,18 @@ _FRESH: Final = {"cache-control": "no-store"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What the supervisor knows. `policy` is `starting`, `serving`, `stale` or `down`; `revision` its latest one."""
+    """What the supervisor knows. `policy` is `starting`, `serving`, `stale` or `down`; `revision` its latest one.
+
+    `tls` is `current`, or `outdated` where the listener's files have changed to something that cannot be used and what
+    they held before is in use; None without TLS. Requests are served in either case.
+    """
 
     draining: bool
     policy: str
     revision: str | None
     workers: int
     workers_ready: int
+    tls: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -46,6 +51,8 @@ def admin_application(health: Callable[[], Awaitable[Health]], *, policy_nudged:
     async def readyz(_: Request) -> JSONResponse:
         seen = await health()
         document = {"ready": seen.ready, **asdict(seen)}
+        if seen.tls is None:
+            del document["tls"]
         return JSONResponse(document, status_code=200 if seen.ready else 503, headers=_FRESH)
 
     async def status(_: Request) -> JSONResponse:

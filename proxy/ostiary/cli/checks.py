@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 
 from ostiary import assets
+from ostiary.certificates import TlsFiles
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config, check_agreement
 from ostiary.config.fields import UnixAddress
 from ostiary.config.issuers import Issuer
+from ostiary.config.proofs import Tls
 from ostiary.credential import load_signing_key, public_jwks
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
@@ -73,6 +75,8 @@ def check_files(config: Config) -> list[Finding]:
     findings = [*_state(config), *_signing(config), *_audit(config.audit.path)]
     if config.opa.managed is not None:
         findings += _bundle(config.opa.managed.bundle)
+    if config.listen.tls is not None:
+        findings += _tls(config.listen.tls)
     for issuer in config.issuers:
         findings += issuer_files(issuer)
     for name, service in config.services.items():
@@ -82,6 +86,14 @@ def check_files(config: Config) -> list[Finding]:
             except ConfigurationError as error:
                 findings += wrong("upstream", f"{name}: {error}")
     return findings
+
+
+def _tls(settings: Tls) -> list[Finding]:
+    try:
+        TlsFiles(settings).load()
+    except ConfigurationError as error:
+        return wrong("TLS", error)
+    return ok("TLS", str(settings.certificate))
 
 
 def _state(config: Config) -> list[Finding]:

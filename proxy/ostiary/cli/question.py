@@ -184,6 +184,11 @@ class Asker:
         if config is None:
             return self
         identity = self.identity
+        if identity.issuer.removeprefix("spiffe://") in config.trust_domains:
+            return self
+        client_ca = None if config.listen.tls is None else config.listen.tls.client_ca
+        if client_ca is not None and identity.issuer == client_ca.issuer:
+            return replace(self, identity=replace(identity, method="mtls", claims={}))
         if identity.method != "jwt":
             proofs = ", ".join(config.listen.identity)
             raise IdentityInvalid(f"a listener with identity [{proofs}] never proves a SPIFFE ID")

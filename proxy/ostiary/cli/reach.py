@@ -20,7 +20,8 @@ from ostiary.config.issuers import Issuer
 from ostiary.config.model import ManagedOpa as ManagedSettings
 from ostiary.config.model import ServiceSettings
 from ostiary.errors import AccessError, ConfigurationError, PolicyUnavailable
-from ostiary.identity.keys import KeyReader, KeySourceError
+from ostiary.identity.composition import key_reader
+from ostiary.identity.keys import KeySourceError
 from ostiary.identity.sources import source_of
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleError, PublishedBundle
@@ -107,7 +108,7 @@ async def _issuer(issuer: Issuer) -> list[Finding]:
     try:
         async with asyncio.timeout(_PATIENCE):
             document = await source_of(settings.issuer, settings.keys).read()
-        keys = KeyReader(algorithms=settings.algorithms).read(document)
+        keys = key_reader(settings).read(document)
     except KeySourceError as error:
         return wrong("issuer", f"{issuer.issuer}: {error} ({error.cause})")
     except TimeoutError:

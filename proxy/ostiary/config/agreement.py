@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ostiary.config.model import Config
 from ostiary.policy.model import Caller, Conditions, Eligibility, Permission, PermissionMap
 from ostiary.policy.words import closest, quoted
+from ostiary.spiffe import SpiffeId
 
 
 def check_agreement(config: Config, permission_map: PermissionMap) -> list[str]:
@@ -37,13 +38,20 @@ def _services(config: Config, permission_map: PermissionMap) -> Iterator[str]:
 
 def _callers(config: Config, permission_map: PermissionMap) -> Iterator[str]:
     issuers = {issuer.issuer for issuer in config.issuers}
+    client_ca = None if config.listen.tls is None else config.listen.tls.client_ca
+    if client_ca is not None:
+        issuers.add(client_ca.issuer)
     for name, caller in permission_map.callers.items():
         if caller.issuer is not None and caller.issuer not in issuers:
             hint = closest(caller.issuer, issuers)
             yield f"caller {quoted(name)} has an issuer that is not configured, {quoted(caller.issuer)}{hint}"
-        if caller.spiffe is not None:
+        if caller.spiffe is not None and SpiffeId.parse(caller.spiffe).trust_domain not in config.trust_domains:
             proofs = ", ".join(config.listen.identity)
-            yield f"caller {quoted(name)} is a SPIFFE ID, which a listener with identity [{proofs}] never proves"
+            if config.trust_domains:
+                hint = f"the trust domains it knows: {', '.join(sorted(config.trust_domains))}"
+                yield f"caller {quoted(name)} is a SPIFFE ID, which this listener never proves ({hint})"
+            else:
+                yield f"caller {quoted(name)} is a SPIFFE ID, which a listener with identity [{proofs}] never proves"
 
 
 def _claims(config: Config, permission_map: PermissionMap) -> Iterator[str]:

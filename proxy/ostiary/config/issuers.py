@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
@@ -22,6 +22,7 @@ from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import Strict
 from ostiary.policy.values import ClaimName, Duration, Text, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
+from ostiary.spiffe import is_trust_domain
 
 _FAMILIES: Final = {
     "RS256": "RSASSA-PKCS1-v1_5",
@@ -57,12 +58,6 @@ def _one_family(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _issuer(value: str) -> str:
-    if value.startswith("spiffe:"):
-        raise mistake("a trust domain is no issuer of plain tokens")
-    return value
-
-
 def _only_true(value: Any) -> Any:
     if value is False:
         raise mistake("is true or left out")
@@ -78,8 +73,11 @@ Algorithm: TypeAlias = Annotated[str, AfterValidator(_algorithm), WithJsonSchema
 class Issuer(Strict):
     """Whose tokens are accepted. Its keys come from exactly one of `jwks_url`, `discovery` and `key_file`."""
 
-    issuer: Annotated[Text, AfterValidator(_issuer), StandIn("https://stand-in.invalid")]
-    """The token's `iss`, compared exactly."""
+    issuer: Annotated[Text, StandIn("https://stand-in.invalid")]
+    """The token's `iss`, compared exactly. With `use: jwt-svid` the trust domain, `spiffe://shop.test`."""
+    use: Literal["jwt", "jwt-svid"] = "jwt"
+    """What its tokens are: JWTs, or JWT-SVIDs of a SPIFFE trust domain. Their subjects are that domain's workloads,
+    whatever their `iss` says; the keys are those of its bundle whose `use` is `jwt-svid`."""
     audience: Annotated[Text, OneText, StandIn("stand-in")]
     """What the token's `aud` must be: this proxy, under the name that the issuer knows it by."""
     jwks_url: Annotated[SecureUrl | None, StandIn("https://stand-in.invalid")] = None
@@ -111,6 +109,7 @@ class Issuer(Strict):
 
     @model_validator(mode="after")
     def _keys_come_from_one_place(self) -> Issuer:
+        self._check_use()
         sources = [self.jwks_url is not None, self.discovery, self.key_file is not None]
         if sum(sources) != 1:
             lacking = () if any(sources) else ("jwks_url", "discovery", "key_file")
@@ -121,8 +120,33 @@ class Issuer(Strict):
                 raise mistakes_at(
                     ((name,), "is for keys that are fetched, and these come from a file") for name in fetching
                 )
-        if self.discovery:
+        if self.discovery and self.use == "jwt":
             parts = split_url(self.issuer)
             if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
                 raise mistake("discovery needs an issuer with https, except on a loopback host", lacking=())
         return self
+
+    def _check_use(self) -> None:
+        if self.use == "jwt":
+            if self.issuer.startswith("spiffe:"):
+                told = "a trust domain is no issuer of plain tokens: JWT-SVIDs need 'use: jwt-svid'"
+                raise mistakes_at([(("issuer",), told)], lacking=("use",))
+            return
+        found: list[tuple[tuple[int | str, ...], str]] = []
+        if not is_trust_domain(self.issuer.removeprefix("spiffe://")) or not self.issuer.startswith("spiffe://"):
+            found.append((("issuer",), "JWT-SVIDs are of a trust domain, which is written spiffe://shop.test"))
+        if self.discovery:
+            found.append((("discovery",), "a trust domain has a bundle: name it by 'jwks_url' or 'key_file'"))
+        # What the specification says, nobody configures (JWT-SVID sections 2.1 and 2.3).
+        found.extend(
+            ((name,), "is for plain tokens: a JWT-SVID's header has the type JWT or JOSE, or none")
+            for name in ("types", "allow_untyped")
+            if name in self.model_fields_set
+        )
+        found.extend(
+            (("algorithms", index), "is no algorithm of JWT-SVIDs, which are RS, PS and ES")
+            for index, name in enumerate(self.algorithms)
+            if name == "EdDSA"
+        )
+        if found:
+            raise mistakes_at(found, lacking=())

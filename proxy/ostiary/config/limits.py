@@ -22,7 +22,8 @@ class Limits(Strict):
     body_bytes: Annotated[int, Size(least=0, most=1024**4)] = 4 * 1024**3
     """A request's body; more is 413."""
     header_timeout: Annotated[float, Duration(least=0.1, most=120)] = 10.0
-    """From the first byte of a request (or the opening of a connection) to the end of its headers."""
+    """From the first byte of a request (or the opening of a connection) to the end of its headers. A TLS handshake has
+    the same time, before that."""
     keep_alive_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0
     """How long a connection may be idle between requests."""
     body_idle_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0

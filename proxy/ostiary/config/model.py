@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from ostiary.config.fields import (
     FILLED,
@@ -32,22 +33,15 @@ from ostiary.config.fields import (
 )
 from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
+from ostiary.config.proofs import STAND_IN_PEER, Dpop, Proofs, Tls, Xfcc
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
 from ostiary.policy.values import Duration, Network, Size, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
 from ostiary.routes import METHODS
+from ostiary.spiffe import SpiffeId
 
-_LATER: Final = frozenset({"mtls", "xfcc"})
 _FIELD_NAME: Final = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 section 5.6.2
-
-
-def _proof(value: Any) -> str:
-    if value == "jwt":
-        return "jwt"
-    if value in _LATER:
-        raise mistake(f"{quoted(value)} comes with a later version: this one proves identities with 'jwt' only")
-    raise mistake(f"{quoted(value)} is not a way to prove an identity{closest(str(value), ['jwt'])}")
 
 
 def _field_name(value: str) -> str:
@@ -72,7 +66,6 @@ def _workers(value: Any) -> int | Literal["auto"]:
     raise mistake(f"{quoted(value)} is not a number of workers, 1 to 1024 or 'auto'")
 
 
-Proof: TypeAlias = Annotated[str, PlainValidator(_proof), WithJsonSchema({"const": "jwt"})]
 FieldName: TypeAlias = Annotated[str, AfterValidator(_field_name)]
 Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": sorted(METHODS)})]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
@@ -107,11 +100,59 @@ class Listen(Strict):
     admin: PrivateAddress | None = None
     """For what is administrative: `unix:path`, or a loopback `host:port`. The socket `admin.sock` below `state` if left
     out."""
-    identity: Annotated[tuple[Proof, ...], Frozen, Unique, FILLED] = ("jwt",)
-    """How callers prove who they are. Only `[jwt]` for now: a bearer token."""
+    identity: Proofs = ("jwt",)
+    """How callers prove who they are: `[jwt]` by a token, `[mtls]` by a client certificate, `[xfcc]` by one that a
+    pinned proxy in front was shown. `[mtls, jwt]` and `[xfcc, jwt]` demand both: the token is the caller, the
+    certificate is who acts for it (`context.actor`)."""
+    tls: Tls | None = None
+    xfcc: Xfcc | None = None
+    dpop: Dpop | None = None
+    bound_tokens: Literal["accepted", "required"] = "accepted"
+    """Whether a token that is bound to nothing is taken. A bound one (`cnf`) is never taken without the proof that it
+    is bound to: the client certificate, or the DPoP proof."""
     public_ports: Annotated[tuple[Port, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
     """Ports, besides the listener's own, that may stand in a request's Host: those that clients see in front of it."""
     proxies: Annotated[Proxies | None, StandIn({"addresses": ["192.0.2.1/32"], "header": "proxy-v2"})] = None
+
+    @model_validator(mode="after")
+    def _proofs_have_what_they_need(self) -> Listen:
+        found: list[tuple[tuple[int | str, ...], str | PydanticCustomError]] = []
+        proofs = set(self.identity)
+        if proofs & {"mtls", "xfcc"} and (self.tls is None or not self.tls.asks_clients):
+            needs = "needs 'tls' with 'trust_domains' or 'client_ca': nothing could be proved without"
+            told = mistake(f"{quoted(min(proofs - {'jwt'}))} {needs}", lacking=(), because=("listen", "tls"))
+            found.append((("identity",), told))
+        if "xfcc" in proofs and self.xfcc is None:
+            needs = "'xfcc' needs to be told which peers may forward: 'xfcc: {peers, trust_domains}'"
+            found.append((("identity",), mistake(needs, lacking=(), because=("listen", "xfcc"))))
+        if "xfcc" not in proofs and self.xfcc is not None:
+            found.append((("xfcc",), f"is not among the proofs of this listener, [{', '.join(self.identity)}]"))
+        if self.xfcc is not None and self.tls is not None and "xfcc" in proofs:
+            found.extend(
+                (("xfcc", "peers", index), f"{quoted(peer)} {lacks}")
+                for index, peer in enumerate(self.xfcc.peers)
+                if peer != STAND_IN_PEER and (lacks := _unprovable(peer, self.tls))
+            )
+        if self.tls is not None and self.proxies is not None and self.proxies.header == "proxy-v2":
+            found.append((("proxies", "header"), "'proxy-v2' is not read in front of TLS in this version"))
+        if "jwt" not in proofs:
+            if self.dpop is not None:
+                found.append((("dpop",), "binds tokens, and this listener takes none"))
+            if self.bound_tokens == "required":
+                found.append((("bound_tokens",), "is about tokens, and this listener takes none"))
+        elif self.bound_tokens == "required" and self.dpop is None and (self.tls is None or not self.tls.asks_clients):
+            found.append((("bound_tokens",), "needs 'dpop' or client certificates: no bound token could be proved"))
+        if found:
+            raise mistakes_at(found, lacking=())
+        return self
+
+
+def _unprovable(peer: str, tls: Tls) -> str:
+    """Why a peer could never show a certificate of this name; nothing if it could."""
+    if not peer.startswith("spiffe:"):
+        return "" if tls.client_ca is not None else "is the subject of no certificate: there is no 'client_ca'"
+    domain = SpiffeId.parse(peer).trust_domain
+    return "" if domain in (tls.trust_domains or ()) else f"is of {quoted(domain)}, which is not in tls.trust_domains"
 
 
 class Credential(Strict):
@@ -158,6 +199,9 @@ class ServiceSettings(Strict):
     """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
     credential: Credential = Credential()
     cors: Cors | None = None
+    public_url: UpstreamOrigin | None = None
+    """The origin by which clients reach the service, where that is not the listener's own scheme with the host and port
+    of the request: behind a load balancer that ends TLS. It is what `htu` of a DPoP proof must name. No path."""
     tls: UpstreamTls | None = None
 
     @model_validator(mode="after")
@@ -312,8 +356,8 @@ class Config(Strict):
     """With a worker for each core, each keeps to its own, which costs less CPU. With more or fewer it says nothing."""
     state: FilePath = Field(default=Path("state"), validate_default=True)
     """A private directory (0700) for the signing key and the sockets."""
-    issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED, StandIn([STAND_IN])]
-    """Those whose tokens are accepted."""
+    issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED, StandIn([STAND_IN])] = ()
+    """Those whose tokens are accepted. Needed where `listen.identity` has `jwt`, and there alone."""
     services: Annotated[
         dict[ServiceName, ServiceSettings],
         Unique,
@@ -334,6 +378,21 @@ class Config(Strict):
         return self.listen.admin or UnixAddress(self.state / "admin.sock")
 
     @property
+    def trust_domains(self) -> frozenset[str]:
+        """Those whose workloads can be proved to be the caller, by whatever proof the listener takes."""
+        listen = self.listen
+        found = {
+            issuer.issuer.removeprefix("spiffe://")
+            for issuer in self.issuers
+            if issuer.use == "jwt-svid" and "jwt" in listen.identity
+        }
+        if listen.identity == ("mtls",) and listen.tls is not None:
+            found.update(listen.tls.trust_domains or ())
+        if listen.identity == ("xfcc",) and listen.xfcc is not None:
+            found.update(listen.xfcc.trust_domains)
+        return frozenset(found)
+
+    @property
     def signing_key_file(self) -> Path:
         return self.signing.key_file or self.state / "signing-key.pem"
 
@@ -350,19 +409,49 @@ class Config(Strict):
         return self.audit.checkpoint_key or self.state / "checkpoint-key.pem"
 
     @property
+    def replay_file(self) -> Path:
+        """Where the workers share what DPoP proofs were used."""
+        return self.state / "proofs"
+
+    @property
     def credential_issuer(self) -> str:
         """The `iss` of minted credentials."""
         return self.signing.issuer or f"https://{self.own_host}"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_need_issuers(cls, written: Any) -> Any:
+        """Looked at first: whatever else is wrong with the listener, what it says of tokens says it."""
+        if isinstance(written, dict) and "issuers" not in written:
+            listen = written.get("listen")
+            proofs = listen.get("identity", ["jwt"]) if isinstance(listen, dict) else ["jwt"]
+            if isinstance(proofs, list) and "jwt" in proofs:
+                told = mistake("is missing", because=("listen", "identity"))  # what stands in for a broken one
+                raise mistakes_at([(("issuers",), told)])
+        return written
+
     @model_validator(mode="after")
     def _is_unambiguous(self) -> Config:
-        found: list[tuple[tuple[int | str, ...], str]] = []
+        found: list[tuple[tuple[int | str, ...], str | PydanticCustomError]] = []
         owners = {self.own_host: "the proxy itself"}
         for name, service in self.services.items():
             for index, host in enumerate(service.hosts):
                 owner = owners.setdefault(host, f"service {quoted(name)}")
                 if owner != f"service {quoted(name)}":
                     found.append((("services", name, "hosts", index), f"{quoted(host)} is the host of {owner} already"))
+        if "jwt" not in self.listen.identity and self.issuers:
+            told = f"the listener takes no tokens: its identity is [{', '.join(self.listen.identity)}]"
+            found.append((("issuers",), told))
+        tls = self.listen.tls
+        if tls is not None and tls.client_ca is not None:
+            found.extend(
+                (
+                    ("listen", "tls", "client_ca", "issuer"),
+                    f"is the name of issuers[{index}] too: nobody could tell them apart",
+                )
+                for index, issuer in enumerate(self.issuers)
+                if issuer.issuer == tls.client_ca.issuer
+            )
         issuers = [issuer.issuer for issuer in self.issuers]
         found.extend(
             (("issuers", index, "issuer"), f"this issuer is the one of issuers[{issuers.index(issuer)}] already")

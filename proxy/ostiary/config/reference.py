@@ -96,6 +96,8 @@ def _schema_kind(field: FieldInfo) -> str:
     for mark in field.metadata:
         annotation = Annotated[annotation, mark]
     types_within = set(_types(annotation))
+    if Path in types_within and dict in types_within:
+        return "mapping of names to paths"
     if Path in types_within:
         return "list of paths" if tuple in types_within else "path"
     if SecretStr in types_within:

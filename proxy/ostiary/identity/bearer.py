@@ -38,13 +38,18 @@ def bearer_token(exchange: Exchange) -> bytes:
         raise IdentityInvalid("credentials: too long")
     if not token or b" " in token:
         raise IdentityInvalid("credentials: not one token")
+    check_not_repeated(exchange, token)
+    return token
+
+
+def check_not_repeated(exchange: Exchange, token: bytes) -> None:
+    """Raise `TokenInQuery` where the target of the request has the token in it, in whatever part."""
     raw_path, raw_query = exchange.raw_path, exchange.raw_query
     # Encoded, it is longer still: nearly every target is too short to hold it.
     if _REMARKABLE <= len(token) <= max(len(raw_path), len(raw_query)) and (
         _holds(raw_path, token) or _holds(raw_query, token)
     ):
         raise TokenInQuery("the request target repeats the bearer token")
-    return token
 
 
 def _holds(part: bytes, token: bytes) -> bool:

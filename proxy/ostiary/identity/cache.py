@@ -2,6 +2,9 @@
 
 An entry dies with the token's `exp`, with its issuer's key set (a rotation, or a set grown too old) and by the bound.
 The expiry is looked at before the entry is used. Failures are never kept: a flood of bad tokens evicts nobody.
+
+What is kept says that a token is good, and to what it is bound; that this request has what it is bound to is looked at
+for every request. So no entry is of use to who has the token and not the proof.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
 from ostiary.exchange import Exchange
 from ostiary.identity.bearer import bearer_token
+from ostiary.identity.binding import Possession
 from ostiary.identity.jwt import JwtAuthenticator, Proof
 from ostiary.models import Identity
 
@@ -22,8 +26,16 @@ class CachingAuthenticator:
     Keys are SHA-256 digests: no token is kept in memory longer than its request.
     """
 
-    def __init__(self, *, authenticator: JwtAuthenticator, clock: Clock, capacity: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        authenticator: JwtAuthenticator,
+        clock: Clock,
+        capacity: int = 10_000,
+        possession: Possession | None = None,
+    ) -> None:
         self._authenticator = authenticator
+        self._possession = possession or Possession()
         self._clock = clock
         self._proofs: BoundedMap[bytes, Proof] = BoundedMap(capacity)
 
@@ -34,11 +46,27 @@ class CachingAuthenticator:
         """As `JwtAuthenticator.identify`."""
         token = bearer_token(exchange)
         digest = hashlib.sha256(token).digest()
-        proof = self._proofs.get(digest)
-        if proof is not None:
-            if self._clock.now() < proof.identity.expires_at and proof.store.current is proof.keys:
-                return proof.identity
-            self._proofs.discard(digest)
-        proof = await self._authenticator.verify(token, exchange.source_ip)
-        self._proofs.put(digest, proof)
+        proof = self._kept(digest)
+        if proof is None:
+            proof = await self._verify(digest, token, exchange.source_ip)
+        self._possession.check(proof.confirmation, exchange)
         return proof.identity
+
+    async def verify(self, token: bytes, peer: str) -> Proof:
+        """As `JwtAuthenticator.verify`."""
+        digest = hashlib.sha256(token).digest()
+        return self._kept(digest) or await self._verify(digest, token, peer)
+
+    def _kept(self, digest: bytes) -> Proof | None:
+        proof = self._proofs.get(digest)
+        if proof is None:
+            return None
+        if self._clock.now() < proof.identity.expires_at and proof.store.current is proof.keys:
+            return proof
+        self._proofs.discard(digest)
+        return None
+
+    async def _verify(self, digest: bytes, token: bytes, peer: str) -> Proof:
+        proof = await self._authenticator.verify(token, peer)
+        self._proofs.put(digest, proof)
+        return proof

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from ostiary.errors import IdentityInvalid
 from ostiary.identity.settings import IssuerSettings
 from ostiary.models import Identity, Json
+from ostiary.spiffe import SpiffeId
 
 # Printable ASCII, no space at either end: what looks the same in a log is the same.
 _SUBJECT: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
@@ -22,39 +24,53 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
     leeway after it, when this clock says that `exp` is past, it is the instant at which acceptance ends, so that it
     is always ahead of `now`.
     """
-    if claims.get("iss") != settings.issuer:
+    if settings.use == "jwt" and claims.get("iss") != settings.issuer:
         raise IdentityInvalid("claim: iss")
     audience = claims.get("aud")
     if audience != settings.audience and audience != [settings.audience]:
         raise IdentityInvalid("claim: aud")
-    if "cnf" in claims:
-        # RFC 7800: bound to a key or certificate. Shown as a plain bearer token, it was taken from its owner.
-        raise IdentityInvalid("claim: cnf, bound to a proof that did not come with it")
     expires_at = _check_times(claims, settings, now)
     token_id = claims.get("jti")
     if "jti" in claims and (not isinstance(token_id, str) or _TOKEN_ID.fullmatch(token_id) is None):
         raise IdentityInvalid("claim: jti")
     subject = claims.get("sub")
-    if not isinstance(subject, str) or _SUBJECT.fullmatch(subject) is None:
+    if not isinstance(subject, str):
+        raise IdentityInvalid("claim: sub")
+    if settings.use == "jwt-svid":
+        if trust_domain_of(claims) != settings.issuer:
+            raise IdentityInvalid("claim: sub, no workload of this trust domain")
+    elif _SUBJECT.fullmatch(subject) is None:
         raise IdentityInvalid("claim: sub")
     return Identity(
         issuer=settings.issuer,
         subject=subject,
-        method="jwt",
+        method=settings.use,
         expires_at=expires_at,
         claims={name: claims[name] for name in settings.claims if name in claims},
         token_id=token_id,
     )
 
 
+def trust_domain_of(claims: Mapping[str, Json]) -> str | None:
+    """The trust domain that the subject is of, as an ID; None for a subject that is no SPIFFE ID."""
+    subject = claims.get("sub")
+    try:
+        return SpiffeId.parse(subject).issuer if isinstance(subject, str) else None
+    except ValueError:
+        return None
+
+
 def _check_times(claims: Mapping[str, Json], settings: IssuerSettings, now: float) -> int:
     leeway = int(settings.leeway)
-    expires, issued = _date(claims, "exp"), _date(claims, "iat")
+    expires = _date(claims, "exp")
+    # A JWT-SVID needs no `iat` (JWT-SVID section 3): its lifetime is then counted from now.
+    issued = math.floor(now) if settings.use == "jwt-svid" and "iat" not in claims else _date(claims, "iat")
     if now >= expires + leeway:
         raise IdentityInvalid("claim: exp, expired")
     if issued > now + leeway:
         raise IdentityInvalid("claim: iat, in the future")
-    if not 0 < expires - issued <= settings.max_lifetime:
+    lifetime = expires - issued
+    if lifetime > settings.max_lifetime or (lifetime <= 0 and "iat" in claims):
         raise IdentityInvalid("claim: exp, the lifetime is too long or none")
     if "nbf" in claims and _date(claims, "nbf") > now + leeway:
         raise IdentityInvalid("claim: nbf, not yet valid")

@@ -8,19 +8,22 @@ from typing import Any
 
 from ostiary.clock import Clock
 from ostiary.exchange import Exchange
+from ostiary.identity.binding import Possession
 from ostiary.identity.cache import CachingAuthenticator
+from ostiary.identity.dpop import DpopAuthenticator, DpopSettings, ReplayStore
 from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwks import JwksStore, KeyHealth
 from ostiary.identity.jwt import IssuerRules, JwtAuthenticator
 from ostiary.identity.keys import KeyReader
+from ostiary.identity.mtls import ActingAuthenticator, CertificateSource
 from ostiary.identity.settings import FILE_REFRESH, IssuerSettings, KeyFile, RefreshSettings
 from ostiary.identity.sources import source_of
 from ostiary.interfaces import Authenticator
 from ostiary.models import Identity
 
 
-class BearerAuthenticator:
-    """An `Authenticator` for bearer JWTs that owns the key stores behind it."""
+class ListenerAuthenticator:
+    """The `Authenticator` of a listener, which owns the key stores behind it."""
 
     def __init__(self, *, authenticator: Authenticator, stores: Sequence[JwksStore]) -> None:
         self._authenticator = authenticator
@@ -52,13 +55,60 @@ def build_authenticator(
     refresh: RefreshSettings | None = None,
     cache_capacity: int = 10_000,
     failures: FailureLimit | None = None,
-) -> BearerAuthenticator:
-    """An authenticator for these issuers; `cache_capacity` 0 verifies every token on every request.
+    proofs: Sequence[str] = ("jwt",),
+    certificates: CertificateSource | None = None,
+    bound_tokens: bool = False,
+    dpop: DpopSettings | None = None,
+    replays: ReplayStore | None = None,
+) -> ListenerAuthenticator:
+    """An authenticator for a listener that takes these `proofs`; `cache_capacity` 0 verifies every token on every
+    request.
 
+    `certificates` is what knows whose certificate a request came with; proofs other than `jwt` need it. With
+    `bound_tokens` no others are taken. `dpop` and `replays` come together: who proves possession of a key, and where
+    it is kept that they did.
     `failures` replaces the limit on invalid tokens from one address, `refresh` the defaults for fetched and for local
     keys alike.
-    Raises `ValueError` for no issuer, or one that occurs twice.
+    Raises `ValueError` for no issuer where tokens are taken, or one that occurs twice.
     """
+    demanded = certificates if set(proofs) & {"mtls", "xfcc"} else None
+    if demanded is None and set(proofs) != {"jwt"}:
+        raise ValueError("a proof by certificate, and nobody who knows certificates")
+    if "jwt" not in proofs and demanded is not None:
+        return ListenerAuthenticator(authenticator=demanded, stores=())
+    if (dpop is None) != (replays is None):
+        raise ValueError("proofs of possession and a store of those that were used come together")
+    failures = failures or FailureLimit(clock=clock)
+    possession = Possession(certificates=certificates, required=bound_tokens)
+    bearers, stores = _tokens(
+        issuers, clock=clock, refresh=refresh, cache_capacity=cache_capacity, failures=failures, possession=possession
+    )
+    tokens: Authenticator = bearers
+    if dpop is not None and replays is not None:
+        tokens = DpopAuthenticator(
+            bearers=bearers,
+            tokens=bearers,
+            possession=possession,
+            store=replays,
+            settings=dpop,
+            failures=failures,
+            clock=clock,
+        )
+    if demanded is None:
+        return ListenerAuthenticator(authenticator=tokens, stores=stores)
+    acting = ActingAuthenticator(tokens=tokens, certificates=demanded)
+    return ListenerAuthenticator(authenticator=acting, stores=stores)
+
+
+def _tokens(
+    issuers: Sequence[IssuerSettings],
+    *,
+    clock: Clock,
+    refresh: RefreshSettings | None,
+    cache_capacity: int,
+    failures: FailureLimit,
+    possession: Possession,
+) -> tuple[JwtAuthenticator | CachingAuthenticator, list[JwksStore]]:
     if not issuers:
         raise ValueError("no issuer: nobody could be identified")
     rules: dict[str, IssuerRules] = {}
@@ -70,14 +120,19 @@ def build_authenticator(
         store = JwksStore(
             issuer=settings.issuer,
             source=source_of(settings.issuer, settings.keys),
-            reader=KeyReader(algorithms=settings.algorithms),
+            reader=key_reader(settings),
             clock=clock,
             refresh=refresh or default,
         )
         stores.append(store)
         rules[settings.issuer] = IssuerRules(settings=settings, keys=store)
-    verifying = JwtAuthenticator(issuers=rules, clock=clock, failures=failures)
+    verifying = JwtAuthenticator(issuers=rules, clock=clock, failures=failures, possession=possession)
     if cache_capacity == 0:
-        return BearerAuthenticator(authenticator=verifying, stores=stores)
-    caching = CachingAuthenticator(authenticator=verifying, clock=clock, capacity=cache_capacity)
-    return BearerAuthenticator(authenticator=caching, stores=stores)
+        return verifying, stores
+    caching = CachingAuthenticator(authenticator=verifying, clock=clock, capacity=cache_capacity, possession=possession)
+    return caching, stores
+
+
+def key_reader(settings: IssuerSettings) -> KeyReader:
+    """What reads the keys of this issuer."""
+    return KeyReader(algorithms=settings.algorithms, use="sig" if settings.use == "jwt" else "jwt-svid")

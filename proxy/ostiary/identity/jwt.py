@@ -23,7 +23,8 @@ from ostiary.clock import Clock
 from ostiary.errors import AccessError, IdentityInvalid
 from ostiary.exchange import Exchange
 from ostiary.identity.bearer import bearer_token
-from ostiary.identity.claims import identity_of
+from ostiary.identity.binding import Confirmation, Possession, confirmation_of
+from ostiary.identity.claims import identity_of, trust_domain_of
 from ostiary.identity.failures import FailureLimit
 from ostiary.identity.keys import NO_KEYS, KeySet, VerificationKey
 from ostiary.identity.preparse import UnverifiedToken, take_apart
@@ -52,31 +53,46 @@ class IssuerRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """An identity with what it rests on: it holds while `store.current` is `keys` and until `identity.expires_at`."""
+    """An identity with what it rests on: it holds while `store.current` is `keys` and until `identity.expires_at`.
+
+    It is nobody's who has not shown what `confirmation` demands, with the same request.
+    """
 
     identity: Identity
     store: KeyStore
     keys: KeySet
+    confirmation: Confirmation | None = None
 
 
 class JwtAuthenticator:
     """An `Authenticator` for bearer JWTs of several issuers. `failures` bounds what one peer may get wrong."""
 
     def __init__(
-        self, *, issuers: Mapping[str, IssuerRules], clock: Clock, failures: FailureLimit | None = None
+        self,
+        *,
+        issuers: Mapping[str, IssuerRules],
+        clock: Clock,
+        failures: FailureLimit | None = None,
+        possession: Possession | None = None,
     ) -> None:
-        self._issuers = dict(issuers)
+        self._issuers = {name: rules for name, rules in issuers.items() if rules.settings.use == "jwt"}
+        self._domains = {name: rules for name, rules in issuers.items() if rules.settings.use == "jwt-svid"}
+        self._possession = possession or Possession()
         self._failures = failures or FailureLimit(clock=clock)
         self._media_types = {name: rules.settings.media_types for name, rules in self._issuers.items()}
         self._clock = clock
 
     async def identify(self, exchange: Exchange) -> Identity:
         """Prove who sends this. Raises as `verify`, `IdentityMissing`, or 400 for a doubled or repeated token."""
-        return (await self.verify(bearer_token(exchange), exchange.source_ip)).identity
+        proof = await self.verify(bearer_token(exchange), exchange.source_ip)
+        self._possession.check(proof.confirmation, exchange)
+        return proof.identity
 
     async def verify(self, token: bytes, peer: str) -> Proof:
-        """The proof that a token from this address gives. Raises `IdentityInvalid`, whatever happens, or
-        `TooManyFailures` (429) without looking at the token."""
+        """The proof that a token from this address gives, to whoever has what it is bound to.
+
+        Raises `IdentityInvalid`, whatever happens, or `TooManyFailures` (429) without looking at the token.
+        """
         self._failures.check(peer)
         try:
             return await self._guarded(token)
@@ -99,6 +115,7 @@ class JwtAuthenticator:
         rules = self._rules(unverified)
         self._check_header(unverified, rules.settings)
         identity = identity_of(unverified.unverified_claims, rules.settings, self._clock.now())
+        confirmation = confirmation_of(unverified.unverified_claims)
         keys, key = await rules.keys.find(unverified.key_id)
         if self._clock.now() >= identity.expires_at:
             raise IdentityInvalid("claim: exp, expired")  # while it waited for the key
@@ -108,11 +125,15 @@ class JwtAuthenticator:
             raise IdentityInvalid("header: alg is not the key's")
         if not key.verifies(unverified.signature, unverified.signing_input):
             raise IdentityInvalid("signature")
-        return Proof(identity=identity, store=rules.keys, keys=keys)
+        return Proof(identity=identity, store=rules.keys, keys=keys, confirmation=confirmation)
 
     def _rules(self, unverified: UnverifiedToken) -> IssuerRules:
+        """Whose token it says that it is. That of a configured issuer is a plain one, whatever its subject looks like;
+        otherwise it may be a JWT-SVID, whose trust domain stands in its subject, and whose `iss` says nothing."""
         issuer = unverified.unverified_claims.get("iss")
         rules = self._issuers.get(issuer) if isinstance(issuer, str) else None
+        if rules is None and self._domains:
+            rules = self._domains.get(trust_domain_of(unverified.unverified_claims) or "")
         if rules is None:
             raise IdentityInvalid("claim: iss")
         return rules
@@ -120,6 +141,13 @@ class JwtAuthenticator:
     def _check_header(self, unverified: UnverifiedToken, settings: IssuerSettings) -> None:
         if unverified.algorithm not in settings.algorithms:
             raise IdentityInvalid("header: alg")
+        if settings.use == "jwt-svid":
+            # JWT-SVID section 2: `typ` may be left out, and what is not described there is not in the header.
+            if unverified.typ not in (None, "JWT", "JOSE"):
+                raise IdentityInvalid("header: typ")
+            if not unverified.members <= {"alg", "kid", "typ"}:
+                raise IdentityInvalid("header: a member that a JWT-SVID has not")
+            return
         if unverified.media_type is None:
             if not settings.allow_untyped:
                 raise IdentityInvalid("header: typ")

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -32,6 +32,9 @@ PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 MAX_KEYS: Final = 64
 _MAX_DEPTH: Final = 8
 _RSA_BITS: Final = range(2048, 8193)  # NIST SP 800-131A below; above, one signature costs too much
+
+_EXPONENT_BITS: Final = 32
+"""Of a client's own RSA key. What is signed is checked with it, and a large one is as slow as signing."""
 
 # RFC 7518 sections 6.2.2, 6.3.2 and 6.4. A published private key is known to everybody: it proves nothing.
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
@@ -85,9 +88,14 @@ NO_KEYS: Final = KeySet(keys=MappingProxyType({}), fingerprint=b"")
 
 
 class KeyReader:
-    """Reads key sets for one issuer: only keys that fit its algorithms come out."""
+    """Reads key sets for one issuer: only keys that fit its algorithms come out.
 
-    def __init__(self, *, algorithms: Iterable[str]) -> None:
+    `use` is what a JWK has to be for. `sig` need not be said; `jwt-svid` must, because a trust domain's bundle holds
+    keys for other uses too (SPIFFE Trust Domain and Bundle, section 4.2), and it is no PEM file.
+    """
+
+    def __init__(self, *, algorithms: Iterable[str], use: Literal["sig", "jwt-svid"] = "sig") -> None:
+        self._use = use
         known = get_default_algorithms()
         self._verifiers = {name: known[name] for name in algorithms}
 
@@ -96,7 +104,7 @@ class KeyReader:
 
         Raises `KeySourceError`: `malformed`, or `no-usable-key`, so that a set gone empty never replaces a good one.
         """
-        if document.lstrip().startswith(b"-----BEGIN "):
+        if self._use == "sig" and document.lstrip().startswith(b"-----BEGIN "):
             keys, ignored = self._read_pem(document)
         else:
             keys, ignored = self._read_jwks(document)
@@ -127,9 +135,7 @@ class KeyReader:
     def _read_jwk(self, jwk: Json) -> VerificationKey:
         if not isinstance(jwk, dict):
             raise KeyUnusable("not an object")
-        if not _PRIVATE_MEMBERS.isdisjoint(jwk):
-            raise KeyUnusable("private or symmetric")
-        if jwk.get("use", "sig") != "sig":
+        if jwk.get("use", "sig") != self._use:
             raise KeyUnusable("not for signatures")
         operations = jwk.get("key_ops", ["verify"])
         if not isinstance(operations, list) or "verify" not in operations:
@@ -137,15 +143,7 @@ class KeyReader:
         key_id = jwk.get("kid")
         if not isinstance(key_id, str) or KEY_ID.fullmatch(key_id) is None:
             raise KeyUnusable("no key id that a token could name")
-        kind = jwk.get("kty")
-        reader = _READERS.get(kind) if isinstance(kind, str) else None
-        if reader is None:
-            raise KeyUnusable("unknown type")
-        try:
-            public_key = reader.from_jwk(jwk)
-        except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            raise KeyUnusable("not a key") from None
-        return self._bind(key_id, public_key, jwk.get("alg"))
+        return self._bind(key_id, _public_key(jwk), jwk.get("alg"))
 
     def _bind(self, key_id: str, public_key: object, declared: Json) -> VerificationKey:
         """Bind a key to its own algorithm; one that declares none, to the only accepted one that fits it."""
@@ -174,11 +172,62 @@ class KeyReader:
         return keys, ignored
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofKey:
+    """A key that a client chose itself. `thumbprint` is RFC 7638's, SHA-256."""
+
+    thumbprint: bytes
+    key: VerificationKey
+
+    def verifies(self, signature: bytes, signing_input: bytes) -> bool:
+        return self.key.verifies(signature, signing_input)
+
+
+class ProofKeyReader:
+    """Reads the keys that DPoP proofs bring along."""
+
+    def __init__(self, *, algorithms: Iterable[str]) -> None:
+        known = get_default_algorithms()
+        self._verifiers = {name: known[name] for name in algorithms}
+
+    def read(self, jwk: Json, algorithm: str) -> ProofKey:
+        """The key, for the algorithm that its proof names. Raises `KeyUnusable`."""
+        verifier = self._verifiers.get(algorithm)
+        if verifier is None:
+            raise KeyUnusable("an algorithm that is not accepted")
+        public_key = _public_key(jwk)
+        if not isinstance(public_key, PublicKey) or not _fits(algorithm, public_key):
+            raise KeyUnusable("the algorithm is not the key's")
+        if isinstance(public_key, RSAPublicKey) and public_key.public_numbers().e.bit_length() > _EXPONENT_BITS:
+            raise KeyUnusable("an exponent that makes signatures costly to check")
+        thumbprint, _ = key_digests(public_key)
+        key = VerificationKey(id="", algorithm=algorithm, public_key=public_key, verifier=verifier)
+        return ProofKey(thumbprint=thumbprint, key=key)
+
+
+def _public_key(jwk: Json) -> object:
+    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
+        raise KeyUnusable("private or symmetric")
+    kind = jwk.get("kty")
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        raise KeyUnusable("unknown type")
+    try:
+        return reader.from_jwk(jwk)
+    except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        raise KeyUnusable("not a key") from None
+
+
 def pem_key_ids(public_key: object) -> tuple[str, ...]:
     """The ids by which a token may name a key that came without one.
 
     The JWK thumbprint (RFC 7638), and the SHA-256 of the DER form, which is what Kubernetes puts in its tokens.
     """
+    return tuple(base64.urlsafe_b64encode(digest).rstrip(b"=").decode() for digest in key_digests(public_key))
+
+
+def key_digests(public_key: object) -> tuple[bytes, bytes]:
+    """SHA-256 of the JWK's required members (RFC 7638), and of the DER form."""
     if isinstance(public_key, RSAPublicKey):
         jwk = RSAAlgorithm.to_jwk(public_key, as_dict=True)
     elif isinstance(public_key, EllipticCurvePublicKey):
@@ -189,7 +238,7 @@ def pem_key_ids(public_key: object) -> tuple[str, ...]:
         raise KeyUnusable("unknown type")
     required = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
     thumbprint = json.dumps(required, sort_keys=True, separators=(",", ":")).encode()
-    return _digest(thumbprint), _digest(_der(public_key))
+    return hashlib.sha256(thumbprint).digest(), hashlib.sha256(_der(public_key)).digest()
 
 
 def _fits(algorithm: str, public_key: object) -> bool:
@@ -208,7 +257,3 @@ def _fingerprint(keys: Iterable[VerificationKey]) -> bytes:
 
 def _der(public_key: PublicKey) -> bytes:
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _digest(value: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(value).digest()).rstrip(b"=").decode()

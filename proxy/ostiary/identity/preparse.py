@@ -30,17 +30,50 @@ _MAX_PAYLOAD_DEPTH: Final = 16
 # presence refuses the token, whatever the value.
 _REFUSED_MEMBERS: Final = ("jku", "jwk", "x5u", "x5c", "crit", "zip", "b64")
 
+_PROOF_MEMBERS: Final = frozenset({"typ", "alg", "jwk"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnverifiedToken:
-    """A token taken apart. `media_type` is the header's `typ` in its one comparable form, None where absent."""
+    """A token taken apart. `media_type` is the header's `typ` in its one comparable form, None where absent; `typ` is
+    as it was written, and `members` are the names of all that the header has."""
 
     algorithm: str
     key_id: str
     media_type: str | None
+    typ: str | None
+    members: frozenset[str]
     unverified_claims: Mapping[str, Json] = field(repr=False)
     signing_input: bytes = field(repr=False)
     signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnverifiedProof:
+    """A DPoP proof taken apart. It brings the key that it is checked with: that proves possession, and nothing else."""
+
+    algorithm: str
+    jwk: Mapping[str, Json] = field(repr=False)
+    unverified_claims: Mapping[str, Json] = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+def take_proof_apart(proof: bytes) -> UnverifiedProof:
+    """The parts of a DPoP proof (RFC 9449 section 4.2). Raises `IdentityInvalid`, and nothing else."""
+    segments = _COMPACT.fullmatch(proof)
+    if segments is None:
+        raise IdentityInvalid("DPoP: not a compact JWS")
+    header = _read(segments[1], "DPoP header", _MAX_HEADER_DEPTH)
+    if header.keys() != _PROOF_MEMBERS or header["typ"] != "dpop+jwt" or not isinstance(header["jwk"], dict):
+        raise IdentityInvalid("DPoP: the header is not that of a proof")
+    return UnverifiedProof(
+        algorithm=_algorithm(header),
+        jwk=header["jwk"],
+        unverified_claims=_read(segments[2], "DPoP payload", _MAX_HEADER_DEPTH),
+        signing_input=proof[: segments.end(2)],
+        signature=_decode(segments[3], "DPoP signature"),
+    )
 
 
 def take_apart(token: bytes) -> UnverifiedToken:
@@ -58,6 +91,8 @@ def take_apart(token: bytes) -> UnverifiedToken:
         algorithm=_algorithm(header),
         key_id=_key_id(header),
         media_type=_media_type(header),
+        typ=header.get("typ"),
+        members=frozenset(header),
         unverified_claims=_read(segments[2], "payload", _MAX_PAYLOAD_DEPTH),
         signing_input=token[: segments.end(2)],
         signature=_decode(segments[3], "signature"),

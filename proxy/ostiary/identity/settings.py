@@ -6,10 +6,11 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from ostiary.identity.preparse import media_type
+from ostiary.spiffe import is_trust_domain
 
 # One family is one kind of signature over one kind of key. An issuer that mixes them is where confusion begins
 # (PyJWT CVE-2022-29217, CVE-2026-48526, CVE-2026-102268). There is no symmetric one, and no `none`.
@@ -66,6 +67,9 @@ class IssuerSettings:
     `leeway` (at most 30; its whole seconds count) and `max_lifetime` are in seconds. `claims` are those that policy
     may see.
 
+    With `use` set to `jwt-svid` these are the rules for JWT-SVIDs of a trust domain: `issuer` is that, as an ID
+    (`spiffe://shop.test`), the keys are those of its bundle that are for JWT-SVIDs, and `types` has no meaning.
+
     Raises `ValueError` for settings that would believe too much.
     """
 
@@ -78,8 +82,16 @@ class IssuerSettings:
     leeway: float = 5.0
     max_lifetime: float = 3600.0
     claims: tuple[str, ...] = ()
+    use: Literal["jwt", "jwt-svid"] = "jwt"
 
     def __post_init__(self) -> None:
+        is_domain = self.issuer.startswith("spiffe:")
+        if is_domain != (self.use == "jwt-svid"):
+            raise ValueError(f"issuer {self.issuer}: a trust domain is whose JWT-SVIDs are taken, and nothing else is")
+        if is_domain and not is_trust_domain(self.issuer.removeprefix("spiffe://")):
+            raise ValueError(f"issuer {self.issuer}: not a trust domain")
+        if is_domain and (isinstance(self.keys, Discovery) or "EdDSA" in self.algorithms):
+            raise ValueError(f"issuer {self.issuer}: a trust domain's keys are a bundle's, for RS, PS or ES signatures")
         if _ISSUER.fullmatch(self.issuer) is None:
             raise ValueError("an issuer is 1 to 512 printable ASCII characters without a space")
         if not self.audience:

@@ -90,7 +90,8 @@ class Inspection:
             if _KEY in place:
                 place = place[: place.index(_KEY)]
             context = entry.get("ctx", {})
-            if not self._follows(place, context.get("lacking")) and not self._follows(context.get("other")):
+            others = (context.get("other"), context.get("because"))
+            if not self._follows(place, context.get("lacking")) and not any(map(self._follows, others)):
                 self._report(place, self._sentence(model, entry, place))
             if entry["type"] == "extra_forbidden":
                 self._misspelt.add(self._document.original(place[:-1]))

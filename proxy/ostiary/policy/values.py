@@ -39,23 +39,32 @@ _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
-def mistake(message: str, *, lacking: Collection[str] | None = None) -> PydanticCustomError:
+def mistake(
+    message: str, *, lacking: Collection[str] | None = None, because: tuple[int | str, ...] | None = None
+) -> PydanticCustomError:
     """A validator's refusal: the whole sentence that the person reads.
 
     `lacking` says which keys of the mapping it would take to put it right: the sentence is not said where one of them
     was written and is broken, which was said already. Where it is empty, what is there contradicts itself, whatever
-    else is broken. Where it is None, whatever is broken below may be the reason.
+    else is broken. Where it is None, whatever is broken below may be the reason. `because` is another place in the
+    document: the sentence is not said either where what stands there is broken.
     """
-    return PydanticCustomError("mistake", "{message}", {"message": message, "lacking": lacking})
+    return PydanticCustomError("mistake", "{message}", {"message": message, "lacking": lacking, "because": because})
 
 
 def mistakes_at(
-    found: Iterable[tuple[tuple[int | str, ...], str]], *, lacking: Collection[str] | None = None
+    found: Iterable[tuple[tuple[int | str, ...], str | PydanticCustomError]], *, lacking: Collection[str] | None = None
 ) -> ValidationError:
-    """Several refusals of one validator, each at its own place below the value; `lacking` as for `mistake`."""
+    """Several refusals of one validator, each at its own place below the value; `lacking` as for `mistake`, of which
+    each may be one itself."""
     return ValidationError.from_exception_data(
         "mistakes",
-        [InitErrorDetails(type=mistake(message, lacking=lacking), loc=place, input=None) for place, message in found],
+        [
+            InitErrorDetails(
+                type=mistake(told, lacking=lacking) if isinstance(told, str) else told, loc=place, input=None
+            )
+            for place, told in found
+        ],
     )
 
 

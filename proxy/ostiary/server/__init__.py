@@ -1,4 +1,4 @@
-"""The listener: a strict HTTP/1.1 protocol for uvicorn, its limits, and the gate before the application."""
+"""The listener: a strict HTTP/1.1 protocol for uvicorn, TLS before it, limits, and the gate before the application."""
 
 from ostiary.server.behind import strict_protocol
 from ostiary.server.gate import Gate, UnsafeListener, refuse_unless_strict
@@ -6,15 +6,20 @@ from ostiary.server.limits import ListenerLimits
 from ostiary.server.protocol import StrictProtocol
 from ostiary.server.proxies import Proxies
 from ostiary.server.refused import OnRefused, Refused
+from ostiary.server.tls import ContextSource, TlsFront, server_context, tls_protocol
 
 __all__ = [
+    "ContextSource",
     "Gate",
     "ListenerLimits",
     "OnRefused",
     "Proxies",
     "Refused",
     "StrictProtocol",
+    "TlsFront",
     "UnsafeListener",
     "refuse_unless_strict",
+    "server_context",
     "strict_protocol",
+    "tls_protocol",
 ]

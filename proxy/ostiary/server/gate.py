@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 
 from ostiary.server.protocol import StrictProtocol
+from ostiary.server.tls import TlsFront
 
 
 class UnsafeListener(RuntimeError):
@@ -42,11 +43,14 @@ class Gate:
 
 
 def refuse_unless_strict(config: Config) -> None:
-    """Raise `UnsafeListener` unless this configuration serves HTTP by a `strict_protocol` and nothing besides.
+    """Raise `UnsafeListener` unless this configuration serves HTTP by a `strict_protocol`, with TLS before it
+    or without, and nothing besides.
 
     uvicorn falls back to h11 in silence where httptools is absent, and trusts X-Forwarded-* from loopback by default.
     """
-    protocol = config.http
+    protocol: object = config.http
+    if isinstance(protocol, type) and issubclass(protocol, TlsFront):
+        protocol = protocol.strict
     if not (isinstance(protocol, type) and issubclass(protocol, StrictProtocol) and protocol.terms is not None):
         raise UnsafeListener(f"http is {protocol!r}, not a protocol made by strict_protocol()")
     if config.interface != "asgi3":

@@ -41,7 +41,8 @@ _HEAD_END: Final = b"\r\n\r\n"
 _VERSION: Final = b" HTTP/1."
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/")
-_EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
+EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
+"""What every scope says that the listener can do."""
 
 
 class _Enough(Exception):
@@ -59,6 +60,7 @@ class StrictProtocol(ListenerConnection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.extensions = EXTENSIONS
         self._header_count = self._limits.header_count
         self._target_bytes = self._limits.target_bytes
         self._head_begins = False  # the head that is being read began in the piece that is being fed
@@ -172,7 +174,7 @@ class StrictProtocol(ListenerConnection):
         scope: Scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "extensions": _EXTENSIONS,
+            "extensions": self.extensions,
             "http_version": version,
             "server": self.server,
             "client": self.client,
