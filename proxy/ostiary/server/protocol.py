@@ -34,6 +34,7 @@ from ostiary.server.connection import Awaited, ListenerConnection, Terms
 from ostiary.server.cycle import Cycle
 from ostiary.server.head import check_headers, check_method, split_target
 from ostiary.server.limits import Census, ListenerLimits
+from ostiary.server.outbox import Outbox
 from ostiary.server.refused import OnRefused
 
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
@@ -66,6 +67,8 @@ class StrictProtocol(ListenerConnection):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._held:
+            self.send_held()
         self._fed = len(data)
         self._ended = False
         try:
@@ -225,7 +228,7 @@ def strict_protocol(
     """The protocol class to give to `uvicorn.Config(http=...)`. Connections are counted for each class made."""
     limits = limits or ListenerLimits()
     census = Census(limit=limits.connections, per_peer=limits.connections_per_peer)
-    terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census)
+    terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census, outbox=Outbox())
     return type("ConfiguredStrictProtocol", (StrictProtocol,), {"terms": terms})
 
 
