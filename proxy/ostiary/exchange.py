@@ -7,7 +7,7 @@ httptools reports as headers) is never seen. Bytes are counted here, so that the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from ostiary.errors import ClientDisconnected, HeaderDuplicated
@@ -148,17 +148,19 @@ class Exchange:
             self.response_complete = True
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def send_response(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+    def send_response(self, status: int, headers: Iterable[Header], body: bytes) -> Awaitable[None]:
         """`start_response` and the only `send_body`."""
         if not self._whole:
-            await self.start_response(status, headers)
-            await self.send_body(body, more=False)
-            return
+            return self._send_in_two(status, headers, body)
         self.response_started = self.response_complete = True
         self.status = status
         self.bytes_sent += len(body)
         sent = [*headers, *self.decorations, (DECISION_ID, self.id.encode())]
-        await self._send({"type": WHOLE_RESPONSE, "status": status, "headers": sent, "body": body})
+        return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": sent, "body": body})
+
+    async def _send_in_two(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        await self.start_response(status, headers)
+        await self.send_body(body, more=False)
 
     async def respond(self, status: int, headers: Iterable[Header], body: bytes) -> None:
         """Answer in one piece. A HEAD request gets the headers alone."""

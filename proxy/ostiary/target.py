@@ -50,6 +50,9 @@ CREDENTIAL_PARAMETERS: Final = frozenset(
 """Parameters that carry a credential (RFC 6750 section 2.3 and its kind). Names are compared decoded, in lower case and
 with everything but letters and digits taken for `_`, as frameworks do that fold `access.token` into `access_token`."""
 
+_REMEMBERED: Final = 1024  # targets; clients choose them, so there is a bound
+_MEMORABLE: Final = 256  # bytes of Host, path and query together: longer ones come once, and would fill the memory
+
 # The form almost every path has: nothing to decode, and no segment that begins with a dot.
 _PLAIN: Final = re.compile(rb"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?")
 # pchar and "/" of RFC 3986 section 3.3, less ";", with every "%" the start of a whole escape.
@@ -170,6 +173,9 @@ class Targets:
 
     `hosts` maps names to services; `own_host` is the reserved service `ostiary`. Names are compared in lower case. A
     port in Host must be one of `ports`: the listener's, and those under which it is published. All else is 421.
+
+    What a target comes out as depends on Host, path and query alone, so those of late are remembered by the bytes that
+    they came as. That spares later stages work as well: they know a target again by its being the same object.
     """
 
     def __init__(
@@ -181,6 +187,7 @@ class Targets:
         target_bytes: int = TARGET_BYTES,
     ) -> None:
         self._target_bytes = target_bytes
+        self._known: dict[tuple[bytes | None, bytes, bytes], Target] = {}
         self._services: dict[bytes, str] = {}  # every spelling of Host that is accepted, in lower case
         if OWN_SERVICE in hosts.values():
             raise ValueError(f"the service name {OWN_SERVICE!r} is reserved for the proxy's own host")
@@ -198,10 +205,21 @@ class Targets:
         `TargetTooLong` or `TokenInQuery`.
         """
         host = exchange.header(b"host")
+        raw_path, raw_query = exchange.raw_path, exchange.raw_query
+        key = (host, raw_path, raw_query)
+        target = self._known.get(key)
+        if target is None:
+            target = self._resolve(host, raw_path, raw_query)
+            if len(raw_path) + len(raw_query) + len(host or b"") <= _MEMORABLE:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[key] = target
+        return target
+
+    def _resolve(self, host: bytes | None, raw_path: bytes, raw_query: bytes) -> Target:
         service = None if host is None else self._services.get(host)
         if service is None:
             service = self._service(host)
-        raw_path, raw_query = exchange.raw_path, exchange.raw_query
         if len(raw_path) + len(raw_query) > self._target_bytes:
             raise TargetTooLong(f"a target of {len(raw_path) + len(raw_query)} bytes")
         _check_segments(raw_path)

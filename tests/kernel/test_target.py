@@ -483,3 +483,36 @@ def test_a_query_has_a_bounded_number_of_parameters(parameter: bytes, separator:
     """More are refused, not left undecoded: a rule that denies for a parameter could not see it."""
     check_query(separator.join([parameter] * 256))
     assert refusal(check_query, separator.join([parameter] * 257)) == "target-malformed"
+
+
+def test_a_target_that_is_remembered_is_what_would_be_found_again() -> None:
+    """It is told by Host, path and query together; what was refused, or is long, is not remembered."""
+    targets = Targets(hosts={"a.test": "a", "b.test": "b"}, own_host="o.test", ports=frozenset({80}))
+    asked = [
+        (host, path, query)
+        for host in (b"a.test", b"b.test", b"A.test:80")
+        for path in (b"/x", b"/%78", b"/x/")
+        for query in (b"", b"x", b"y=%78")
+    ]
+    fresh = [
+        Targets(hosts={"a.test": "a", "b.test": "b"}, own_host="o.test", ports=frozenset({80})).resolve(
+            exchange(host, path=path, query=query)
+        )
+        for host, path, query in asked
+    ]
+    first = [targets.resolve(exchange(host, path=path, query=query)) for host, path, query in asked]
+    again = [targets.resolve(exchange(host, path=path, query=query)) for host, path, query in asked]
+    assert first == again == fresh
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    for path in (b"/..", b"/.."):
+        assert refusal(targets.resolve, exchange(b"a.test", path=path)) == "target-malformed"
+    assert refusal(targets.resolve, exchange(b"c.test", path=b"/x")) == "host-unknown"
+    long = exchange(b"a.test", path=b"/" + b"x" * 250)
+    assert targets.resolve(long) is not targets.resolve(long)
+
+
+def test_a_flood_of_targets_does_not_grow_the_memory() -> None:
+    targets = Targets(hosts={"a.test": "a"}, own_host="o.test", ports=frozenset())
+    for number in range(3000):
+        assert targets.resolve(exchange(b"a.test", path=b"/%d" % number)).path == f"/{number}"
+    assert len(targets._known) <= 1024

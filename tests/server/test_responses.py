@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.server import ListenerLimits
-from support.server import Recorder, disconnected, eventually, listener, respond
+from support.server import PATIENCE, Recorder, disconnected, eventually, listener, respond
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -479,3 +480,50 @@ def test_what_is_in_flight_is_finished_when_the_server_stops() -> None:
         assert (answer.body, answer.header(b"connection")) == (b"done", b"close")
         assert client.closed()
         assert idle.closed()
+
+
+# Responses that are written together.
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("then", ["a refusal", "the next request", "half-closed", "shut down"])
+def test_a_response_that_is_held_back_leaves_before_anything_else_happens(
+    then: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """With another request in flight it is held back; what the client sends meanwhile is read before it has left."""
+    flying, answered, sent = threading.Event(), threading.Event(), threading.Event()
+    landing = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/flying":
+            flying.set()
+            await landing.wait()
+        if scope["path"] == "/held":
+            landing.set()  # which the other request's task hears after this one
+        await respond(send, scope["raw_path"])
+        if scope["path"] == "/held":
+            answered.set()
+            sent.wait(PATIENCE)  # the event loop stands still
+
+    with listener(app, loop_factory=loop) as served, served.connect() as other, served.connect() as client:
+        other.send(get(b"/flying"))
+        assert flying.wait(PATIENCE)
+        client.send(get(b"/held"))
+        assert answered.wait(PATIENCE)
+        if then == "a refusal":
+            client.send(b"GET /refused HTTP/1.1\r\n\r\n")
+        elif then == "the next request":
+            client.send(get(b"/next"))
+        elif then == "half-closed":
+            client.sock.shutdown(socket.SHUT_WR)
+        else:
+            served.server.should_exit = True
+        sent.set()
+        assert client.response().body == b"/held"
+        if then == "a refusal":
+            assert client.response().problem["reasons"] == ["message-malformed"]
+        elif then == "the next request":
+            assert client.response().body == b"/next"
+        if then != "the next request":
+            assert client.closed()
+        assert other.response().body == b"/flying"

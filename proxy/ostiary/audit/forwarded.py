@@ -1,12 +1,13 @@
 """The two lines of a forwarded request, put together from text: nearly all lines there are.
 
 They say what `render` would say of the record's documents, which a test compares, for a third of the time: most of a
-line is the same for every request of an identity under one decision, and that part is rendered once. Whatever is not
-plainly text of this proxy's own making is left to `render`.
+line is the same for every request of an identity, under one decision, to one target, with one credential, and each of
+these parts is rendered and judged once. Whatever is not plainly text of this proxy's own making is left to `render`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -14,7 +15,7 @@ import orjson
 
 from ostiary.audit.lines import MAX_LINE, SCHEMA, clean
 from ostiary.exchange import Exchange
-from ostiary.models import AccessRequest, Credential, Decision, Identity
+from ostiary.models import AccessRequest, Credential, Decision, Identity, Target
 
 _DECISION: Final = f'{{"schema":{SCHEMA},"kind":"decision","time":"'
 _COMPLETION: Final = f'{{"schema":{SCHEMA},"kind":"completion","time":"'
@@ -26,25 +27,27 @@ class Parts:
     """What many lines have in common, rendered once, by the object that it was made from.
 
     An object is known again by being the same one, so it must not change: records and their documents do not. At most
-    `capacity` objects are remembered.
+    `capacity` objects are remembered of each kind, which is what `make` takes: strangers choose targets, and are not
+    to push out identities.
     """
 
     __slots__ = ("_capacity", "_known")
 
-    def __init__(self, *, capacity: int = 2048) -> None:
+    def __init__(self, *, capacity: int = 1024) -> None:
         self._capacity = capacity
-        self._known: dict[int, tuple[object, Any]] = {}
+        self._known: defaultdict[object, dict[int, tuple[object, Any]]] = defaultdict(dict)
 
     def of(self, source: _T, make: Callable[[_T], tuple[str, ...]]) -> tuple[str, ...]:
         """`make(source)`, perhaps made before. Raises what it raises."""
-        known = self._known.get(id(source))
+        kind = self._known[make]
+        known = kind.get(id(source))
         if known is not None and known[0] is source:
             made: tuple[str, ...] = known[1]
             return made
         made = make(source)
-        if len(self._known) >= self._capacity:
-            self._known.clear()
-        self._known[id(source)] = (source, made)
+        if len(kind) >= self._capacity:
+            kind.clear()
+        kind[id(source)] = (source, made)
         return made
 
 
@@ -68,31 +71,25 @@ def decision_line(
     seconds: float,
 ) -> bytes | None:
     """The `decision` line, or None where it takes `render` to write it. `seconds` are what the decision took."""
-    target, method, source_ip, token = request.target, request.method, request.source_ip, credential.id
-    service, path = target.service, target.path
-    given = f"{method}{source_ip}{service}{path}{token}"
-    if '"' in given or "\\" in given:
-        return None
+    target, method, source_ip = request.target, request.method, request.source_ip
     try:
         proven, subject, actor = parts.of(request.identity, _of_identity)
         caller, endpoint, found, cached, result = parts.of(decision, _of_decision)
-        properties: dict[str, Any] = {"segments": target.segments, "query": target.pairs}
-        if request.endpoint is not None:
-            properties["endpoint"] = request.endpoint
-        asked = _json(properties)
+        asked = parts.of(target, _of_target)
+        # A credential for one call comes once, and would only push out those that come again.
+        given = _of_credential(credential) if credential.per_call else parts.of(credential, _of_credential)
+        foretold = endpoint if request.endpoint == decision.endpoint else _json(request.endpoint)
         grants = _json([grant.document() for grant in request.grants]) if request.grants else "[]"
     except TypeError:
         return None
-    given = f"{given}{asked}{grants}"
-    if not given.isascii() or not given.isprintable() or "%" in given or ".e" in given:
-        return None  # may have to be escaped, or to be searched for a token; the parts have been
-    per_call = "true" if credential.per_call else "false"
+    if not (asked and given and _is_plain(f"{method}{source_ip}") and _is_clean(foretold) and _is_clean(grants)):
+        return None  # may have to be escaped, or to be searched for a token; the other parts have been
+    predicted = "" if request.endpoint is None else f',"endpoint":{foretold}'
     line = (
-        f'{_DECISION}{now}","decision_id":"{decision_id}","caller":{caller},"service":"{service}",'
-        f'"endpoint":{endpoint},"method":"{method}","path":"{path}",{found},"credential":{{"jti":"{token}",'
-        f'"per_call":{per_call},"expires_at":{credential.expires_at}}},"cached":{cached},"identity":{proven},'
-        f'"source_ip":"{source_ip}","decision_ms":{seconds * 1000:.3f},"input":{{"subject":{subject},'
-        f'"action":{{"name":"{method}"}},"resource":{{"type":"service","id":"{service}","properties":{asked}}},'
+        f'{_DECISION}{now}","decision_id":"{decision_id}","caller":{caller},"service":"{target.service}",'
+        f'"endpoint":{endpoint},"method":"{method}","path":"{target.path}",{found},"credential":{given[0]},'
+        f'"cached":{cached},"identity":{proven},"source_ip":"{source_ip}","decision_ms":{seconds * 1000:.3f},'
+        f'"input":{{"subject":{subject},"action":{{"name":"{method}"}},"resource":{asked[0]}{predicted}}}}},'
         f'"context":{{"time":{request.time},"source_ip":"{source_ip}","actor":{actor},"grants":{grants}}}}},'
         f'"result":{result}}}\n'
     ).encode()
@@ -125,6 +122,31 @@ def _of_decision(decision: Decision) -> tuple[str, ...]:
     )
     document = _part(dict(decision.document))
     return _part(decision.caller), _part(decision.endpoint), found[1:-1], _part(decision.cached), document
+
+
+def _of_target(target: Target) -> tuple[str, ...]:
+    """The beginning of the resource, to which the predicted endpoint and two braces are missing; or nothing."""
+    asked = _json({"segments": target.segments, "query": target.pairs})[:-1]
+    if not (_is_plain(f"{target.service}{target.path}") and _is_clean(asked)):
+        return ()
+    return (f'{{"type":"service","id":"{target.service}","properties":{asked}',)
+
+
+def _of_credential(credential: Credential) -> tuple[str, ...]:
+    if not _is_plain(credential.id):
+        return ()
+    per_call = "true" if credential.per_call else "false"
+    return (f'{{"jti":"{credential.id}","per_call":{per_call},"expires_at":{credential.expires_at}}}',)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether this may stand between two quotes as it is."""
+    return '"' not in text and "\\" not in text and _is_clean(text)
+
+
+def _is_clean(json_text: str) -> bool:
+    """Whether `clean` leaves this alone for sure."""
+    return json_text.isascii() and json_text.isprintable() and "%" not in json_text and ".e" not in json_text
 
 
 def _part(document: Any) -> str:

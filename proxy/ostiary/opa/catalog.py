@@ -31,6 +31,7 @@ _KEPT: Final = 2
 _MISSING_FOR: Final = 1.0
 """Seconds during which a revision that OPA does not have is not asked for again."""
 _MISSING: Final = 16
+_PREDICTIONS: Final = 1024  # clients choose what they ask for, so there is a bound
 
 
 class EndpointSource(Protocol):
@@ -75,6 +76,7 @@ class OpaEndpointCatalog:
         self._missing: BoundedMap[str, float] = BoundedMap(_MISSING)
         self._reading: asyncio.Task[None] | None = None
         self._predicting: tuple[str, Mapping[str, ServiceRoutes]] | None = None  # the table asked last, with its bundle
+        self._predictions: dict[tuple[str, str, tuple[str, ...]], Prediction] = {}  # what that table said of late
 
     async def read(self) -> None:
         """Read the table before anybody asks. One that is not to be had is asked for again by the first request."""
@@ -94,9 +96,17 @@ class OpaEndpointCatalog:
                 self._begin_reading(revision)
                 return _UNPREDICTED
             self._predicting = revision, tables
-        routes = self._predicting[1].get(target.service)
-        endpoint = None if routes is None else routes.table.endpoint(method, target.segments)
-        return Prediction(revision, None if endpoint is None else endpoint.name)
+            self._predictions.clear()
+        key = (target.service, method, target.segments)
+        prediction = self._predictions.get(key)
+        if prediction is None:
+            routes = self._predicting[1].get(target.service)
+            endpoint = None if routes is None else routes.table.endpoint(method, target.segments)
+            prediction = Prediction(revision, None if endpoint is None else endpoint.name)
+            if len(self._predictions) >= _PREDICTIONS:
+                self._predictions.clear()
+            self._predictions[key] = prediction
+        return prediction
 
     async def template(self, service: str, endpoint: str, revision: str) -> CatalogEntry:
         """The template of an endpoint; `CredentialUnavailable` where that revision, or it, is not to be had."""

@@ -17,6 +17,7 @@ from ostiary.errors import MessageMalformed
 from ostiary.problem import Problems
 from ostiary.server.connection import Awaited, Terms
 from ostiary.server.limits import Census, ListenerLimits
+from ostiary.server.outbox import Outbox
 from ostiary.server.preamble import read_preamble
 from ostiary.server.protocol import StrictProtocol
 from ostiary.server.proxies import PREAMBLE, Client, Proxies
@@ -121,7 +122,7 @@ def strict_protocol(
     """
     limits = limits or ListenerLimits()
     census = Census(limit=limits.connections, per_peer=limits.connections_per_peer)
-    terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census)
+    terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census, outbox=Outbox())
     if proxies is None:
         return type("ConfiguredStrictProtocol", (StrictProtocol,), {"terms": terms})
     base = BehindPreamble if proxies.header == PREAMBLE else BehindHeader

@@ -23,6 +23,7 @@ from ostiary.problem import Problems
 from ostiary.server.cycle import Cycle
 from ostiary.server.deadline import Deadline
 from ostiary.server.limits import Census, ListenerLimits
+from ostiary.server.outbox import Outbox
 from ostiary.server.refused import HOST_SHOWN, OnRefused, Phase, Refused, answer, shown
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: closing sends RST
@@ -47,6 +48,7 @@ class Terms:
     problems: Problems
     on_refused: OnRefused
     census: Census
+    outbox: Outbox
 
 
 class ListenerConnection(HttpToolsProtocol):
@@ -85,6 +87,7 @@ class ListenerConnection(HttpToolsProtocol):
         self._active: Cycle | None = None  # the one the application works on
         self._waiting: deque[Cycle] = deque()
         self._farewell: bytes | None = None
+        self._held = b""  # a whole response; it leaves before anything else happens on this connection
 
         self._due: Cycle | None = None  # the one that the runner takes up next
         self._runner: asyncio.Task[None] | None = None
@@ -112,11 +115,13 @@ class ListenerConnection(HttpToolsProtocol):
         self._reading.stop()
         self._writing.stop()
         self._deaf = True
+        self._held = b""
         self._client_gone()
         super().connection_lost(exc)
         self._wake()
 
     def eof_received(self) -> None:
+        self.send_held()
         self._client_gone()  # now, and not when the last byte for it has been flushed; the transport closes itself
 
     def _client_gone(self) -> None:
@@ -135,6 +140,7 @@ class ListenerConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Finish what has been asked, and nothing else."""
+        self.send_held()
         last = self._waiting[-1] if self._waiting else self._active
         if last is None:
             self.transport.close()
@@ -194,6 +200,19 @@ class ListenerConnection(HttpToolsProtocol):
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
+
+    def write_last(self, data: bytes) -> None:
+        # Together with others' responses, if there are others, and if nothing is due here that has to stand behind it.
+        if len(self.tasks) > 1 and not self._waiting and self._farewell is None:
+            self._held = data
+            self._terms.outbox.add(self, self.loop)
+        else:
+            self.transport.write(data)
+
+    def send_held(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self.transport.is_closing():
+            self.transport.write(held)
 
     def default_headers(self) -> Sequence[Header]:
         return self.server_state.default_headers
@@ -342,6 +361,7 @@ class ListenerConnection(HttpToolsProtocol):
     def _close(self, *, linger: bool) -> None:
         """No more is read. With `linger`, what the client still sends is thrown away for a while, unread."""
         self._deaf = True
+        self.send_held()
         if not linger:
             self.transport.close()
             if self.transport.get_write_buffer_size():

@@ -38,6 +38,9 @@ class Connection(Protocol):
     flow: FlowControl
 
     def default_headers(self) -> Sequence[Header]: ...
+    def write_last(self, data: bytes) -> None:
+        """Write the end of a response, after which the connection stays open."""
+
     def resume_body(self) -> None:
         """The application wants more of the body."""
 
@@ -275,7 +278,10 @@ class Cycle:
         if len(body) > _JOINED:
             self._connection.transport.writelines([piece for piece in (head, body, ending) if piece])
         elif whole := head + body + ending:
-            self._connection.transport.write(whole)
+            if more or not self.keep_alive or self.more_body:
+                self._connection.transport.write(whole)
+            else:
+                self._connection.write_last(whole)
         if not more:
             self.response_complete = True
             if self._wake is not None:

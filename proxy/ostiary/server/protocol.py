@@ -75,6 +75,8 @@ class StrictProtocol(ListenerConnection):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._held:
+            self.send_held()
         if data.endswith(_HEAD_END) and data.rfind(_HEAD_END, 0, -1) < 0 and not self._in_message():
             self._feed(data)  # one head, and nothing else: nearly always
         else:
