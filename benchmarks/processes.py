@@ -135,6 +135,12 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def busy_seconds(cores: Iterable[int]) -> float:
+    """What these cores have spent since the machine's start on anything at all, the hypervisor's share included."""
+    text = Path("/proc/stat").read_text(encoding="ascii")
+    return sum(parse_busy(text, core, ticks=os.sysconf("SC_CLK_TCK")) for core in cores)
+
+
 def family(pid: int) -> set[int]:
     """The process and all below it."""
     found, todo = set(), [pid]
@@ -159,6 +165,16 @@ def parse_stat(text: str, *, ticks: int) -> tuple[str, float]:
     before, _, after = text.rpartition(")")
     fields = after.split()
     return before.partition("(")[2], (int(fields[11]) + int(fields[12])) / ticks
+
+
+def parse_busy(text: str, core: int, *, ticks: int) -> float:
+    """Seconds from /proc/stat, proc(5): all of a core's but `idle` and `iowait`; `guest` is in `user` already."""
+    for line in text.splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _, _, irq, softirq, steal, *_ = map(int, fields)
+            return (user + nice + system + irq + softirq + steal) / ticks
+    raise ValueError(f"there is no core {core}")
 
 
 def parse_resident(text: str) -> int:

@@ -15,6 +15,8 @@ from benchmarks.rounds import Entry, Outcome, Sample, Spread
 from benchmarks.targets import Target
 
 RESULT: Final = BUILD / "bench.json"
+QUIET: Final = 0.1
+"""Of the cores' time: what others may use while something is measured."""
 
 
 def rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
@@ -45,6 +47,7 @@ def _row(outcome: Outcome, entry: Entry) -> dict[str, Any]:
         "cpu_us": None if nothing else spread("cpu"),
         "opa_cpu_us": None if nothing else spread("opa_cpu"),
         "load_cpu_us": spread("load_cpu"),
+        "others": spread("others"),
         "resident_bytes": max(one.after.resident for one in samples),
         "opa_resident_bytes": max(one.after.opa_resident for one in samples),
         "of_baseline": {
@@ -116,6 +119,8 @@ def show(outcomes: Iterable[Outcome]) -> None:
         )
         for row in rows([outcome]):
             print("  " + _line(row))
+        if (others := outcome.others()).median > QUIET:
+            print(f"  Others used {text(others)} of the cores meanwhile: these numbers are not to be believed.")
 
 
 def _line(row: Mapping[str, Any]) -> str:

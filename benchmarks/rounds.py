@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmarks.contestants import Contestant, all_ready
-from benchmarks.processes import Usage, usage
+from benchmarks.processes import ALL, Usage, busy_seconds, usage
 from benchmarks.traffic import Run, Traffic, quantile
 
 
@@ -38,13 +38,15 @@ class Spread:
 class Sample:
     """What one contestant did in one round. `before` and `after` are what it had used by then.
 
-    `until` is when the round ended, in Unix seconds.
+    `until` is when the round ended, in Unix seconds. `others` is the share of the cores' time that whoever has no part
+    in the run used meanwhile.
     """
 
     run: Run
     before: Usage
     after: Usage
     until: float
+    others: float = 0.0
 
     @cached_property
     def per_second(self) -> float:
@@ -116,6 +118,10 @@ class Outcome:
     def spread(self, name: str, value: Callable[[Sample], float]) -> Spread:
         return Spread.of(value(one) for one in self.samples[name])
 
+    def others(self) -> Spread:
+        """The share of the cores' time that others used, over all runs."""
+        return Spread.of(one.others for samples in self.samples.values() for one in samples)
+
     def quantile(self, name: str, q: float) -> float:
         """Microseconds, over the requests of all rounds."""
         return quantile([one.run.latencies for one in self.samples[name]], q)
@@ -159,6 +165,7 @@ def _warm(outcomes: Iterable[Outcome], ends: Traffic, seconds: float) -> None:
 def _sample(entry: Entry, contest: Contest, ends: Traffic, *, first: int) -> Sample:
     pid = entry.contestant.pid
     before = Usage() if pid is None else usage(pid)
+    busy, began = busy_seconds(ALL), time.monotonic()
     run = ends.run(
         entry.contestant.port,
         entry.requests,
@@ -167,4 +174,8 @@ def _sample(entry: Entry, contest: Contest, ends: Traffic, *, first: int) -> Sam
         ramp=contest.ramp,
         first=first,
     )
-    return Sample(run=run, before=before, after=Usage() if pid is None else usage(pid), until=time.time())
+    took, busy = time.monotonic() - began, busy_seconds(ALL) - busy
+    after = Usage() if pid is None else usage(pid)
+    own = run.load_cpu + after.cpu - before.cpu + after.opa_cpu - before.opa_cpu
+    others = max(0.0, busy - own) / (took * len(ALL))
+    return Sample(run=run, before=before, after=after, until=time.time(), others=others)

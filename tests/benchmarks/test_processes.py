@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import cpu_seconds, family, parse_resident, parse_stat, resident, usage
+from benchmarks.processes import cpu_seconds, family, parse_busy, parse_resident, parse_stat, resident, usage
 
 STAT = (
     "4242 (odd) name (x)) S 1 4242 4242 0 -1 4194560 1500 0 0 0 120 30 7 8 20 0 3 0 100 5000 600 "
@@ -22,6 +22,13 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ther
 
 def test_cpu_time_is_user_and_system_whatever_the_process_is_called() -> None:
     assert parse_stat(STAT, ticks=100) == ("odd) name (x)", 1.5)
+
+
+def test_a_core_is_busy_unless_it_is_idle_or_waits() -> None:
+    text = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu1 100 20 30 4000 500 6 7 8 90 0\ncpu10 1 1 1 1 1 1 1 1 1 1\nintr 5\n"
+    assert parse_busy(text, 1, ticks=100) == 1.71
+    with pytest.raises(ValueError, match="no core 2"):
+        parse_busy(text, 2, ticks=100)
 
 
 def test_resident_memory_is_in_bytes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -59,6 +60,7 @@ def test_a_row_holds_what_was_measured_and_what_it_is_of_the_baseline(outcome: O
         "cpu_us": same(1000.0),
         "opa_cpu_us": same(500.0),
         "load_cpu_us": same(200.0),
+        "others": same(0.0),
         "resident_bytes": 100_000_000,
         "opa_resident_bytes": 50_000_000,
         "of_baseline": {
@@ -82,6 +84,13 @@ def test_the_table_has_a_line_for_each_entry(outcome: Outcome, capsys: pytest.Ca
     assert title == LADDER
     assert [line.split("  ")[1] for line in lines] == [DIRECT, ENVOY, PROXY]
     assert "0.50 (0.50 – 0.50)" in lines[2]
+
+
+def test_a_table_says_if_others_had_much_of_the_cores(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    disturbed = {name: [replace(one, others=0.25) for one in samples] for name, samples in outcome.samples.items()}
+    show([Outcome(outcome.contest, disturbed)])
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    assert last == "  Others used 0.25 (0.25 – 0.25) of the cores meanwhile: these numbers are not to be believed."
 
 
 def test_the_picture_is_a_document_that_names_every_row(outcome: Outcome) -> None:
