@@ -16,7 +16,16 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.access import AccessRequestBuilder, NoGrants
-from ostiary.audit import CHECKPOINTS, AuditFiles, AuditKeys, AuditTrail, Chain, Checkpoints, FileAuditLog
+from ostiary.audit import (
+    CHECKPOINTS,
+    AuditFiles,
+    AuditKeys,
+    AuditTrail,
+    Chain,
+    Checkpoints,
+    FileAuditLog,
+    SyslogCopy,
+)
 from ostiary.certificates import TlsFiles
 from ostiary.clock import Clock, SystemClock
 from ostiary.concierge import (
@@ -226,6 +235,8 @@ def audit_trail(config: Config, *, worker: str) -> AuditTrail:
     chain = Chain(
         worker=worker, keys=AuditKeys(config.audit_keys, lifetime=float(settings.key_lifetime)), clock=writing
     )
+    copy = None if settings.syslog is None else SyslogCopy(settings.syslog, worker=worker)
+    written = None if copy is None else copy.offer
     return AuditTrail(
         AuditFiles(
             directory=settings.path,
@@ -235,6 +246,7 @@ def audit_trail(config: Config, *, worker: str) -> AuditTrail:
             keep=settings.keep,
             sync=settings.sync,
             chain=chain,
+            written=written,
         ),
         Checkpoints(
             # Not above one for each record, and shorter: within the same bounds they outlast the records.
@@ -251,7 +263,11 @@ def audit_trail(config: Config, *, worker: str) -> AuditTrail:
             worker=worker,
             clock=signing,
             head=lambda: chain.head,
+            written=written,
         ),
+        worker=worker,
+        clock=writing,
+        copy=copy,
     )
 
 

@@ -115,7 +115,7 @@ class SlowDisk(AuditTrail):
     """A trail whose every other group takes longer than a request waits."""
 
     def __init__(self, files: AuditFiles) -> None:
-        super().__init__(files)
+        super().__init__(files, worker="w0", clock=SystemClock())
         self._slow = False
 
     def append(self, lines: Sequence[bytes]) -> None:

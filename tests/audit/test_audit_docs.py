@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from ostiary.audit import FileAuditLog, MemoryAuditLog
+from ostiary.audit import AuditTrail, FileAuditLog, MemoryAuditLog, SyslogAddress, SyslogCopy
 from ostiary.audit.findings import Kind
 from ostiary.clock import ManualClock
 from ostiary.errors import AuditUnavailable, IdentityInvalid, MessageMalformed
@@ -20,6 +20,7 @@ from support.audit import PipeSink, Stages, credential, decision, exchange, forw
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
 OF_REQUESTS = ("decision", "credential", "completion", "refusal", "answer")
 OF_THE_LOG = ("lost", "outage")
+OF_THE_COPY = ("uncopied",)
 OF_THE_CHAIN = ("begin", "resume", "pruned", "end", "checkpoint")
 
 
@@ -83,7 +84,7 @@ async def test_the_lines_about_the_log_itself_have_the_published_fields() -> Non
 
 
 def test_every_kind_is_published() -> None:
-    assert tuple(published()) == (*OF_REQUESTS, *OF_THE_LOG, *OF_THE_CHAIN)
+    assert tuple(published()) == (*OF_REQUESTS, *OF_THE_LOG, *OF_THE_COPY, *OF_THE_CHAIN)
 
 
 def test_the_lines_of_the_chain_have_the_published_fields_and_then_their_seal(tmp_path: Path) -> None:
@@ -97,6 +98,18 @@ def test_the_lines_of_the_chain_have_the_published_fields_and_then_their_seal(tm
     assert {kind: found[kind] for kind in OF_THE_CHAIN} == {
         kind: [*published()[kind], "seq", "mac"] for kind in OF_THE_CHAIN
     }
+
+
+def test_the_line_of_what_was_not_copied_has_the_published_fields(tmp_path: Path) -> None:
+    place = trail.Place(tmp_path)
+    copy = SyslogCopy(SyslogAddress(transport="unix", path=tmp_path / "nowhere"), worker="w0", queue_bytes=1)
+    files, _ = trail.chained(place, written=copy.offer)
+    sink = AuditTrail(files, worker="w0", clock=ManualClock(), copy=copy)
+    sink.append([trail.record(1)])
+    sink.close()
+
+    (found,) = [line for line in place.lines() if line["kind"] == "uncopied"]
+    assert list(found) == [*published()["uncopied"], "seq", "mac"]
 
 
 def test_every_remark_of_verify_is_on_the_page() -> None:

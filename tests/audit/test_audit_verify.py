@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,7 +171,7 @@ def test_a_chain_rewritten_with_its_key_shows_by_the_checkpoint(place: Place) ->
     forged = Place(place.home / "forged")
     shutil.copytree(place.keys, forged.keys)
     sink, chain = chained(forged)
-    chain.head = replace(chain.head, chain=verified(place).chains[0].chain)
+    chain.head = chain.head._replace(chain=verified(place).chains[0].chain)
     sink.append([record(1), record(2), record(66), *(record(number) for number in range(4, 10))])
     sink.close()
     original.write_bytes(forged.files()[0].read_bytes())

@@ -94,6 +94,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "key_lifetime": 86400,
             "checkpoints": None,
             "checkpoint_key": None,
+            "syslog": None,
         },
         "grants": {"url": "**********"},
         "limits": {

@@ -732,6 +732,25 @@ opa: {managed: {bundle: b}, deadline: 0s}
         BASE + "audit: {max_bytes: 10MB}\n",
         ["ostiary.yaml:7: audit.max_bytes: '10MB' is not a size, which is written 512B, 32KiB, 100MiB or 4GiB"],
     ),
+    "keys and checkpoints among what they prove": (
+        BASE + "audit: {path: /trail, keys: /trail/keys, checkpoints: /trail, checkpoint_key: elsewhere/key.pem}\n",
+        [
+            "ostiary.yaml:7: audit.checkpoints: is in the directory of the audit, /trail: whoever can change that could change both",
+            "ostiary.yaml:7: audit.keys: is in the directory of the audit, /trail: whoever can change that could change both",
+        ],
+    ),
+    "a syslog that is none": (
+        BASE + "audit: {syslog: /dev/log}\n",
+        [
+            "ostiary.yaml:7: audit.syslog: is not where syslog listens: unix:/dev/log, udp:127.0.0.1:514 or tcp:127.0.0.1:601"
+        ],
+    ),
+    "a syslog on another machine": (
+        BASE + "audit: {syslog: 'udp:logs.test:514'}\n",
+        [
+            "ostiary.yaml:7: audit.syslog: the audit leaves this machine unencrypted: name a relay on it, which brings it on by TLS"
+        ],
+    ),
     "a size out of bounds": (
         BASE + "limits: {header_bytes: 1B}\n",
         ["ostiary.yaml:7: limits.header_bytes: '1B' is outside 1KiB to 256KiB"],

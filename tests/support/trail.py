@@ -58,12 +58,13 @@ def chained(
     max_bytes: int = 1 << 20,
     keep: int | None = None,
     lifetime: float = DAY,
+    written: Callable[[bytes], None] | None = None,
 ) -> tuple[AuditFiles, Chain]:
     """A sink with a chain, and the chain."""
     clock = clock or SystemClock()
     chain = Chain(worker=worker, keys=AuditKeys(place.keys, lifetime=lifetime), clock=clock)
     return AuditFiles(
-        directory=place.audit, worker=worker, clock=clock, max_bytes=max_bytes, keep=keep, chain=chain
+        directory=place.audit, worker=worker, clock=clock, max_bytes=max_bytes, keep=keep, chain=chain, written=written
     ), chain
 
 
@@ -78,7 +79,7 @@ def checkpoints(place: Place, chain: Chain, *, interval: float = 0.05, **setting
 def trail(place: Place, **settings: Any) -> AuditTrail:
     """The sink of a whole trail, with a checkpoint for each run that ends."""
     files, chain = chained(place, **settings)
-    return AuditTrail(files, checkpoints(place, chain))
+    return AuditTrail(files, checkpoints(place, chain), worker="w0", clock=SystemClock())
 
 
 def trail_log(place: Place, **settings: Any) -> FileAuditLog:
@@ -98,7 +99,7 @@ def written(place: Place, groups: Sequence[Sequence[int]], *, end: bool = True, 
     """One run of a worker that writes these groups of records. Without `end` it is as if it had been killed."""
     files, chain = chained(place, **settings)
     signing = checkpoints(place, chain)
-    sink = AuditTrail(files, signing)
+    sink = AuditTrail(files, signing, worker="w0", clock=SystemClock())
     sink.open()
     for group in groups:
         sink.append([record(number) for number in group])

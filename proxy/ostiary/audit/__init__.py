@@ -7,6 +7,7 @@ from ostiary.audit.keys import AuditKeys
 from ostiary.audit.log import AuditHealth, FileAuditLog
 from ostiary.audit.memory import MemoryAuditLog
 from ostiary.audit.record import ExchangeRecord
+from ostiary.audit.syslog import SyslogAddress, SyslogCopy
 from ostiary.audit.trail import AuditTrail
 from ostiary.audit.writer import Sink
 
@@ -22,4 +23,6 @@ __all__ = [
     "FileAuditLog",
     "MemoryAuditLog",
     "Sink",
+    "SyslogAddress",
+    "SyslogCopy",
 ]

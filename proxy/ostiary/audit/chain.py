@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ostiary.audit.keys import MAC_TEXT, AuditKey, AuditKeys, Sealing
 from ostiary.audit.lines import SCHEMA, Timestamps, render
@@ -65,17 +65,15 @@ class Link:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """The last record of a chain that is in its file."""
+class Head(NamedTuple):
+    """The last record of a chain that is in its file. A tuple, because one is made for each group."""
 
     chain: str
     seq: int
     mac: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """Lines as they go into the file, and the head of the chain once they are there."""
 
     text: bytes
@@ -134,14 +132,14 @@ class Chain:
         if self._sealing is None:
             raise ValueError("a file is begun before anything is sealed for it")
         mac_of = self._sealing.mac
-        seq, mac = self.head.seq, self.head.mac.encode()
+        chain, seq, text = self.head
+        mac = text.encode()
         pieces: list[bytes] = []
         for line in lines:
             seq += 1
             mac = mac_of(b"%b%d" % (mac, seq), line)
-            pieces.append(line[:-2])
-            pieces.append(b',"seq":%d,"mac":"%b"}\n' % (seq, mac))
-        return Sealed(b"".join(pieces), Head(chain=self.head.chain, seq=seq, mac=mac.decode()))
+            pieces += (line[:-2], b',"seq":%d,"mac":"%b"}\n' % (seq, mac))
+        return Sealed(b"".join(pieces), Head(chain, seq, mac.decode()))
 
     def accept(self, head: Head) -> None:
         """What ended in this head is in the file."""

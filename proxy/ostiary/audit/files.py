@@ -20,7 +20,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -161,15 +161,14 @@ class AuditFiles:
         if sealed is None or self._chain is None or self._path is None:
             return
         self._chain.accept(sealed.head)
-        self._follows = Link(
-            file=self._path.name,
-            chain=sealed.head.chain,
-            seq=sealed.head.seq,
-            mac=sealed.head.mac,
-            bytes=self._size,
-        )
         if self._size == length:
             self._prune()
+
+    def _here(self, *, torn: int = 0) -> None:
+        """What the next file goes on from, if something was written in this one."""
+        if self._chain is not None and self._path is not None and self._size > 0:
+            chain, seq, mac = self._chain.head
+            self._follows = Link(file=self._path.name, chain=chain, seq=seq, mac=mac, bytes=self._size, torn=torn)
 
     def _prune(self) -> None:
         """Remove what the file that was just begun says is removed: in this order, or nothing would tell why."""
@@ -189,21 +188,21 @@ class AuditFiles:
             raise
 
     def _take_back(self, descriptor: int) -> None:
+        torn = 0
         try:
             os.ftruncate(descriptor, self._size)  # this process alone writes here
         except OSError:
             with contextlib.suppress(OSError):
                 torn = os.fstat(descriptor).st_size - self._size
-                if self._size > 0 and self._follows is not None:
-                    self._follows = replace(self._follows, torn=torn)
-                elif self._path is not None:
+                if self._size == 0 and self._path is not None:
                     self._path.unlink()
         if self._size == 0:
             # The disk may be full of what was to be removed. It is said in the next file that can be written.
             self._remove([self._directory / name for name in self._pruned])
-        self._leave()
+        self._leave(torn=torn)
 
-    def _leave(self) -> None:
+    def _leave(self, *, torn: int = 0) -> None:
+        self._here(torn=torn)
         descriptor, path = self._descriptor, self._path
         self._descriptor = self._path = None
         if descriptor is None or path is None:

@@ -68,10 +68,10 @@ class Sealing:
     def mac(self, head: bytes, line: bytes) -> bytes:
         """Of `head` and then `line`, as text."""
         inner = self._inner.copy()
-        inner.update(head)
-        if len(line) <= _HELD:
-            inner.update(line)
+        if len(head) + len(line) <= _HELD:
+            inner.update(head + line)
         else:
+            inner.update(head)
             view = memoryview(line)
             for start in range(0, len(line), _HELD):
                 inner.update(view[start : start + _HELD])

@@ -24,6 +24,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from ostiary.audit import SyslogAddress
 from ostiary.opa.address import OpaAddress
 from ostiary.policy.values import distinct, mistake
 from ostiary.policy.words import quoted
@@ -140,6 +141,20 @@ def _private(value: Any, info: ValidationInfo) -> TcpAddress | UnixAddress:
     if isinstance(address, TcpAddress) and not address.loopback:
         raise mistake("what is administrative listens on a unix socket or a loopback address only")
     return address
+
+
+def _syslog(value: Any, info: ValidationInfo) -> SyslogAddress:
+    """`unix:/dev/log`, `udp:127.0.0.1:514` or `tcp:127.0.0.1:601`."""
+    unix = _unix(value, info)
+    if unix is not None:
+        return SyslogAddress(transport="unix", path=unix.path)
+    transport, _, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+    address = _tcp(rest)
+    if transport not in ("udp", "tcp") or address is None or address.port == 0:
+        raise mistake("is not where syslog listens: unix:/dev/log, udp:127.0.0.1:514 or tcp:127.0.0.1:601")
+    if not address.loopback:
+        raise mistake("the audit leaves this machine unencrypted: name a relay on it, which brings it on by TLS")
+    return SyslogAddress(transport="udp" if transport == "udp" else "tcp", host=address.host, port=address.port)
 
 
 def _beside(path: Path, info: ValidationInfo) -> Path:
@@ -262,6 +277,12 @@ PrivateAddress: TypeAlias = Annotated[
     PlainValidator(_private),
     _AS_TEXT,
     WithJsonSchema({"type": "string", "pattern": "^unix:.+$|:[0-9]{1,5}$"}),
+]
+SyslogRelay: TypeAlias = Annotated[
+    SyslogAddress,
+    PlainValidator(_syslog),
+    _AS_TEXT,
+    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|(udp|tcp):.+:[0-9]{1,5})$"}),
 ]
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path), WithJsonSchema(_TEXT_SCHEMA)]
 SecureUrl: TypeAlias = Annotated[

@@ -25,6 +25,7 @@ from ostiary.config.fields import (
     PrivateAddress,
     Secret,
     SecureUrl,
+    SyslogRelay,
     TcpAddress,
     Unique,
     UniqueOrEmpty,
@@ -304,6 +305,10 @@ class Audit(Strict):
     checkpoint_key: FilePath | None = None
     """PEM file of the Ed25519 key that signs checkpoints, made at the first start where it is absent.
     `checkpoint-key.pem` below `state` if left out."""
+
+    syslog: SyslogRelay | None = None
+    """A relay on this machine that gets a copy of every record and checkpoint: `unix:/dev/log`, or `udp:` or `tcp:`
+    with a loopback `host:port`. No request waits for it; what it does not take is counted."""
 
     @model_validator(mode="after")
     def _apart(self) -> Audit:
