@@ -111,8 +111,8 @@ class AccessRequest:
     `endpoint` is what the route table of the bundle `revision` says this is aimed at, None where that table has nothing
     for it. Without a `revision` nothing was predicted, and no answer is kept.
 
-    The one record that every request makes: by the descriptors of its slots it is made in 0.7 µs, where a frozen
-    dataclass's own `__init__` takes 1.9.
+    The one record that every request makes. By the descriptors of its slots it is made in half the time that a frozen
+    dataclass's own `__init__` takes, which goes through `object.__setattr__`.
     """
 
     identity: Identity

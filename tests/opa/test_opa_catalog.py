@@ -178,6 +178,24 @@ async def test_a_prediction_is_what_the_table_of_the_bundle_says(
     assert entries.predict(aimed, method) == Prediction("7-a", endpoint)
 
 
+async def test_a_prediction_is_the_same_again_and_what_is_remembered_is_bounded() -> None:
+    """Told apart by service, method and segments; a flood of paths is forgotten again."""
+    entries = catalog(Source(answer(ENDPOINTS, revision="7-a")))
+    await entries.read()
+    asked = [
+        (target(), "GET"),
+        (target(), "POST"),
+        (target("/orders/admin"), "GET"),
+        (target(service="billing"), "GET"),
+    ]
+    first = [entries.predict(aimed, method) for aimed, method in asked]
+    for number in range(3000):
+        assert entries.predict(target(f"/orders/{number}"), "GET") == Prediction("7-a", "get-order")
+    assert first == [entries.predict(aimed, method) for aimed, method in asked]
+    assert [one.endpoint for one in first] == ["get-order", None, "admin", None]
+    assert len(entries._predictions) <= 1024
+
+
 async def test_a_table_that_was_read_tells_which_bundle_counts() -> None:
     horizon = PolicyHorizon()
     await catalog(Source(answer(ENDPOINTS, revision="7-a")), horizon=horizon).read()
