@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego dist opa clean constraints
+.PHONY: help demo test soak check format bench bench-full profile bench-rego dist opa clean constraints
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ demo: opa ## run the demo: issuer, three services, OPA and the proxy
 test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+MINUTES ?= 10
+soak: $(VENV)/.dev opa ## mixed traffic and faults for ten minutes; MINUTES=… SEED=… for others
+	PYTHONPATH=.:tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
 	$(BIN)/ruff format --check

@@ -145,7 +145,10 @@ class StrictProtocol(ListenerConnection):
         self._reading.clear()
         self._overhead = -self._fed  # of these data, what is head does not count
         self._receiving = cycle = Cycle(
-            self, scope, keep_alive=version == "1.1" and parser.should_keep_alive(), expects=framing.expects
+            self,
+            scope,
+            keep_alive=version == "1.1" and parser.should_keep_alive() and not self._draining,
+            expects=framing.expects,
         )
         self._waiting.append(cycle)
 
