@@ -49,7 +49,9 @@ test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS) $(OPTIMISED)
 
-soak: $(VENV)/.dev opa ## the tests that take long: hundreds of deaths under load; SEEDS="-k '[3]'" for some of them
+MINUTES ?= 10
+soak: $(VENV)/.dev opa ## mixed traffic and faults for ten minutes, and five hundred deaths; MINUTES=, SEED=, SEEDS="-k '[3]'"
+	PYTHONPATH=.:tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m pytest -o 'python_files=soak_*.py' $(PYTEST_ARGS) $(SEEDS) tests/soak
 
 check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules

@@ -2,6 +2,9 @@
 
 A worker tells over a pipe that it accepts, or why it cannot start. One that never came up is a mistake to show, and
 ends the crew; one that dies later is started again, with back-off when it dies young.
+
+In a rolling restart each worker is replaced in turn, and drains only once its successor accepts: all of them listen on
+one socket, so at every instant somebody takes what waits there.
 """
 
 from __future__ import annotations
@@ -35,8 +38,12 @@ _START_TIMEOUT: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One process, from its start to its end. `failure` is what it said of why it could not start."""
+    """One process, from its start to its end. `failure` is what it said of why it could not start.
 
+    `successor` takes its place, or tries to: None comes of it if it could not.
+    """
+
+    name: str
     process: BaseProcess
     receiver: Connection
     started: float = field(default_factory=time.monotonic)
@@ -44,6 +51,7 @@ class _Worker:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     failure: tuple[str, ...] = ()
     exit_code: int | None = None
+    successor: asyncio.Task[_Worker | None] | None = None
 
     @property
     def serves(self) -> bool:
@@ -65,6 +73,8 @@ class Crew:
         self._data = data
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[str, _Worker] = {}
+        self._all: set[_Worker] = set()  # those that were replaced and have not ended among them
+        self._rolling = False
         self.ready = asyncio.Event()
 
     @property
@@ -91,26 +101,78 @@ class Crew:
 
     async def drain(self, *, patience: float) -> None:
         """End every worker: SIGTERM, and after `patience` seconds SIGKILL. Returns when all are gone."""
-        for one in self._workers.values():
-            if not one.ended.is_set():
-                one.process.terminate()
+        for one in self._all:
+            one.process.terminate()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._all_ended()
-        late = [name for name, one in self._workers.items() if not one.ended.is_set()]
-        if late:
-            _log.error("%s did not drain within %g s: killed", ", ".join(late), patience)
+        if self._all:
+            late = ", ".join(sorted(one.name for one in self._all))
+            _log.error("%s did not drain within %g s: killed", late, patience)
         self.kill()
         await self._all_ended()
 
     def kill(self) -> None:
         """End every worker at once."""
-        for one in self._workers.values():
-            if not one.ended.is_set():
-                one.process.kill()
+        for one in self._all:
+            one.process.kill()
+
+    async def roll(self, *, patience: float) -> None:
+        """Replace the workers one after the other, each drained once another in its place accepts.
+
+        One that has not ended `patience` seconds after it was asked to is killed. If a replacement does not come up,
+        the one in its place stays, and those after it do too. Called again meanwhile, this does nothing.
+        """
+        if self._rolling or not self.ready.is_set():
+            _log.warning("the workers are being started: they are not restarted now")
+            return
+        self._rolling = True
+        try:
+            _log.info("restarting %d worker(s), one after the other", self.size)
+            for settings in self._settings:
+                if not await self._replace(settings, patience=patience):
+                    return
+            _log.info("all workers were restarted")
+        finally:
+            self._rolling = False
+
+    async def _replace(self, settings: worker.WorkerSettings, *, patience: float) -> bool:
+        before = self._workers[settings.name]
+        if before.ended.is_set():
+            return True  # it is being started anew anyway
+        before.successor = asyncio.create_task(self._succeed(settings), name=f"succeed-{settings.name}")
+        if await before.successor is None:
+            _log.error("%s goes on as it is, and the workers after it do too", settings.name)
+            before.successor = None
+            return False
+        if not before.ended.is_set():
+            before.process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await before.ended.wait()
+        if not before.ended.is_set():
+            _log.error("%s did not drain within %g s: killed", settings.name, patience)
+            before.process.kill()
+        return True
+
+    async def _succeed(self, settings: worker.WorkerSettings) -> _Worker | None:
+        """A worker that accepts, in the place of another; None if none can be had."""
+        try:
+            one = self._start(settings)
+        except OSError as error:
+            _log.error("%s cannot be started: %s", settings.name, error)
+            return None
+        await self._come_up(one)
+        if one.ended.is_set() or not one.ready.is_set():
+            await one.ended.wait()
+            for line in _why(one):
+                _log.error("%s", line)
+            return None
+        self._workers[settings.name] = one
+        return one
 
     async def _all_ended(self) -> None:
-        for one in self._workers.values():
+        for one in tuple(self._all):
             await one.ended.wait()
 
     async def _keep(self, settings: worker.WorkerSettings) -> None:
@@ -127,25 +189,32 @@ class Crew:
                 await asyncio.sleep(pause)
                 continue
             if not one.ready.is_set() and not self.ready.is_set():
-                raise ConfigurationError(_why(settings.name, one))
+                raise ConfigurationError(_why(one))
             pause = _FIRST_PAUSE if one.lived > _STABLE else min(pause * 2, _LONGEST_PAUSE)
-            for line in _why(settings.name, one):
+            for line in _why(one):
                 _log.error("%s; started again in %.1f s", line, pause)
             await asyncio.sleep(pause)
 
     async def _run(self, settings: worker.WorkerSettings) -> _Worker:
-        """Start a worker and wait for its end."""
-        one = self._start(settings)
+        """Start a worker and wait for its end, or for that of the last of its successors."""
+        one = self._workers[settings.name] = self._start(settings)
+        await self._come_up(one)
+        if one.ready.is_set() and not self.ready.is_set() and self.serving == self.size:
+            self.ready.set()
+        while True:
+            await one.ended.wait()
+            if one.successor is None or (successor := await one.successor) is None:
+                return one
+            one = successor
+
+    async def _come_up(self, one: _Worker) -> None:
+        """Wait until it is ready or has ended. One that takes too long is killed."""
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 await _first_of(one.ready, one.ended)
         except TimeoutError:
             one.failure = (f"it was not ready within {_START_TIMEOUT:g} s",)
             one.process.kill()
-        if one.ready.is_set() and not self.ready.is_set() and self.serving == self.size:
-            self.ready.set()
-        await one.ended.wait()
-        return one
 
     def _start(self, settings: worker.WorkerSettings) -> _Worker:
         receiver, sender = self._context.Pipe(duplex=False)
@@ -159,7 +228,8 @@ class Crew:
         except BaseException:
             receiver.close()
             raise
-        one = self._workers[settings.name] = _Worker(process=process, receiver=receiver)
+        one = _Worker(name=settings.name, process=process, receiver=receiver)
+        self._all.add(one)
         loop = asyncio.get_running_loop()
         loop.add_reader(receiver.fileno(), self._heard, one)
         loop.add_reader(process.sentinel, self._died, one)
@@ -184,6 +254,7 @@ class Crew:
         self._hang_up(one)
         one.exit_code = one.process.exitcode
         one.process.close()  # its pipes, now rather than when it is collected
+        self._all.discard(one)
         one.ended.set()
 
     def _hang_up(self, one: _Worker) -> None:
@@ -192,12 +263,12 @@ class Crew:
             one.receiver.close()
 
 
-def _why(name: str, one: _Worker) -> list[str]:
+def _why(one: _Worker) -> list[str]:
     if one.failure:
-        return [f"{name} {'failed' if one.ready.is_set() else 'did not start'}: {line}" for line in one.failure]
+        return [f"{one.name} {'failed' if one.ready.is_set() else 'did not start'}: {line}" for line in one.failure]
     code = one.exit_code
     how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with status {code}"
-    return [f"{name} {how}"]
+    return [f"{one.name} {how}"]
 
 
 async def _first_of(*events: asyncio.Event) -> None:
@@ -211,9 +282,9 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """What is started in this context begins with SIGINT and SIGHUP blocked: a terminal sends them to all, and the
-    supervisor decides for all. The worker ignores them as soon as it can."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    """What is started in this context begins with the signals blocked that are the supervisor's: a terminal sends them
+    to all, or somebody to the whole group. The worker ignores them as soon as it can."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.NOT_FOR_WORKERS)
     try:
         yield
     finally:

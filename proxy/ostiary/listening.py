@@ -1,4 +1,9 @@
-"""Listening: the sockets, the private directories of those that have a name, and the uvicorn server behind them."""
+"""Listening: the sockets, the private directories of those that have a name, and the uvicorn server behind them.
+
+Several processes listen on one socket: workers of one proxy, and whole proxies where somebody else made it and passed
+it on (`passed_socket`). Not on several sockets of one port (SO_REUSEPORT): each of those has a queue of its own, and
+the connections in it are lost with it, those whose handshake is not over among them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,9 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,26 +26,59 @@ BACKLOG: Final = 2048
 """Connections that wait to be accepted."""
 
 _SOCKET_PATH_LIMIT: Final = 103  # bytes that every system has room for: sun_path is 104 on macOS and 108 on Linux
+_FIRST_PASSED: Final = 3
+"""The number of the first descriptor that is passed on (sd_listen_fds(3))."""
 _LOOK: Final = 1.0  # seconds to see whether somebody answers on a socket that is in the way
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, stopped by `stop` instead of by the signal handlers that it would install.
 
-    `started` is called once it accepts.
+    `started` is called once it accepts. When it stops, what the kernel has accepted for it is served like every other
+    connection: once, and the answer says that it was the last.
     """
 
     def __init__(self, config: uvicorn.Config, *, started: Callable[[], None] | None = None) -> None:
         super().__init__(config)
         self._tell_started = started
+        self._queues: list[socket.socket] = []
 
     def stop(self) -> None:
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Copies: the event loop closes those that it is given, without a last look at what waits in them.
+        self._queues = [one.dup() for one in sockets or ()]
         await super().startup(sockets=sockets)
         if self._tell_started is not None:
             self._tell_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for queue in self._queues:
+            with contextlib.closing(queue):
+                await self._take_in(queue)
+        await super().shutdown(sockets=sockets)
+
+    async def _take_in(self, queue: socket.socket) -> None:
+        """Take over the connections that wait to be accepted: with the last copy of the socket they would be reset."""
+        loop = asyncio.get_running_loop()
+        for _ in range(BACKLOG):
+            try:
+                accepted, _ = queue.accept()
+            except OSError:  # there is none, or no descriptor for one
+                return
+            accepted.setblocking(False)
+            with contextlib.suppress(OSError):  # it has gone already
+                _, protocol = await loop.connect_accepted_socket(self._protocol, accepted)
+                protocol.shutdown()  # before its first byte is read
+
+    def _protocol(self) -> Any:
+        """As uvicorn makes them."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -100,6 +138,41 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise _cannot_listen(f"{host}:{port}", error) from error
     return bound
+
+
+def passed_socket(environment: MutableMapping[str, str], *, host: str, port: int) -> socket.socket | None:
+    """The socket that this process was given to listen on, or None: systemd's protocol, sd_listen_fds(3).
+
+    Whoever made it keeps it while proxies come and go, so no connection is refused or lost between two. The variables
+    are removed: no child is to take the socket for its own. Raises `ConfigurationError` if what was passed is not
+    exactly one listening TCP socket of the configured address. Port 0 is any.
+    """
+    meant, count = environment.pop("LISTEN_PID", None), environment.pop("LISTEN_FDS", None)
+    environment.pop("LISTEN_FDNAMES", None)
+    if meant != str(os.getpid()) or count is None:
+        return None
+    if count != "1":
+        raise ConfigurationError([f"{count} sockets were passed to listen on: exactly one is used, for listen.data"])
+    try:
+        passed = socket.socket(fileno=_FIRST_PASSED)
+    except OSError as error:
+        raise ConfigurationError([f"the socket that was passed to listen on is none: {error.strerror}"]) from error
+    name = passed.getsockname()
+    if (
+        passed.family not in (socket.AF_INET, socket.AF_INET6)
+        or passed.type != socket.SOCK_STREAM
+        or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        passed.close()
+        raise ConfigurationError(["the socket that was passed to listen on is not a listening TCP socket"])
+    if name[0] != host or port not in (0, name[1]):
+        passed.close()
+        raise ConfigurationError(
+            [f"the socket that was passed to listen on is {name[0]}:{name[1]}, and listen.data is {host}:{port}"]
+        )
+    passed.set_inheritable(False)
+    passed.setblocking(False)
+    return passed
 
 
 def listen(bound: socket.socket) -> None:

@@ -111,6 +111,7 @@ def listener_limits(config: Config) -> ListenerLimits:
         connections=limits.connections,
         connections_per_peer=limits.connections_per_peer,
         pipelined=limits.pipelined,
+        drain_grace=min(limits.drain_grace, limits.drain_timeout),
     )
 
 

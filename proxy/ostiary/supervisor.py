@@ -2,8 +2,8 @@
 
 There is a supervisor even when there is one worker. Workers are processes that share the listening socket and the
 OPA; one that dies is started again (`crew`). SIGTERM and SIGINT drain: workers stop accepting, finish what they have
-within `limits.drain_timeout`, and OPA ends last; a second signal ends the workers at once. A worker whose supervisor is
-gone ends by itself, and OPA is on a leash.
+within `limits.drain_timeout`, and OPA ends last; a second signal ends the workers at once. SIGUSR2 restarts the workers
+one after the other, and costs no request. A worker whose supervisor is gone ends by itself, and OPA is on a leash.
 
 Which bundle counts is decided here, for all workers: OPA with a new one is told of in the shared page (`page`) as soon
 as it answers, so that none of them gives an older answer after that.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -37,7 +38,7 @@ from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.identity import ReplayTable
-from ostiary.listening import Server, bind, listen, listen_unix, private_directory, quiet
+from ostiary.listening import Server, bind, listen, listen_unix, passed_socket, private_directory, quiet
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.archive import ArchiveError
 from ostiary.opa.external import ExternalOpa
@@ -76,6 +77,7 @@ class Supervisor:
         self._page: Page | None = None
         self._tls = None if config.listen.tls is None else TlsFiles(config.listen.tls)
         self._running: asyncio.Task[None] | None = None
+        self._rolling: asyncio.Task[None] | None = None
         self._stops = 0
         self.ready = asyncio.Event()
         self.data_address: tuple[str, int] = ("", 0)
@@ -89,6 +91,18 @@ class Supervisor:
                 self._crew.kill()
         elif self._running is not None:
             self._running.cancel()
+
+    def restart_workers(self) -> None:
+        """Replace the workers one after the other: with the same configuration, and the code that is there now."""
+        if self._crew is None or self._stops:
+            _log.warning("there are no workers to restart")
+        elif self._rolling is None or self._rolling.done():
+            self._rolling = asyncio.create_task(self._crew.roll(patience=self._patience), name="roll")
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a worker has to drain and to end."""
+        return self._config.limits.drain_timeout + self._config.audit.deadline + _CLOSING
 
     async def run(self) -> None:
         """Start every part in order, serve until stopped, end every part in the opposite order.
@@ -146,9 +160,12 @@ class Supervisor:
         return self._config.state / "page"
 
     async def _drain(self, crew: Crew, data: socket.socket) -> None:
+        if self._rolling is not None:
+            self._rolling.cancel()
+            await asyncio.gather(self._rolling, return_exceptions=True)
         data.close()  # with the workers' copies closed too, a new connection is refused instead of left waiting
         _log.info("draining")
-        await crew.drain(patience=self._config.limits.drain_timeout + self._config.audit.deadline + _CLOSING)
+        await crew.drain(patience=self._patience)
 
     def _new_crew(self, opa: OpaAddress, data: socket.socket) -> Crew:
         cores = cores_of(self._workers, cores=app.cores(), pinned=self._config.pin_workers)
@@ -297,15 +314,21 @@ def managed_binary(managed: ManagedSettings) -> Path:
 
 
 def serve(config: Config) -> None:
-    """Run a proxy until SIGTERM, SIGINT or SIGHUP. Blocks, and raises what `Supervisor.run` and `ensure_opa` do."""
+    """Run a proxy until SIGTERM, SIGINT or SIGHUP. Blocks, and raises what `Supervisor.run` and `ensure_opa` do.
+
+    It listens on the socket that was passed to this process, if one was (`passed_socket`).
+    """
+    address = config.listen.data
+    data = passed_socket(os.environ, host=address.host, port=address.port)
     managed = config.opa.managed
     # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
     binary = None if managed is None else managed_binary(managed)
-    asyncio.run(_run_until_signalled(Supervisor(config, opa_binary=binary)))
+    asyncio.run(_run_until_signalled(Supervisor(config, opa_binary=binary, data=data)))
 
 
 async def _run_until_signalled(supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, supervisor.stop)
+    loop.add_signal_handler(signal.SIGUSR2, supervisor.restart_workers)
     await supervisor.run()

@@ -39,6 +39,9 @@ _log = logging.getLogger("ostiary.worker")
 
 READY: Final = "ready"
 
+NOT_FOR_WORKERS: Final = frozenset({signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
+"""Signals that go to all processes of a terminal or a group, and that the supervisor decides about."""
+
 _SPARE_DESCRIPTORS: Final = 128
 """What a worker has open besides connections: OPA, the audit, the issuers, the event loop."""
 
@@ -68,9 +71,9 @@ class WorkerSettings:
 
 def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
     """The entry point of the process. Exit status 1: it could not start, or did not end as it should."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all; the supervisor decides for all
+    for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
     configure_logging(level=settings.config.logging.level, form=settings.config.logging.format)
     if settings.core is not None:
         keep_to(settings.core)

@@ -125,6 +125,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "cached_denials": 10_000,
             "cached_per_identity": 10_000,
             "drain_timeout": 30.0,
+            "drain_grace": 2.0,
         },
         "errors": {"detail": "full"},
         "logging": {"level": "info", "format": "text"},

@@ -103,8 +103,10 @@ async def test_workers_share_the_socket_and_one_that_is_killed_is_replaced(opa_b
         async with connected(proxy.port), httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(proxy.url("/orders/42"), headers=proxy.headers())).status_code == 200
             began = time.monotonic()
-            assert await asyncio.to_thread(proxy.stop) == 0  # idle connections do not hold it up
-            assert time.monotonic() - began < 3
+            assert (
+                await asyncio.to_thread(proxy.stop) == 0
+            )  # idle connections do not hold it up for more than the grace
+            assert time.monotonic() - began < 6
 
 
 async def test_with_a_worker_for_each_core_each_keeps_to_its_own(opa_binary: Path) -> None:

@@ -467,7 +467,11 @@ def test_what_is_in_flight_is_finished_when_the_server_stops() -> None:
         await asyncio.sleep(0.3)
         await respond(send, b"done")
 
-    with listener(app) as served, served.connect() as idle, served.connect() as client:
+    with (
+        listener(app, ListenerLimits(drain_grace=0.2)) as served,
+        served.connect() as idle,
+        served.connect() as client,
+    ):
         idle.send(GET)
         client.send(GET)
         assert idle.response().body == b"done"

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -204,8 +205,9 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
     `permissions` is the text of permissions.yaml, `rego` the organisation's Rego by file name. `service_extra` are
     further members of a service in ostiary.yaml (`"cors: {…}"`), `config_extra` further lines of it, `listen_extra`
     further members of its listener, which proves by `identity` (`"mtls, jwt"`), and `more_issuers` further items of its
-    issuers. `environment` is added to the process's. With an `admin_port` the administrative listener is there, on
-    127.0.0.1. With `clean` False nothing is demanded of its end: for tests that kill it.
+    issuers. `environment` is added to the process's. A `listener` is passed to it, as systemd would. With an
+    `admin_port` the administrative listener is there, on 127.0.0.1. With `clean` False nothing is demanded of its end:
+    for tests that kill it.
     """
 
     place: Path | None = None
@@ -224,6 +226,7 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
     environment: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     admin_port: int | None = field(default=None, kw_only=True)
     clean: bool = field(default=True, kw_only=True)
+    listener: socket.socket | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -250,9 +253,19 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
             self._write(place, trusted)
             log = place / "log"
             with log.open("ab") as output:
+                passed = [] if self.listener is None else [self.listener.fileno()]
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "ostiary", "run", "-c", "ostiary.yaml"],
+                    [
+                        *(passing(passed[0]) if passed else ()),
+                        sys.executable,
+                        "-m",
+                        "ostiary",
+                        "run",
+                        "-c",
+                        "ostiary.yaml",
+                    ],
                     cwd=place,
+                    pass_fds=passed,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -347,6 +360,16 @@ def memory(pid: int, what: str = "VmHWM") -> int:
 def forget_peak(pid: int) -> None:
     """Make `VmHWM` begin anew at what the process has now (proc(5), clear_refs)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def passing(descriptor: int, *, count: int = 1) -> list[str]:
+    """What goes before a command whose process is told to listen on this descriptor: sd_listen_fds(3)."""
+    program = (
+        f"import os, sys; os.dup2({descriptor}, 3)\n"
+        f"os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='{count}')\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", program]
 
 
 def _member(text: str) -> str:

@@ -71,3 +71,6 @@ class Limits(Strict):
     """Kept decisions that allow one identity something, in one worker."""
     drain_timeout: Annotated[float, Duration(least=0, most=3600)] = 30.0
     """How long requests in progress may take to end when the proxy stops."""
+    drain_grace: Annotated[float, Duration(least=0, most=3600)] = 2.0
+    """How long an idle connection is left open then for one more request, whose answer says that it is the last. It
+    spares clients a connection that is closed as they use it."""

@@ -80,6 +80,7 @@ class ListenerConnection(HttpToolsProtocol):
         self.url = b""
         self._method: bytes | None = None  # one that the parser does not know
         self._deaf = False  # nothing more that arrives is read
+        self._draining = False  # no response that begins from now on keeps the connection
         self._in_head = False
         self._window = 0  # body bytes since the deadline was set
 
@@ -139,15 +140,22 @@ class ListenerConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """Finish what has been asked, and nothing else."""
+        """Answer what has been asked, and what a client asks before it is told that it was the last.
+
+        A response whose head is out has not told it: another request may be on its way, and is answered too.
+        """
         self.send_held()
-        last = self._waiting[-1] if self._waiting else self._active
-        if last is None:
-            self.transport.close()
+        if self._draining:
             return
-        last.keep_alive = False
-        if not last.more_body:
-            self._deaf = True
+        self._draining = True
+        last = self._waiting[-1] if self._waiting else self._active
+        if last is not None:
+            if not last.response_started:
+                last.keep_alive = False
+                if not last.more_body:
+                    self._deaf = True
+        elif self._awaited in (Awaited.FIRST_BYTE, Awaited.NEXT_REQUEST):
+            self._await_last()
 
     # Requests, one after the other.
 
@@ -168,7 +176,10 @@ class ListenerConnection(HttpToolsProtocol):
         else:
             self._resume()
             if self._awaited is None and not self._in_head:
-                self._await(Awaited.NEXT_REQUEST, self._limits.keep_alive_timeout)
+                if self._draining:
+                    self._await_last()
+                else:
+                    self._await(Awaited.NEXT_REQUEST, self._limits.keep_alive_timeout)
 
     async def _run(self) -> None:
         """Take up one request after the other: a task for each of them costs 3 µs more.
@@ -315,6 +326,13 @@ class ListenerConnection(HttpToolsProtocol):
     def _await(self, awaited: Awaited, seconds: float) -> None:
         self._awaited = awaited
         self._reading.set(seconds)
+
+    def _await_last(self) -> None:
+        """One more request may come within the grace."""
+        if self._limits.drain_grace:
+            self._await(Awaited.NEXT_REQUEST, self._limits.drain_grace)
+        else:
+            self._close(linger=False)
 
     def _await_body(self) -> None:
         cycle = self._receiving

@@ -9,7 +9,8 @@ from ostiary.addresses import owner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerLimits:
-    """Every limit of one listener process. Sizes in bytes, times in seconds, all above zero (else `ValueError`).
+    """Every limit of one listener process. Sizes in bytes, times in seconds, all above zero (else `ValueError`) but
+    `drain_grace`, which may be zero.
 
     `header_timeout` holds twice: for the first byte of a new connection, and for a header section once it has begun.
     A request body must bring `body_rate` bytes a second, averaged over each `body_timeout`; the clock stands still
@@ -17,7 +18,8 @@ class ListenerLimits:
     response that waits for it. `linger` is how long a connection that is given up is still read, so that the answer is
     not lost to a reset (RFC 9112 section 9.6). After `pipelined` requests that wait behind one another the connection
     closes; a client repeats what was not answered (RFC 9112 section 9.3.2). `connections_per_peer` counts those of an
-    IPv4 address, or of a /64 of IPv6.
+    IPv4 address, or of a /64 of IPv6. When the listener stops, an idle connection is left open for `drain_grace`: a
+    client that sends another request just then gets its answer, and is told in it that no other follows.
     """
 
     header_bytes: int = 32 * 1024
@@ -33,10 +35,13 @@ class ListenerLimits:
     connections: int = 4096
     connections_per_peer: int = 1024
     pipelined: int = 32
+    drain_grace: float = 2.0
 
     def __post_init__(self) -> None:
+        if self.drain_grace < 0:
+            raise ValueError(f"the limit drain_grace must not be below zero: {self.drain_grace!r}")
         for limit in fields(self):
-            if not getattr(self, limit.name) > 0:
+            if limit.name != "drain_grace" and not getattr(self, limit.name) > 0:
                 raise ValueError(f"the limit {limit.name} must be above zero, not {getattr(self, limit.name)!r}")
 
 

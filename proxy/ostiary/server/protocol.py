@@ -196,7 +196,10 @@ class StrictProtocol(ListenerConnection):
         self._overhead = -fed  # of this piece, what is head does not count
         self._length = framing.length
         self._receiving = cycle = Cycle(
-            self, scope, keep_alive=version == "1.1" and parser.should_keep_alive(), expects=framing.expects
+            self,
+            scope,
+            keep_alive=version == "1.1" and parser.should_keep_alive() and not self._draining,
+            expects=framing.expects,
         )
         self._waiting.append(cycle)
 
