@@ -26,6 +26,10 @@ map := {
 			"write": "POST /any/{thing}",
 			"refund": "POST /orders/{id}/refund",
 			"report": "HEAD /any/{thing}",
+			"docs": "GET /docs/**",
+			"edit-docs": "PUT /docs/**",
+			"shelf": "GET /shelves/{shelf}/**",
+			"7": "GET /seventh/{thing}",
 		},
 	},
 	"routes": {
@@ -128,6 +132,16 @@ map := {
 				"=orders/{}name/=refund": {
 					"POST": "refund",
 				},
+				"=docs/**": {
+					"GET": "docs",
+					"PUT": "edit-docs",
+				},
+				"=shelves/{}name/**": {
+					"GET": "shelf",
+				},
+				"=seventh/{}name": {
+					"GET": "7",
+				},
 			},
 			"guards": {
 				"=orders/{}name": [
@@ -177,32 +191,21 @@ map := {
 	"forms": {
 		"shop": {
 			"root": [
-				"shop",
-				"root",
 				"GET",
 				"%.0[1]s",
 				"^[^/]*$",
-				[],
 			],
 			"list": [
-				"shop",
-				"list",
 				"GET",
 				"%.0[1]sorders",
 				"^[^/]*$",
-				[],
 			],
 			"slash": [
-				"shop",
-				"slash",
 				"GET",
 				"%.0[1]sorders/",
 				"^[^/]*/[^/]*$",
-				[],
 			],
 			"get": [
-				"shop",
-				"get",
 				"GET",
 				"orders/%[2]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
@@ -214,8 +217,6 @@ map := {
 				],
 			],
 			"put": [
-				"shop",
-				"put",
 				"PUT",
 				"orders/%[2]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
@@ -227,8 +228,6 @@ map := {
 				],
 			],
 			"remove": [
-				"shop",
-				"remove",
 				"DELETE",
 				"orders/%[2]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
@@ -240,16 +239,11 @@ map := {
 				],
 			],
 			"admin": [
-				"shop",
-				"admin",
 				"GET",
 				"%.0[1]sorders/admin/users",
 				"^[^/]*/[^/]*/[^/]*$",
-				[],
 			],
 			"lines": [
-				"shop",
-				"lines",
 				"GET",
 				"orders/%[2]s/lines/%[4]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*/(?:0|[1-9][0-9]{0,18})$",
@@ -261,24 +255,16 @@ map := {
 				],
 			],
 			"special": [
-				"shop",
-				"special",
 				"GET",
 				"files/%[2]s/special",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*$",
-				[],
 			],
 			"tenant": [
-				"shop",
-				"tenant",
 				"GET",
 				"tenants/%[2]s/items",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*$",
-				[],
 			],
 			"notes": [
-				"shop",
-				"notes",
 				"GET",
 				"notes/%[2]s",
 				"^[^/]*/(?:[^\\p{C}\\p{Z}/\\\\;%?#.][^\\p{C}\\p{Z}/\\\\;%?#]{0,255}|\\.[^\\p{C}\\p{Z}/\\\\;%?#.][^\\p{C}\\p{Z}/\\\\;%?#]{0,254}|\\.\\.[^\\p{C}\\p{Z}/\\\\;%?#]{1,254})$",
@@ -290,32 +276,21 @@ map := {
 				],
 			],
 			"plain-note": [
-				"shop",
-				"plain-note",
 				"GET",
 				"%.0[1]snotes/sis",
 				"^[^/]*/[^/]*$",
-				[],
 			],
 			"anything": [
-				"shop",
-				"anything",
 				"GET",
 				"any/%[2]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
-				[],
 			],
 			"write": [
-				"shop",
-				"write",
 				"POST",
 				"any/%[2]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
-				[],
 			],
 			"refund": [
-				"shop",
-				"refund",
 				"POST",
 				"orders/%[2]s/refund",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/[^/]*$",
@@ -327,12 +302,30 @@ map := {
 				],
 			],
 			"report": [
-				"shop",
-				"report",
 				"HEAD",
 				"any/%[2]s",
 				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}$",
+			],
+			"docs": [
+				"GET",
+				"%.0[1]sdocs/",
+				"^[^/]*/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.\\.[A-Za-z0-9._~-]+)(?:/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.\\.[A-Za-z0-9._~-]+))*$",
 				[],
+				true,
+			],
+			"edit-docs": [
+				"PUT",
+				"%.0[1]sdocs/",
+				"^[^/]*/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.\\.[A-Za-z0-9._~-]+)(?:/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.\\.[A-Za-z0-9._~-]+))*$",
+				[],
+				true,
+			],
+			"shelf": [
+				"GET",
+				"shelves/%[2]s/",
+				"^[^/]*/[A-Za-z0-9][A-Za-z0-9_-]{0,127}/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.\\.[A-Za-z0-9._~-]+)(?:/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\\.\\.[A-Za-z0-9._~-]+))*$",
+				[],
+				true,
 			],
 		},
 	},
@@ -347,6 +340,9 @@ map := {
 				],
 				"night": [
 					"night",
+				],
+				"42": [
+					"numbered",
 				],
 				"tenant": [
 					"tenant",
@@ -400,14 +396,14 @@ map := {
 				],
 			},
 		},
-		"sole": {
-			"https://idp.test": {
-				"custom": "custom",
-				"limited": "limited",
-				"night": "night",
-				"tenant": "tenant",
-				"web": "web",
-			},
+	},
+	"sole": {
+		"https://idp.test": {
+			"custom": "custom",
+			"limited": "limited",
+			"night": "night",
+			"tenant": "tenant",
+			"web": "web",
 		},
 	},
 	"access": {
@@ -419,12 +415,12 @@ map := {
 		},
 		"job": {
 			"shop": {
-				"list": "2",
+				"list": "plain",
 			},
 		},
 		"lead": {
 			"shop": {
-				"admin": "2",
+				"admin": "plain",
 			},
 		},
 		"limited": {
@@ -438,40 +434,51 @@ map := {
 			"shop": {
 				"get": "6",
 				"list": "7",
+				"shelf": "8",
+			},
+		},
+		"numbered": {
+			"shop": {
+				"7": "plain",
+				"anything": "plain",
+				"get": "plain",
 			},
 		},
 		"support": {
 			"shop": {
-				"get": "8",
-				"refund": "9",
+				"get": "9",
+				"refund": "10",
 			},
 		},
 		"tenant": {
 			"shop": {
-				"tenant": "10",
+				"tenant": "11",
 			},
 		},
 		"web": {
 			"shop": {
-				"anything": "2",
-				"files": "2",
-				"get": "2",
-				"lines": "2",
-				"list": "2",
-				"notes": "2",
-				"own-files": "2",
-				"plain-note": "2",
-				"put": "11",
-				"root": "2",
-				"slash": "2",
-				"special": "2",
+				"7": "plain",
+				"anything": "plain",
+				"docs": "plain",
+				"files": "plain",
+				"get": "plain",
+				"lines": "plain",
+				"list": "plain",
+				"notes": "plain",
+				"own-files": "plain",
+				"plain-note": "plain",
+				"put": "12",
+				"root": "plain",
+				"shelf": "plain",
+				"slash": "plain",
+				"special": "plain",
 			},
 		},
 		"web-prod": {
 			"shop": {
-				"get": "12",
-				"refund": "13",
-				"remove": "14",
+				"get": "13",
+				"refund": "14",
+				"remove": "15",
 			},
 		},
 	},
@@ -525,7 +532,7 @@ map := {
 			],
 			"depends": true,
 		},
-		"2": {
+		"plain": {
 			"standing": [
 				{
 					"id": "44136fa3",
@@ -535,6 +542,7 @@ map := {
 					},
 				},
 			],
+			"alone": true,
 		},
 		"3": {
 			"standing": [
@@ -676,6 +684,7 @@ map := {
 			],
 			"hours": true,
 			"depends": true,
+			"alone": true,
 		},
 		"7": {
 			"standing": [
@@ -712,8 +721,51 @@ map := {
 			],
 			"hours": true,
 			"depends": true,
+			"alone": true,
 		},
 		"8": {
+			"standing": [
+				{
+					"id": "3e303b69",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+					"conditions": {
+						"when": {
+							"source": [
+								"10.0.0.0/8",
+							],
+							"hours": {
+								"timezone": "Europe/Paris",
+								"windows": [
+									{
+										"from": 480,
+										"to": 1080,
+										"days": [
+											"Monday",
+											"Tuesday",
+											"Wednesday",
+											"Thursday",
+											"Friday",
+											"Saturday",
+											"Sunday",
+										],
+									},
+								],
+							},
+						},
+					},
+				},
+			],
+			"vary": [
+				"source_ip",
+			],
+			"hours": true,
+			"depends": true,
+			"alone": true,
+		},
+		"9": {
 			"standing": [
 				{
 					"id": "44136fa3",
@@ -723,8 +775,9 @@ map := {
 					},
 				},
 			],
+			"alone": true,
 		},
-		"9": {
+		"10": {
 			"eligible": [
 				{
 					"id": "8c6dc857",
@@ -753,7 +806,7 @@ map := {
 			],
 			"depends": true,
 		},
-		"10": {
+		"11": {
 			"standing": [
 				{
 					"id": "bac88f28",
@@ -778,8 +831,9 @@ map := {
 				"segments",
 			],
 			"depends": true,
+			"alone": true,
 		},
-		"11": {
+		"12": {
 			"eligible": [
 				{
 					"id": "44136fa3",
@@ -797,7 +851,7 @@ map := {
 				},
 			],
 		},
-		"12": {
+		"13": {
 			"standing": [
 				{
 					"id": "44136fa3",
@@ -807,8 +861,9 @@ map := {
 					},
 				},
 			],
+			"alone": true,
 		},
-		"13": {
+		"14": {
 			"eligible": [
 				{
 					"id": "44136fa3",
@@ -827,7 +882,7 @@ map := {
 				},
 			],
 		},
-		"14": {
+		"15": {
 			"standing": [
 				{
 					"id": "b8232c64",
@@ -849,24 +904,8 @@ map := {
 				"source_ip",
 			],
 			"depends": true,
+			"alone": true,
 		},
-	},
-	"plain": {
-		"2": [
-			"44136fa3",
-			60,
-			false,
-		],
-		"8": [
-			"44136fa3",
-			45,
-			false,
-		],
-		"12": [
-			"44136fa3",
-			30,
-			true,
-		],
 	},
 	"roles": {
 		"reader": {

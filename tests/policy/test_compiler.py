@@ -11,7 +11,9 @@ import pytest
 
 from ostiary.policy.compiler import FORMAT, compile_map
 from ostiary.policy.model import PermissionMap, load_permissions
+from ostiary.policy.routing import route_forms
 from ostiary.policy.terms import canonical, conditions_digest
+from ostiary.routes import Endpoint
 from support.policy import DESIGN, FIXTURES, compiled
 
 WEB = {"issuer": "https://idp.test", "subject": "web"}
@@ -41,13 +43,14 @@ def test_the_example_of_the_format_compiles() -> None:
     name = "[A-Za-z0-9][A-Za-z0-9_-]{0,127}"
     assert forms == {
         "billing": {
-            "charge": ["billing", "charge", "POST", "%.0[1]scharges", "^[^/]*$", []],
-            "refund": ["billing", "refund", "POST", "charges/%[2]s/refund", f"^[^/]*/{name}/[^/]*$", []],
+            "charge": ["POST", "%.0[1]scharges", "^[^/]*$"],
+            "refund": ["POST", "charges/%[2]s/refund", f"^[^/]*/{name}/[^/]*$"],
         },
         "orders": {
-            "list-orders": ["orders", "list-orders", "GET", "%.0[1]sorders", "^[^/]*$", []],
-            "get-order": ["orders", "get-order", "GET", "orders/%[2]s", f"^[^/]*/{name}$", []],
-            "create-order": ["orders", "create-order", "POST", "%.0[1]sorders", "^[^/]*$", []],
+            "list-orders": ["GET", "%.0[1]sorders", "^[^/]*$"],
+            "get-order": ["GET", "orders/%[2]s", f"^[^/]*/{name}$"],
+            "create-order": ["POST", "%.0[1]sorders", "^[^/]*$"],
+            "invoices": ["GET", "orders/%[2]s/invoices/", routes["orders"]["rest"][0][1], [], True],
         },
     }
     assert found == {
@@ -68,13 +71,13 @@ def test_the_example_of_the_format_compiles() -> None:
             "claims": {"https://idp.test": {"groups": {"support": ["support"], "support-lead": ["support-lead"]}}},
             "indexed": {"https://idp.test": ["groups"]},
             "demands": {},
-            "sole": {"https://idp.test": {"web": "web"}},
         },
+        "sole": {"https://idp.test": {"web": "web"}},
         "access": {
             "support": {"billing": {"refund": "0"}},
             "web": {
                 "billing": {"charge": "1"},
-                "orders": {"create-order": "2", "get-order": "3", "list-orders": "3"},
+                "orders": {"create-order": "2", "get-order": "plain", "list-orders": "plain"},
             },
         },
         "terms": {
@@ -94,11 +97,15 @@ def test_the_example_of_the_format_compiles() -> None:
                 "vary": ["source_ip"],
                 "depends": True,
             },
-            "1": {"standing": [{**standing, "credential": {"lifetime": 30, "per_call": True}}]},
-            "2": {"standing": [{**standing, "id": create, **source}], "vary": ["source_ip"], "depends": True},
-            "3": {"standing": [standing]},
+            "1": {"standing": [{**standing, "credential": {"lifetime": 30, "per_call": True}}], "alone": True},
+            "2": {
+                "standing": [{**standing, "id": create, **source}],
+                "vary": ["source_ip"],
+                "depends": True,
+                "alone": True,
+            },
+            "plain": {"standing": [standing], "alone": True},
         },
-        "plain": {"1": ["44136fa3", 30, True], "3": ["44136fa3", 60, False]},
         "roles": {"order-reader": {"orders": ["list-orders", "get-order"]}},
         "hooks": {},
     }
@@ -204,7 +211,9 @@ def test_a_caller_is_found_by_one_key_and_checked_for_the_rest() -> None:
         "and-claim": {"issuer": issuer, "subject": "s", "claims": {"stage": "prod"}},
         "by-claims": {"issuer": issuer, "claims": {"tier": "gold", "groups": ["a", "b"]}},
     }
-    assert compile_document(callers=callers)["callers"] == {
+    found = compile_document(callers=callers)
+    assert found["sole"] == {issuer: {"s": "by-subject"}}
+    assert found["callers"] == {
         "subjects": {issuer: {"s": ["and-claim", "by-subject"]}},
         "workloads": {},
         "claims": {issuer: {"groups": {"a": ["by-claims"], "b": ["by-claims"]}}},
@@ -213,8 +222,52 @@ def test_a_caller_is_found_by_one_key_and_checked_for_the_rest() -> None:
             "and-claim": {"stage": ["prod"]},
             "by-claims": {"groups": ["a", "b"], "tier": ["gold"]},
         },
-        "sole": {issuer: {"s": "by-subject"}},
     }
+
+
+@pytest.mark.parametrize("number", ["7", "0", "1e5", "12"])
+def test_what_a_number_would_find_has_no_short_way(number: str) -> None:
+    """OPA finds the key "7" of data by the number 7 as well, so names that could be numbers are judged at length."""
+    shop = {"endpoints": {number: "GET /a", f"{number}x": "GET /b"}}
+    callers = {"one": {**WEB, "subject": number}, "two": {**WEB, "subject": f"{number}x"}}
+    found = compile_document(services={number: shop, "shop": shop}, callers=callers)
+    assert {service: set(forms) for service, forms in found["forms"].items()} == {"shop": {f"{number}x"}}
+    assert found["sole"] == {WEB["issuer"]: {f"{number}x": "two"}}
+
+
+def test_whoever_has_a_say_beside_the_map_leaves_no_permission_alone() -> None:
+    entry = {"caller": "web", "service": "shop", "endpoints": ["list"]}
+    document = {"services": {"shop": SHOP}, "callers": {"web": WEB}, "permissions": [entry]}
+    permissions = PermissionMap.model_validate(document)
+    standing = [{"id": "44136fa3", "credential": {"lifetime": 60, "per_call": False}}]
+    for hooks, name, terms in (
+        ((), "plain", {"standing": standing, "alone": True}),
+        (("deny",), "0", {"standing": standing}),
+    ):
+        found = compile_map(permissions, hooks=hooks)
+        assert (found["access"], found["terms"]) == ({"web": {"shop": {"list": name}}}, {name: terms})
+
+
+UNCONTESTED = [
+    (["/files/**"], {"/files/**"}),
+    (["/files/**", "/file/{x}", "/files"], {"/files/**"}),
+    (["/files/**", "/files/{x}"], set()),
+    (["/files/**", "/files/a"], set()),
+    (["/files/**", "/{x}/a"], set()),
+    (["/files/**", "/files/a/**"], {"/files/a/**"}),
+    (["/files/{x}/**", "/files/**"], {"/files/{x}/**"}),
+    (["/{x}/**", "/files/**"], set()),
+    (["/{x}/**", "/files"], {"/{x}/**"}),
+    (["/**"], {"/**"}),
+    (["/**", "/"], set()),
+]
+
+
+@pytest.mark.parametrize(("paths", "formed"), UNCONTESTED, ids=[" ".join(paths) for paths, _ in UNCONTESTED])
+def test_a_template_for_the_rest_has_a_form_if_no_other_is_asked_before_it(paths: list[str], formed: set[str]) -> None:
+    endpoints = [Endpoint.parse(f"e{place}", f"GET {path}") for place, path in enumerate(paths)]
+    forms = route_forms(endpoints)
+    assert {each.path for each in endpoints if each.template.rest and each.name in forms} == formed
 
 
 def test_equal_maps_give_equal_bytes() -> None:

@@ -39,13 +39,18 @@ def design(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalua
 
 @pytest.fixture(scope="module")
 def longer(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
-    """As `design`, but for the table of plain cases."""
-    return Evaluator(opa_binary, tmp_path_factory.mktemp("longer"), {**compiled(DESIGN), "plain": {}})
+    """As `design`, but for the forms: without them there are no short ways."""
+    return Evaluator(opa_binary, tmp_path_factory.mktemp("longer"), {**compiled(DESIGN), "forms": {}})
 
 
 @pytest.fixture(scope="module")
 def matrix(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     return Evaluator(opa_binary, tmp_path_factory.mktemp("matrix"), compiled(MATRIX))
+
+
+@pytest.fixture(scope="module")
+def matrix_by_the_long_way(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    return Evaluator(opa_binary, tmp_path_factory.mktemp("long"), {**compiled(MATRIX), "forms": {}})
 
 
 def denied(*reasons: str, **changes: Any) -> dict[str, Any]:
@@ -119,7 +124,7 @@ def test_the_example_of_the_format_is_judged_as_it_reads(design: Evaluator, long
     ]
     requests = [asked for asked, _ in table]
     assert design.decide(*requests) == [expected for _, expected in table]
-    # Plain cases are judged by a short way; without it, the long way comes to the same.
+    # Most are judged by short ways; without those, the long way comes to the same.
     assert longer.decide(*requests) == [expected for _, expected in table]
 
 
@@ -143,6 +148,108 @@ def test_the_controls_of_the_attack_runner(opa_binary: Path, tmp_path: Path) -> 
     decisions = evaluator.decide(*(question("web", method, path) for method, path in table))
     assert [decision["reasons"] for decision in decisions] == list(table.values())
     assert [decision["allow"] for decision in decisions] == [reasons == [] for reasons in table.values()]
+
+
+def test_the_short_ways_are_the_long_way(matrix: Evaluator, matrix_by_the_long_way: Evaluator) -> None:
+    """Whole decisions, for everything that a decision can depend on, with the prediction the proxy would make."""
+    identities: list[dict[str, Any]] = [
+        *({"subject": name} for name in ("web", "night", "limited", "tenant", "custom", "42", "stranger")),
+        *({"subject": "web", "claims": claims} for claims in ({"stage": "prod"}, {"stage": "test"})),
+        *({"subject": "ann", "claims": {"groups": groups}} for groups in ("support", ["lead"], ["support", "lead"])),
+        {"subject": "lee", "claims": {"groups": "lead", "level": "3"}},
+        {"subject": "tenant", "claims": {"tenant": "t-1"}},
+        {"subject": "limited", "claims": {"groups": "a", "tier": "gold"}},
+        {"subject": "web", "proof": "mtls"},
+        {"subject": "spiffe://shop.test/job", "issuer": "spiffe://shop.test", "proof": "mtls"},
+    ]
+    targets = {
+        "get": ("GET", "/orders/42"),
+        "list": ("GET", "/orders"),
+        "put": ("PUT", "/orders/42"),
+        "remove": ("DELETE", "/orders/42"),
+        "lines": ("GET", "/orders/42/lines/7"),
+        "admin": ("GET", "/orders/admin/users"),
+        "refund": ("POST", "/orders/42/refund"),
+        "tenant": ("GET", "/tenants/t-1/items"),
+        "anything": ("GET", "/any/thing"),
+        "docs": ("GET", "/docs/a/b"),
+        "shelf": ("GET", "/shelves/s/a/b"),
+        "files": ("GET", "/files/a"),
+        "7": ("GET", "/seventh/thing"),
+        None: ("GET", "/nowhere"),
+    }
+    circumstances: list[dict[str, Any]] = [
+        {},
+        {"source_ip": "192.0.2.1"},
+        {"source_ip": None},
+        {"now": NOW + 39},
+        {"now": NOW + 12 * 3600},
+        {"query": [["page", "2"]]},
+        {"undecodable": True},
+        {"grants": [grant("web", "put", "get")]},
+    ]
+    requests = [
+        question(method=method, path=path, service="shop", endpoint=predicted, **identity, **circumstance)
+        for identity in identities
+        for predicted, (method, path) in targets.items()
+        for circumstance in circumstances
+    ]
+    found = matrix.decide(*requests)
+    differing = [
+        (request, short, long)
+        for request, short, long in zip(requests, found, matrix_by_the_long_way.decide(*requests), strict=True)
+        if short != long
+    ]
+    assert differing == []
+    assert {reason for decision in found for reason in decision["reasons"]} >= {
+        "permission-missing",
+        "unknown-caller",
+        "condition-source",
+        "condition-hours",
+        "grant-required",
+    }
+
+
+def test_what_is_no_request_is_none_where_it_was_predicted_either(
+    matrix: Evaluator, matrix_by_the_long_way: Evaluator
+) -> None:
+    """Whatever stands anywhere, of every type: the short ways answer as the long way does, and no built-in fails."""
+    values = [
+        None,
+        True,
+        False,
+        0,
+        1,
+        7,
+        -1,
+        1.5,
+        42,
+        10**10,
+        "",
+        "x",
+        [],
+        [1],
+        ["x", 1],
+        [""],
+        {},
+        {"0": "x"},
+        {"x": 1},
+    ]
+    requests = [
+        replaced(good, value, *path)
+        for good in (
+            question(path="/any/thing", service="shop", endpoint="anything"),
+            question(path="/docs/a", service="shop", endpoint="docs"),
+            question(service="shop", endpoint="get"),
+            question("night", path="/shelves/s/a", service="shop", endpoint="shelf"),
+            question("42", path="/seventh/thing", service="shop", endpoint="7"),
+            question("42", path="/any/thing", service="shop", endpoint="anything"),
+        )
+        for path in [*MEMBERS, ("resource", "properties", "endpoint"), ("context", "source_ip")]
+        for value in values
+    ]
+    answers = zip(requests, matrix.decide(*requests), matrix_by_the_long_way.decide(*requests), strict=True)
+    assert [(request, short, long) for request, short, long in answers if short != long] == []
 
 
 MEMBERS = [

@@ -59,9 +59,11 @@ def table_of(texts: list[tuple[str, str]]) -> list[Endpoint]:
     return found
 
 
-def formed_in(table: list[Endpoint]) -> list[Endpoint]:
-    """Those that a form is made of."""
-    return [endpoint for endpoint in table if not endpoint.template.rest]
+def formed_in(table: list[Endpoint]) -> set[str]:
+    """Those that have a form: all but the ones with `**` that others are asked before."""
+    forms = set(route_forms(table))
+    assert {endpoint.name for endpoint in table if not endpoint.template.rest} <= forms
+    return forms
 
 
 def near(table: list[Endpoint], draw: Any) -> list[str]:
@@ -90,7 +92,7 @@ def evaluate(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         names = [f"s{i}" for i in range(len(tables))]
         content = {
             "routes": {name: route_index(table) for name, table in zip(names, tables, strict=True)},
-            "forms": {name: route_forms(name, table) for name, table in zip(names, tables, strict=True)},
+            "forms": {name: route_forms(table) for name, table in zip(names, tables, strict=True)},
         }
         evaluator = Evaluator(opa_binary, tmp_path_factory.mktemp("routes"), content, batch)
         requests = []
@@ -100,7 +102,7 @@ def evaluate(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
                 request["resource"]["properties"]["segments"] = path
                 requests.append(request)
         answers = evaluator.query("data.differential.answers", {"evaluations": requests})
-        formed = {(name, each.name) for name, table in zip(names, tables, strict=True) for each in formed_in(table)}
+        formed = {(name, each) for name, table in zip(names, tables, strict=True) for each in formed_in(table)}
         for request, (endpoint, confirmed) in zip(requests, answers, strict=True):
             # Whatever is predicted, its form confirms what is found without a prediction, and nothing else.
             found_by_form = [endpoint] if (request["resource"]["id"], endpoint) in formed else []

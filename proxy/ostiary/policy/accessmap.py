@@ -13,9 +13,8 @@ from typing import Final, Literal, TypeAlias
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.policy import phrases
-from ostiary.policy.compiler import DEFAULT_LIFETIME
 from ostiary.policy.model import Caller, Conditions, CredentialSettings, Eligibility, PermissionMap
-from ostiary.policy.terms import compile_conditions, conditions_digest
+from ostiary.policy.terms import DEFAULT_LIFETIME, compile_conditions, conditions_digest
 from ostiary.policy.values import written_duration
 from ostiary.policy.words import closest, either, quoted
 from ostiary.routes import Endpoint

@@ -8,12 +8,12 @@ Everything a decision needs is one look-up by a ground key; nothing is scanned. 
     routes     service → the route index (`ostiary.policy.routing`)
     forms      service → endpoint → what shows that a path is that endpoint's (`ostiary.policy.routing`)
     callers    how an identity becomes callers: `subjects`, `workloads` (SPIFFE) and `claims` by issuer; `indexed` lists
-               the claims that an issuer's callers are found by, `demands` what a caller's entry asks beyond its key;
-               `sole` is issuer → subject → the one caller that a token without claims makes of it
-    access     caller → service → endpoint → the id of its terms
+               the claims that an issuer's callers are found by, `demands` what a caller's entry asks beyond its key
+    sole       issuer → subject → the one caller that a token without claims makes of it
+    access     caller → service → endpoint → the id of its terms; `plain` is the id of the plainest, if nobody has a say
+               beside the map
     terms      id → `standing` and `eligible` variants, each with its conditions and credential profile; and what an
                answer that looked at them depends on (`ostiary.policy.terms`)
-    plain      id → [id of the permission, lifetime, per call], for the terms that are no more than that
     roles      role → service → endpoints, for explanations
     hooks      which of the organisation's rules exist: `{"deny": true, "allow": true}`
     reads_query
@@ -31,14 +31,11 @@ from typing import Final
 
 from ostiary.models import Json
 from ostiary.policy.model import Caller, CredentialSettings, Eligibility, PermissionMap
-from ostiary.policy.routing import route_forms, route_index
-from ostiary.policy.terms import Key, Terms, compile_conditions, conditions_digest
+from ostiary.policy.routing import route_forms, route_index, spells_number
+from ostiary.policy.terms import DEFAULT_LIFETIME, Key, Terms, compile_conditions, conditions_digest
 
 FORMAT: Final = 1
 """The number of the format of `data.ostiary.map`. It grows with every change that older Rego or proxies misread."""
-
-DEFAULT_LIFETIME: Final = 60
-"""Seconds that a credential lives where the permission says nothing."""
 
 
 def compile_map(
@@ -49,6 +46,7 @@ def compile_map(
     terms = Terms()
     _add_standing(permissions, terms)
     _add_eligible(permissions, terms)
+    callers = _callers(permissions.callers)
     return {
         "format": FORMAT,
         "services": dict.fromkeys(services, True),
@@ -57,9 +55,14 @@ def compile_map(
             for name, service in services.items()
         },
         "routes": {name: route_index(service.endpoints.values()) for name, service in services.items()},
-        "forms": {name: route_forms(name, service.endpoints.values()) for name, service in services.items()},
-        "callers": _callers(permissions.callers),
-        **terms.tables(),
+        "forms": {
+            name: route_forms(service.endpoints.values())
+            for name, service in services.items()
+            if not spells_number(name)
+        },
+        "callers": callers,
+        "sole": _sole(callers),
+        **terms.tables(alone=not hooks),
         "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
         "hooks": dict.fromkeys(sorted(hooks), True),
         **({"reads_query": True} if reads_query else {}),
@@ -147,16 +150,15 @@ def _callers(callers: Mapping[str, Caller]) -> dict[str, Json]:
         "claims": claims,
         "indexed": {issuer: sorted(found) for issuer, found in sorted(claims.items())},
         "demands": demands,
-        "sole": _sole(subjects, demands),
     }
 
 
-def _sole(subjects: Mapping[str, Json], demands: Mapping[str, Json]) -> dict[str, Json]:
+def _sole(callers: Mapping[str, Json]) -> dict[str, Json]:
     found: dict[str, Json] = {}
-    for issuer, named in subjects.items():
-        for subject, callers in named.items():
-            undemanding = [caller for caller in callers if caller not in demands]
-            if len(undemanding) == 1:
+    for issuer, named in callers["subjects"].items():
+        for subject, names in named.items():
+            undemanding = [name for name in names if name not in callers["demands"]]
+            if len(undemanding) == 1 and not (spells_number(issuer) or spells_number(subject)):
                 found.setdefault(issuer, {})[subject] = undemanding[0]
     return found
 

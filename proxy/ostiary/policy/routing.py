@@ -10,19 +10,26 @@ their literals only share one. The `=` is what keeps a segment from spelling a v
     guards     key → [place, prefix]: the segment at that place must not be one of the literals that follow that prefix
     siblings   prefix, as a key → the folded literals that follow it
 
-A template's *form* is for who knows already which one it should be: a `sprintf` format that makes its path of the
-segments, the literals its own (`orders/%[2]s`), and the pattern that the path must match. `forms` has it by endpoint,
-with service, endpoint, method and guards beside it, for templates without `**`.
+A template's *form* is for who knows already which one it should be. It is a `sprintf` format that makes of the segments
+the template's path, the literals its own (`orders/%[2]s`); for a template with `**`, what its path begins with
+(`files/`). Endpoint → what there is to look at beside that, by the number of its entries:
+
+    [method, form, pattern]                no literal stands beside a variable of the template
+    [method, form, pattern, guards]        one does
+    [method, form, pattern, guards, true]  a template with `**`, if no other of the service could match a path of its
+
+A number in place of a name would find a name that is spelled like it, so an endpoint that has such a name has no form.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from ostiary.models import Json
-from ostiary.routes import VARIABLE_TYPES, Endpoint, Literal, Part, Variable, fold
+from ostiary.routes import VARIABLE_TYPES, Endpoint, Literal, Part, Rest, Variable, fold
 
 _TEXT: Final = r"[^\p{C}\p{Z}/\\;%?#]"
 _UNDOTTED: Final = r"[^\p{C}\p{Z}/\\;%?#.]"
@@ -38,6 +45,14 @@ _REST: Final = r"(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.[A-Za-z0-9_~-][A-Za-z0-9._~
 
 _UNUSED: Final = "%.0[1]s"
 """Prints nothing. A format without a verb would have Go append `%!(EXTRA ...)`."""
+
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+"""A number of JSON (RFC 8259 section 6)."""
+
+_VARIABLE: Final = "{}"
+_REST_OF_IT: Final = Rest().pattern
+
+_Tree: TypeAlias = dict[str, "_Tree"]
 
 
 def route_index(endpoints: Iterable[Endpoint]) -> dict[str, Json]:
@@ -69,28 +84,68 @@ def route_index(endpoints: Iterable[Endpoint]) -> dict[str, Json]:
     }
 
 
-def route_forms(service: str, endpoints: Iterable[Endpoint]) -> dict[str, Json]:
-    """Endpoint → `[service, endpoint, method, form, pattern, guards]`, for the endpoints that have a form."""
+def route_forms(endpoints: Iterable[Endpoint]) -> dict[str, Json]:
+    """Endpoint → its form and what that needs, for the endpoints that have one."""
     listed = tuple(endpoints)
     siblings = _siblings(listed)
-    return {
-        endpoint.name: [
-            service,
-            endpoint.name,
-            endpoint.method,
-            _form(parts),
-            _pattern(parts),
-            _guards(parts, siblings),
+    tree = _tree(listed)
+    forms: dict[str, Json] = {}
+    for endpoint in listed:
+        parts = endpoint.template.parts
+        form = [endpoint.method, _form(parts), _pattern(parts)]
+        guards = _guards(parts, siblings)
+        if spells_number(endpoint.name):
+            continue
+        if not endpoint.template.rest:
+            forms[endpoint.name] = [*form, guards] if guards else form
+        elif _uncontested(parts, tree):
+            forms[endpoint.name] = [*form, guards, True]
+    return forms
+
+
+def spells_number(name: str) -> bool:
+    """Whether a number of JSON can be written so. OPA finds a key of data by the number as by the text."""
+    return _NUMBER.fullmatch(name) is not None
+
+
+def _tree(endpoints: Iterable[Endpoint]) -> _Tree:
+    """What can follow what in the templates: literals by their text, variables of any type and `**` as such."""
+    tree: _Tree = {}
+    for endpoint in endpoints:
+        node = tree
+        for part in endpoint.template.parts:
+            node = node.setdefault(_branch(part), {})
+    return tree
+
+
+def _branch(part: Part) -> str:
+    return _VARIABLE if isinstance(part, Variable) else part.pattern
+
+
+def _uncontested(parts: Sequence[Part], tree: _Tree) -> bool:
+    """Whether no other template can match, before this one with `**`, what it matches.
+
+    Others that go on after a beginning like its own could: those without `**` are asked before it, and so are longer
+    ones with. A variable is taken to be like any segment.
+    """
+    alike = [tree]
+    for part in parts[:-1]:
+        literal = None if isinstance(part, Variable) else part.pattern
+        alike = [
+            below
+            for node in alike
+            for branch in (node if literal is None else (literal, _VARIABLE))
+            if branch != _REST_OF_IT and (below := node.get(branch)) is not None
         ]
-        for endpoint in listed
-        for parts in [endpoint.template.parts]
-        if not endpoint.template.rest
-    }
+    return [[*node] for node in alike if node] == [[_REST_OF_IT]]
 
 
 def _form(parts: Sequence[Part]) -> str:
-    spelled = [part.text if isinstance(part, Literal) else f"%[{place}]s" for place, part in enumerate(parts, start=1)]
-    unused = _UNUSED if all(isinstance(part, Literal) for part in parts) else ""
+    spelled = [
+        f"%[{place}]s" if isinstance(part, Variable) else "" if isinstance(part, Rest) else part.text
+        for place, part in enumerate(parts, start=1)
+    ]
+    unused = "" if any(isinstance(part, Variable) for part in parts) else _UNUSED
     return unused + "/".join(spelled)
 
 

@@ -10,7 +10,8 @@ Compiled conditions are keyed by the end of the reason that they give (`read-onl
     path       [{variable, place, claim}]: the segment at `place` equals that claim, or is in it
 
 The organisation's own are apart, under `custom`. Beside them stands what answers depend on (`vary`, `hours`), so that
-the Rego need not look.
+the Rego need not look; and `alone`, where one standing permission without custom conditions is all that there is to
+judge.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 from ostiary.models import Json
@@ -39,6 +40,13 @@ _DAYS: Final = {
 }
 _WEEK: Final = tuple(_DAYS.values())
 _DAY: Final = 24 * 60
+
+DEFAULT_LIFETIME: Final = 60
+"""Seconds that a credential lives where the permission says nothing."""
+
+PLAIN: Final = "plain"
+"""The id of the terms that say nothing: one standing permission, no conditions, the default credential. The Rego knows
+what they are without reading them."""
 
 _DEPENDS_ON: Final = {"source": "source_ip", "query": "query", "path": "segments"}
 """Condition to the name of `vary` it brings. Claims and method are in every cache key; hours end with the minute."""
@@ -105,6 +113,19 @@ def _hours(hours: Hours) -> dict[str, Json]:
     return {"timezone": hours.timezone, "windows": [window for window in windows if window["from"] != window["to"]]}
 
 
+_Contents: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+"""Standing and eligible variants, as text."""
+
+_PLAIN: Final[_Contents] = (
+    (
+        canonical(
+            {"id": conditions_digest(None), "credential": {"lifetime": DEFAULT_LIFETIME, "per_call": False}},
+        ),
+    ),
+    (),
+)
+
+
 class Terms:
     """Collects the variants of each caller and endpoint, then stores each distinct set of them once."""
 
@@ -117,19 +138,18 @@ class Terms:
         self._variants.setdefault(content, variant)
         self._collected[key][kind].append(content)
 
-    def tables(self) -> dict[str, Json]:
-        """`access`, caller → service → endpoint → id; `terms`, id → terms; `plain`, id → the one short form of those
-        that are a single standing permission without conditions: its id, lifetime and whether it is per call."""
+    def tables(self, *, alone: bool) -> dict[str, Json]:
+        """`access`, caller → service → endpoint → id; `terms`, id → terms. `alone` is true if nobody has a say beside
+        the map: terms that are one standing permission are then all there is to see, and say so."""
         access: dict[str, Json] = {}
-        ids: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
+        ids: dict[_Contents, str] = {}
         for (caller, service, endpoint), found in sorted(self._collected.items()):
             terms = (tuple(found["standing"]), tuple(found["eligible"]))
-            access.setdefault(caller, {}).setdefault(service, {})[endpoint] = ids.setdefault(terms, str(len(ids)))
-        documents = {found: self._document(*terms) for terms, found in ids.items()}
-        plain = {found: short for found, terms in documents.items() if (short := _plain(terms)) is not None}
-        return {"access": access, "terms": documents, "plain": plain}
+            short = PLAIN if alone and terms == _PLAIN else str(len(ids))
+            access.setdefault(caller, {}).setdefault(service, {})[endpoint] = ids.setdefault(terms, short)
+        return {"access": access, "terms": {each: self._document(*terms, alone=alone) for terms, each in ids.items()}}
 
-    def _document(self, standing: Iterable[str], eligible: Iterable[str]) -> dict[str, Json]:
+    def _document(self, standing: Sequence[str], eligible: Sequence[str], *, alone: bool) -> dict[str, Json]:
         kinds = {
             "standing": [self._variants[content] for content in standing],
             "eligible": [self._variants[content] for content in eligible],
@@ -142,11 +162,8 @@ class Terms:
             "custom": sorted({name for each in conditions for name in each.get("custom", {})}),
         }
         found = {name: value for name, value in (kinds | depends).items() if value}
-        return found | ({"depends": True} if any(depends.values()) else {})
-
-
-def _plain(terms: dict[str, Json]) -> list[Json] | None:
-    match terms:
-        case {"standing": [{"id": found, "credential": credential, **rest}], **others} if not rest and not others:
-            return [found, credential["lifetime"], credential["per_call"]]
-    return None
+        marks = {
+            "depends": any(depends.values()),
+            "alone": alone and len(standing) == 1 and not eligible and not depends["custom"],
+        }
+        return found | {name: True for name, holds in marks.items() if holds}

@@ -39,6 +39,14 @@ _cases := {
 		"endpoint": "anything",
 		"permission": "web/shop/anything/44136fa3",
 	})},
+	"the rest of a path": {
+		"changes": {"segments": ["docs", "a", "b"], "predicted": "docs"},
+		"decision": object.union(_allowed, {"endpoint": "docs", "permission": "web/shop/docs/44136fa3"}),
+	},
+	"the rest of a path after a variable": {
+		"changes": {"segments": ["shelves", "s", "a"], "predicted": "shelf"},
+		"decision": object.union(_allowed, {"endpoint": "shelf", "permission": "web/shop/shelf/44136fa3"}),
+	},
 	"a prediction of nothing": {
 		"changes": {"predicted": null},
 		"decision": object.union(_allowed, {"cache": {"max_age": 5, "vary": ["segments"]}}),
@@ -120,21 +128,27 @@ test_the_short_way_is_the_long_way[name] if {
 # What makes a case not plain, one at a time.
 test_not_plain[name] if {
 	some name, case in {
-		"a grant": {"changes": {"grants": [example.grant({"endpoints": ["anything"]})]}, "hooks": {}, "deny": set()},
-		"another caller": {"changes": {"claims": {"groups": ["lead"], "level": "3"}}, "hooks": {}, "deny": set()},
-		"a rule": {"changes": {}, "hooks": {"deny": true}, "deny": set()},
+		"a grant": {"changes": {"grants": [example.grant({"endpoints": ["anything"]})]}, "deny": set()},
+		"another caller": {"changes": {"claims": {"groups": ["lead"], "level": "3"}}, "deny": set()},
+		"a rule that the map does not know of": {"changes": {}, "deny": set()},
 	}
-	map := object.union(object.remove(fixture.map, ["hooks"]), {"hooks": case.hooks})
 	request := example.changed(object.union(_alone, case.changes))
 	short := authz.decision with input as request
-		with data.ostiary.map as map
+		with data.ostiary.map as fixture.map
 		with data.policy.deny as case.deny
 	long := authz.decision with input as request
-		with data.ostiary.map as object.union(object.remove(map, ["forms"]), {"forms": {}})
+		with data.ostiary.map as object.union(object.remove(fixture.map, ["forms"]), {"forms": {}})
 		with data.policy.deny as case.deny
 	short.allow
 	short == long
 }
+
+# A map that is compiled for an organisation with rules: nothing in it is plain or alone.
+_hooked(hooks) := object.union(object.remove(fixture.map, ["terms", "access", "hooks"]), {
+	"access": {"web": {"shop": {"get": "0"}}},
+	"terms": {"0": {"standing": [{"id": "44136fa3", "credential": {"lifetime": 60, "per_call": false}}]}},
+	"hooks": hooks,
+})
 
 _unpredicted(changes) := json.remove(example.changed(changes), ["/resource/properties/endpoint"])
 
@@ -161,14 +175,14 @@ _objection := object.union(_allowed, {
 
 test_an_allow_that_is_undefined_is_no_plain_case if {
 	decision := authz.decision with input as example.request
-		with data.ostiary.map as object.union(fixture.map, {"hooks": {"allow": true}})
+		with data.ostiary.map as _hooked({"allow": true})
 		with data.policy.caching as {}
 	decision == object.union(_objection, {"reasons": ["policy-denied"]})
 }
 
 test_policy_denied if {
 	decision := authz.decision with input as example.request
-		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
+		with data.ostiary.map as _hooked({"deny": true})
 		with data.policy.deny as {"not today"}
 		with data.policy.caching as {}
 	decision == _objection
@@ -176,7 +190,7 @@ test_policy_denied if {
 
 test_what_the_map_denies_is_not_asked if {
 	decision := authz.decision with input as example.changed({"subject": "stranger"})
-		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
+		with data.ostiary.map as _hooked({"deny": true})
 		with data.policy.deny as {"not today"}
 		with data.policy.caching as {}
 	decision.reasons == ["unknown-caller"]

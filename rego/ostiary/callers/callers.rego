@@ -10,7 +10,7 @@ names := {caller} if {
 	# A token without claims: none of them can make it another caller, or meet a demand.
 	input.subject.properties.method == "jwt"
 	input.subject.properties.claims == {}
-	caller := data.ostiary.map.callers.sole[input.subject.properties.issuer][input.subject.id]
+	caller := data.ostiary.map.sole[input.subject.properties.issuer][input.subject.id]
 } else := _names
 
 _names contains name if {

@@ -7,6 +7,7 @@ package ostiary.permissions
 import data.ostiary.callers
 import data.ostiary.conditions
 import data.ostiary.grants
+import data.ostiary.requests
 import data.ostiary.routes
 
 # METADATA
@@ -55,10 +56,11 @@ basis := {
 #   caller, its terms, its permission and the reasons for which that does not hold, where there is
 #   one caller with one permission and nothing else: no eligibility, and no grant was sent
 single := [caller, found, variant, conditions.failures(variant)] if {
+	requests.well_formed
 	input.context.grants == []
 	[caller] := [name | some name in callers.names]
 	found := data.ostiary.map.terms[data.ostiary.map.access[caller][input.resource.id][routes.confirmed]]
-	not found.eligible
+	found.alone
 	[variant] := found.standing
 }
 

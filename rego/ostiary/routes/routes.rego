@@ -37,10 +37,37 @@ confirmed := endpoint if {
 	service := input.resource.id
 	endpoint := input.resource.properties.endpoint
 	action := input.action.name
-	[service, endpoint, action, form, pattern, guards] = data.ostiary.map.forms[service][endpoint]
+	[action, form, pattern] = data.ostiary.map.forms[service][endpoint]
 	segments := input.resource.properties.segments
+	segments[0]
 	path := sprintf(form, segments)
 	split(path, "/") == segments
+	regex.match(pattern, path)
+} else := endpoint if {
+	# A literal stands beside a variable, which must not be it.
+	service := input.resource.id
+	endpoint := input.resource.properties.endpoint
+	action := input.action.name
+	[action, form, pattern, guards] = data.ostiary.map.forms[service][endpoint]
+	segments := input.resource.properties.segments
+	segments[0]
+	path := sprintf(form, segments)
+	split(path, "/") == segments
+	regex.match(pattern, path)
+	not _guarded(guards, segments)
+} else := endpoint if {
+	# The template ends in `**`: its form is what the path begins with.
+	service := input.resource.id
+	endpoint := input.resource.properties.endpoint
+	action := input.action.name
+	[action, form, pattern, guards, true] = data.ostiary.map.forms[service][endpoint]
+	segments := input.resource.properties.segments
+	segments[0]
+	min(segments) >= ""
+	max(segments) < []
+	path := concat("/", segments)
+	split(path, "/") == segments
+	startswith(path, sprintf(form, segments))
 	regex.match(pattern, path)
 	not _guarded(guards, segments)
 }

@@ -17,6 +17,8 @@ _found := [
 	{"segments": ["files", "a.b", "c"], "endpoint": "files"},
 	{"segments": ["files", "a", "Special"], "endpoint": "files"},
 	{"segments": ["files", "a", "b", "...", "~x"], "endpoint": "own-files"},
+	{"segments": ["docs", "a", "b"], "endpoint": "docs"},
+	{"segments": ["shelves", "s", "a"], "endpoint": "shelf"},
 	{"segments": ["notes", "naïve"], "endpoint": "notes"},
 	{"segments": ["notes", "a:b@c"], "endpoint": "notes"},
 	{"segments": ["notes", "..."], "endpoint": "notes"},
