@@ -508,6 +508,8 @@ map := {
 				"even",
 				"odd",
 			],
+			"vary": [],
+			"hours": false,
 			"depends": true,
 		},
 		"1": {
@@ -530,6 +532,8 @@ map := {
 			"custom": [
 				"even",
 			],
+			"vary": [],
+			"hours": false,
 			"depends": true,
 		},
 		"plain": {
@@ -542,6 +546,8 @@ map := {
 					},
 				},
 			],
+			"vary": [],
+			"hours": false,
 			"alone": true,
 		},
 		"3": {
@@ -579,6 +585,8 @@ map := {
 					},
 				},
 			],
+			"vary": [],
+			"hours": false,
 		},
 		"4": {
 			"standing": [
@@ -612,6 +620,7 @@ map := {
 			"vary": [
 				"source_ip",
 			],
+			"hours": false,
 			"depends": true,
 		},
 		"5": {
@@ -650,6 +659,7 @@ map := {
 			"vary": [
 				"query",
 			],
+			"hours": false,
 			"depends": true,
 		},
 		"6": {
@@ -683,6 +693,7 @@ map := {
 				},
 			],
 			"hours": true,
+			"vary": [],
 			"depends": true,
 			"alone": true,
 		},
@@ -720,6 +731,7 @@ map := {
 				},
 			],
 			"hours": true,
+			"vary": [],
 			"depends": true,
 			"alone": true,
 		},
@@ -775,6 +787,8 @@ map := {
 					},
 				},
 			],
+			"vary": [],
+			"hours": false,
 			"alone": true,
 		},
 		"10": {
@@ -804,6 +818,7 @@ map := {
 			"vary": [
 				"source_ip",
 			],
+			"hours": false,
 			"depends": true,
 		},
 		"11": {
@@ -830,6 +845,7 @@ map := {
 			"vary": [
 				"segments",
 			],
+			"hours": false,
 			"depends": true,
 			"alone": true,
 		},
@@ -850,6 +866,8 @@ map := {
 					"reason_required": true,
 				},
 			],
+			"vary": [],
+			"hours": false,
 		},
 		"13": {
 			"standing": [
@@ -861,6 +879,8 @@ map := {
 					},
 				},
 			],
+			"vary": [],
+			"hours": false,
 			"alone": true,
 		},
 		"14": {
@@ -881,6 +901,8 @@ map := {
 					"reason_required": true,
 				},
 			],
+			"vary": [],
+			"hours": false,
 		},
 		"15": {
 			"standing": [
@@ -903,6 +925,7 @@ map := {
 			"vary": [
 				"source_ip",
 			],
+			"hours": false,
 			"depends": true,
 			"alone": true,
 		},

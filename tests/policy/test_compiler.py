@@ -40,6 +40,7 @@ def test_the_example_of_the_format_compiles() -> None:
     create = conditions_digest(load_permissions(DESIGN).permissions[1].when)
     standing = {"id": "44136fa3", "credential": {"lifetime": 60, "per_call": False}}
     source = {"conditions": {"when": {"source": ["10.0.0.0/8"]}}}
+    nothing: dict[str, Any] = {"vary": [], "hours": False}
     name = "[A-Za-z0-9][A-Za-z0-9_-]{0,127}"
     assert forms == {
         "billing": {
@@ -95,16 +96,22 @@ def test_the_example_of_the_format_compiles() -> None:
                     }
                 ],
                 "vary": ["source_ip"],
+                "hours": False,
                 "depends": True,
             },
-            "1": {"standing": [{**standing, "credential": {"lifetime": 30, "per_call": True}}], "alone": True},
+            "1": {
+                "standing": [{**standing, "credential": {"lifetime": 30, "per_call": True}}],
+                **nothing,
+                "alone": True,
+            },
             "2": {
                 "standing": [{**standing, "id": create, **source}],
                 "vary": ["source_ip"],
+                "hours": False,
                 "depends": True,
                 "alone": True,
             },
-            "plain": {"standing": [standing], "alone": True},
+            "plain": {"standing": [standing], **nothing, "alone": True},
         },
         "roles": {"order-reader": {"orders": ["list-orders", "get-order"]}},
         "hooks": {},
@@ -240,12 +247,13 @@ def test_whoever_has_a_say_beside_the_map_leaves_no_permission_alone() -> None:
     document = {"services": {"shop": SHOP}, "callers": {"web": WEB}, "permissions": [entry]}
     permissions = PermissionMap.model_validate(document)
     standing = [{"id": "44136fa3", "credential": {"lifetime": 60, "per_call": False}}]
-    for hooks, name, terms in (
-        ((), "plain", {"standing": standing, "alone": True}),
-        (("deny",), "0", {"standing": standing}),
-    ):
-        found = compile_map(permissions, hooks=hooks)
-        assert (found["access"], found["terms"]) == ({"web": {"shop": {"list": name}}}, {name: terms})
+    terms: dict[str, Any] = {"standing": standing, "vary": [], "hours": False}
+    found = compile_map(permissions)
+    assert found["access"] == {"web": {"shop": {"list": "plain"}}}
+    assert found["terms"] == {"plain": {**terms, "alone": True}}
+    narrowed = compile_map(permissions, hooks=["deny"])
+    assert narrowed["access"] == {"web": {"shop": {"list": "0"}}}
+    assert narrowed["terms"] == {"0": terms}
 
 
 UNCONTESTED = [

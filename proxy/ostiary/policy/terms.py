@@ -161,7 +161,8 @@ class Terms:
             "hours": "hours" in names,
             "custom": sorted({name for each in conditions for name in each.get("custom", {})}),
         }
-        found = {name: value for name, value in (kinds | depends).items() if value}
+        always = {name: depends[name] for name in ("vary", "hours")}
+        found = {name: value for name, value in (kinds | depends).items() if value} | always
         marks = {
             "depends": any(depends.values()),
             "alone": alone and len(standing) == 1 and not eligible and not depends["custom"],

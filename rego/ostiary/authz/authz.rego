@@ -70,18 +70,18 @@ decision := {
 	"caller": caller,
 	"service": input.resource.id,
 	"endpoint": endpoint,
-	"permission": concat("/", [caller, input.resource.id, endpoint, variant.id]),
+	"permission": concat("/", [caller, input.resource.id, endpoint, id]),
 	"grant": null,
-	"credential": variant.credential,
+	"credential": credential,
 	"expires_at": null,
-	"cache": caching.of(found),
+	"cache": caching.of(hours, vary),
 	"requestable": null,
 	"observed": false,
 } if {
 	# The next plainest: one caller, however it is known, and one permission, whose conditions hold.
 	# It comes to what the general case comes to, too; so do the two after it.
 	endpoint := input.resource.properties.endpoint
-	[caller, found, variant, failures] := permissions.single
+	[caller, id, credential, hours, vary, failures] := permissions.single
 	failures == set()
 	not data.policy.deny
 } else := _refusal({
@@ -89,11 +89,11 @@ decision := {
 	"caller": caller,
 	"service": input.resource.id,
 	"endpoint": endpoint,
-	"cache": caching.of(found),
+	"cache": caching.of(hours, vary),
 }) if {
 	# The same, and its conditions do not hold.
 	endpoint := input.resource.properties.endpoint
-	[caller, found, _, failures] := permissions.single
+	[caller, _, _, hours, vary, failures] := permissions.single
 	failures != set()
 } else := _refusal({
 	"reasons": [reason],

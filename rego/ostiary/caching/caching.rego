@@ -45,25 +45,20 @@ _plain if {
 }
 
 # Most others depend on what one caller's terms depend on, which needs no union.
-_simple := of(found) if {
+_simple := of(found.hours, found.vary) if {
 	is_string(input.resource.properties.endpoint)
 	data.ostiary.map.hooks == {}
 	[found] := [terms | some terms in permissions.terms]
+	not found.custom
 }
 
 # METADATA
 # description: |
-#   the cacheability of an answer that one caller's terms were looked at for, and nothing else:
-#   undefined where a condition of the organisation's is among them
-of(found) := {"max_age": 5, "vary": []} if {
-	not found.depends
-} else := {"max_age": min([5, 60 - (input.context.time % 60)]), "vary": object.get(found, "vary", [])} if {
-	found.hours
-	not found.custom
-} else := {"max_age": 5, "vary": found.vary} if {
-	not found.hours
-	not found.custom
-}
+#   the cacheability of an answer that one caller's terms were looked at for, and nothing else: of
+#   their `hours` and `vary`
+of(false, vary) := {"max_age": 5, "vary": vary}
+
+of(true, vary) := {"max_age": min([5, 60 - (input.context.time % 60)]), "vary": vary}
 
 _conditional if {
 	some terms in permissions.terms

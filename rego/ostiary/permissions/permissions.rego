@@ -53,15 +53,25 @@ basis := {
 
 # METADATA
 # description: |
-#   caller, its terms, its permission and the reasons for which that does not hold, where there is
-#   one caller with one permission and nothing else: no eligibility, and no grant was sent
-single := [caller, found, variant, conditions.failures(variant)] if {
+#   where there is one caller with one permission and nothing else (no eligibility, and no grant was
+#   sent): the caller, the permission's last part and credential, what an answer depends on, and the
+#   reasons for which the permission does not hold
+#   ---
+#   neither the terms nor the conditions as a whole: what stands in an array, or is given to a
+#   function, is converted from the data to the last part of it
+single := [caller, variant.id, variant.credential, found.hours, found.vary, failures] if {
 	requests.well_formed
 	input.context.grants == []
 	[caller] := [name | some name in callers.names]
-	found := data.ostiary.map.terms[data.ostiary.map.access[caller][input.resource.id][routes.confirmed]]
+	id := data.ostiary.map.access[caller][input.resource.id][routes.confirmed]
+	found := data.ostiary.map.terms[id]
 	found.alone
 	[variant] := found.standing
+	failures := {reason |
+		some name, argument in variant.conditions.when
+		not conditions.hold(name, argument)
+		reason := concat("-", ["condition", name])
+	}
 }
 
 _id(caller, variant) := concat("/", [caller, input.resource.id, routes.endpoint, variant.id])

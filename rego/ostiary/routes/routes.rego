@@ -30,9 +30,10 @@ endpoint := confirmed if {
 # description: |
 #   the predicted endpoint, where its own form shows that it is the one
 #   ---
-#   a form is of a template without `**`: at most one such matches a path, so what matches is found.
-#   It makes the path of the segments, the literals its own; that the path has these segments says
-#   that the literals are theirs, too, and that all are texts and none holds a separator
+#   a template has a form if no other is asked before it for a path that both match, so what matches
+#   is found. The form makes the path of the segments, the literals its own; that the path has these
+#   segments says that the literals are theirs, too, and that all are texts and none holds a
+#   separator. Nothing but a list has a first segment, which is what `sprintf` asks for
 confirmed := endpoint if {
 	service := input.resource.id
 	endpoint := input.resource.properties.endpoint
