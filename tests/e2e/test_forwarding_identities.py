@@ -33,6 +33,9 @@ WEB, STRANGER, INGRESS = workload(SHOP), workload(SHOP, "stranger"), workload(ME
 BATCH = PLAIN.issue(dns("batch.shop.test"))
 SVID_KEY = SigningKey(id="s1", algorithm="ES256", material="trust domain")
 
+RESTART = 90.0
+"""Seconds after which a test that waits for workers to be started again gives up: they have as long to come up."""
+
 PERMISSIONS = f"""\
 services:
   orders:
@@ -236,7 +239,7 @@ async def test_a_proof_of_possession_is_used_once_by_all_workers_and_after_a_res
         before = running.worker_pids
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(RESTART):
             while len(set(running.worker_pids) - set(before)) < 2 or running.health()[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert (await show(proof)).status == 401
