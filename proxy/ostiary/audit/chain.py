@@ -16,8 +16,8 @@ record after that of a process that did not come to an `end` is `resume`. Files 
 down are named in a `pruned` record first.
 
 The MAC is that of each record and not of each group that is written together, because what is altered has to be
-named; and it is not a bare hash, because a hash can be computed by whoever alters. About 0.9 µs for a short line and
-1.7 for a decision, in the writer's thread.
+named; and it is not a bare hash, because a hash can be computed by whoever alters. It costs 2 to 3 µs a record in
+the writer's thread, measured in pairs with the chain left out; of them the MAC of a decision is 2.3.
 """
 
 from __future__ import annotations
