@@ -509,7 +509,8 @@ def test_a_response_that_is_held_back_leaves_before_anything_else_happens(
             answered.set()
             sent.wait(PATIENCE)  # the event loop stands still
 
-    with listener(app, loop_factory=loop) as served, served.connect() as other, served.connect() as client:
+    limits = ListenerLimits(drain_grace=0.2)
+    with listener(app, limits, loop_factory=loop) as served, served.connect() as other, served.connect() as client:
         other.send(get(b"/flying"))
         assert flying.wait(PATIENCE)
         client.send(get(b"/held"))
