@@ -33,7 +33,7 @@ from support.upstream import RawUpstream, Seen, UpstreamConnection
 
 CLIENTS = 12
 CONFIG = """\
-limits: {first_byte_timeout: 3s, idle_timeout: 3s, upstream_keep_alive: 2s, keep_alive_timeout: 5s, drain_grace: 1s}
+limits: {first_byte_timeout: 5s, idle_timeout: 5s, upstream_keep_alive: 2s, keep_alive_timeout: 5s, drain_grace: 1s}
 """
 SETTLED = 2.0
 """Seconds after a fault is over for which its traces are still put down to it."""
@@ -43,19 +43,23 @@ FLUSH = 2.0
 """Seconds for which a record that nobody waited for may be on its way to the disk: what a SIGKILL can cost."""
 GROWTH = 32 * 1024 * 1024
 """Bytes that a process may grow by once it is warm: caches fill up, and the heap is not all given back."""
+STALL = "the machine stands still"
+"""Seen and not inflicted: this process had no turn for a second. Then others had none either, and deadlines pass."""
+STALLED = 1.0
 TWO_FRAMINGS = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n"
 TRACES = {
     "OPA is killed": {503},
     "OPA stands still": {503},
-    "a worker is killed": {None},
+    "a worker is killed": {None, 200},
     "the service closes": {502},
     "the service speaks no HTTP": {502},
     "the service says two framings": {502},
     "the service hangs": {504},
     "the service breaks off": {200},
+    STALL: {503, 504, 200, None},
 }
-"""The statuses that a request may end with during a fault, None where its connection is cut off. Other faults, and the
-rest of the time: none."""
+"""The statuses that a request may end with during a fault, None where its connection is cut off, and 200 where its
+response is. Other faults, and the rest of the time: none."""
 
 
 @dataclass
@@ -136,7 +140,7 @@ class Soak:
                 permissions=permissions(second=False),
                 rego={"policy.rego": REGO},
                 changes={"key_file: jwks.json": f'jwks_url: "http://127.0.0.1:{issuer.port}/jwks"'},
-                opa_extra="deadline: 2s",  # a busy machine is no fault of OPA's
+                opa_extra="deadline: 5s",  # a busy machine is no fault of OPA's
                 config_extra=CONFIG,
                 workers=2,
                 trusted=Trusted(signer=signer),
@@ -173,6 +177,7 @@ class Soak:
         while time.monotonic() < until:
             if not faults:
                 faults = ["a bundle is swapped", "the issuer is away", "the workers are restarted", *TRACES]
+                faults.remove(STALL)
                 self._chance.shuffle(faults)
             await asyncio.sleep(self._chance.uniform(0.2, 1.0))
             name, begin = faults.pop(), time.monotonic()
@@ -240,12 +245,21 @@ class Soak:
                         self._samples[kind, pid].append((memory(pid, "VmRSS"), descriptors(pid)))
                 await asyncio.sleep(0.5)
 
-        sampling = asyncio.create_task(sample())
+        async def notice() -> None:
+            while True:
+                begin = time.monotonic()
+                await asyncio.sleep(0.1)
+                end = time.monotonic()
+                if end - begin > STALLED:
+                    self._faults.append(Fault(name=STALL, begin=begin, end=end, recovery=end - begin))
+
+        tasks = [asyncio.create_task(sample()), asyncio.create_task(notice())]
         try:
             yield
         finally:
-            sampling.cancel()
-            await asyncio.gather(sampling, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _settled(self, proxy: RunningProxy, idle: dict[int, int]) -> None:
         """Without clients, each process has what it had before there were any."""
@@ -297,7 +311,9 @@ class Soak:
             if one.status in (200, 403) and one.complete:
                 self.wrong.append(f"wrong decision: {one}")
             elif one.status not in self._tolerated(one.sent, one.got):
-                self.wrong.append(f"no fault explains it: {one}")
+                begun = [fault for fault in self._faults if fault.begin <= one.got]
+                last = max(begun, key=lambda fault: fault.begin, default=None)
+                self.wrong.append(f"no fault explains it: {one}, after {last}")
 
     def _tolerated(self, sent: float, got: float) -> set[int | None]:
         found: set[int | None] = set()

@@ -64,6 +64,13 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def connections_to(port: int) -> int:
+    """How many sockets, of any process, are connected to a port of 127.0.0.1 or were until a moment ago."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    # One that its process has closed has no inode, however long the kernel still keeps it.
+    return sum(fields[2] == f"0100007F:{port:04X}" and fields[9] != "0" for fields in lines)
+
+
 @contextlib.contextmanager
 def few_descriptors(pid: int, *, spare: int) -> Iterator[None]:
     """A process that may open so many more than it has, and no more."""
