@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -140,7 +140,8 @@ class Crew:
         before = self._workers[settings.name]
         if before.ended.is_set():
             return True  # it is being started anew anyway
-        before.successor = asyncio.create_task(self._succeed(settings), name=f"succeed-{settings.name}")
+        successor = replace(settings, name=_beside(before.name, settings.name))
+        before.successor = asyncio.create_task(self._succeed(settings.name, successor), name=f"succeed-{settings.name}")
         if await before.successor is None:
             _log.error("%s goes on as it is, and the workers after it do too", settings.name)
             before.successor = None
@@ -155,7 +156,7 @@ class Crew:
             before.process.kill()
         return True
 
-    async def _succeed(self, settings: worker.WorkerSettings) -> _Worker | None:
+    async def _succeed(self, place: str, settings: worker.WorkerSettings) -> _Worker | None:
         """A worker that accepts, in the place of another; None if none can be had."""
         try:
             one = self._start(settings)
@@ -168,7 +169,7 @@ class Crew:
             for line in _why(one):
                 _log.error("%s", line)
             return None
-        self._workers[settings.name] = one
+        self._workers[place] = one
         return one
 
     async def _all_ended(self) -> None:
@@ -261,6 +262,11 @@ class Crew:
         if not one.receiver.closed:
             asyncio.get_running_loop().remove_reader(one.receiver.fileno())
             one.receiver.close()
+
+
+def _beside(name: str, place: str) -> str:
+    """What a worker is called that comes while the one of that name is still there: each writes an audit of its own."""
+    return place if name != place else f"{place}_b"
 
 
 def _why(one: _Worker) -> list[str]:

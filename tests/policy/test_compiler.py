@@ -317,6 +317,6 @@ def test_a_hundred_thousand_permissions_compile_in_seconds(tmp_path: Path) -> No
     started = time.monotonic()
     found = compile_map(large_map(services=100, endpoints=100, callers=10))
     (tmp_path / "data.json").write_text(json.dumps(found), encoding="utf-8")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100  # 7 on the machine that it was written on
     assert sum(len(names) for services in found["access"].values() for names in services.values()) == 100_000
     assert len(found["terms"]) == 1
