@@ -17,11 +17,9 @@ pytestmark = pytest.mark.timeout(600)
 CASES = load(*CORPORA)
 
 NOT_YET = {
-    "CACHE-005": "client certificates are not accepted yet: the data listener has no TLS",
     "JIT-001": "nothing can be granted yet: there is no grant store, and no API for requests",
     "JIT-004": "nothing can be granted yet: there is no grant store, and no API for requests",
     "JIT-005": "nothing can be granted yet: there is no grant store, and no API for requests",
-    "JWT-067": "client certificates are not accepted yet: the data listener has no TLS",
 }
 """What is not tried, and why."""
 

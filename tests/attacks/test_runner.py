@@ -64,6 +64,7 @@ def corpus(place: Path, *cases: dict[str, str]) -> Path:
         ({"kind": "env", "audit": "sings"}, "'sings' is no fault of the audit that this runner can cause"),
         ({"kind": "env", "dns": "sings"}, "'sings' has no address"),
         ({"kind": "env", "listener": "telnet"}, "'telnet' is no kind of listener"),
+        ({"kind": "env", "listener": "mtls", "peer": "bob"}, "'bob' is no peer that this runner has a certificate of"),
         ({"kind": "env", "request": GET}, "nothing around the proxy is said to be different"),
         (
             {"kind": "body", "request": "POST /orders", "body": "zip(1 GB zeros)"},
@@ -74,6 +75,10 @@ def corpus(place: Path, *cases: dict[str, str]) -> Path:
         ({"kind": "bundle", "variant": "perfumed"}, "'perfumed' is no bundle that this runner can make"),
         ({"kind": "sequence", "steps": ["dance"]}, "'dance' in the step 'dance' is not understood"),
         ({"kind": "sequence", "steps": ["GET /orders/1 with grace"]}, "'grace' in the step"),
+        (
+            {"kind": "sequence", "steps": ["push bundle without the rule", "mTLS spiffe://corp/sa/web"]},
+            "where steps show certificates, each sends a request and nothing else",
+        ),
         ({"kind": "sequence", "steps": []}, "steps are texts, at least one"),
         ({"kind": "sequence", "steps": ["push bundle without the rule"]}, "no step sends a request"),
         (

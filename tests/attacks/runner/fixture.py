@@ -89,6 +89,8 @@ class attacked_proxy(running_proxy):  # noqa: N801 - a context manager, used lik
             "limits": {**LIMITS, **self.limits},
             **self.extra,
         }  # fmt: skip
+        if not self.issuers:
+            del document["issuers"]
         return json.dumps(document)
 
 

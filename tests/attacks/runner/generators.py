@@ -24,7 +24,8 @@ from attacks.runner.faults import KeyFaultPlan, key_stages, opa_faults, upstream
 from attacks.runner.fixture import DEADLINE
 from attacks.runner.forgery import Forge
 from attacks.runner.labs import Findings, Lab, Place, no_more_disk
-from attacks.runner.plans import Attempt, NotYet, Plan, exact, tagged, whole, with_token
+from attacks.runner.listeners import EVERYWHERE, env_listener, forwarded_by_the_pinned
+from attacks.runner.plans import Attempt, Plan, exact, tagged, whole, with_token
 from attacks.runner.service import Received, Reply
 from attacks.runner.slow import slow_client
 from attacks.runner.verdicts import judged
@@ -92,7 +93,12 @@ def _message(case: Case) -> Plan:
             pieces: Iterable[bytes] = message.splitlines(keepends=True) if split else [message]
             wrong = await sent(lab, case, message, secrets, pieces=pieces)
             found += [f"line by line: {one}" for one in wrong] if split else wrong
+        if "listeners" in lab.known:
+            found += await forwarded_by_the_pinned(lab, case, with_token(raw, lab)[0])
         return found
+
+    if case.kind == "header.xfcc" and case.expected == "reject-4xx":
+        return Plan(case=case, attempt=attempt, lab="listeners", place=EVERYWHERE, wire=True)
 
     # What is to be closed may be closed by a deadline.
     lab = "closing" if case.expected == "connection-closed" else "plain"
@@ -583,9 +589,9 @@ def _early_answer(case: Case, spec: Spec) -> Plan:
 def _env(case: Case, spec: Spec) -> Plan:
     listener = spec.take("listener")
     if listener is not None and listener != "jwt":
-        if listener in ("mtls", "xfcc") or "mtls" in listener:
-            raise NotYet("mtls" if "mtls" in listener else "xfcc")
-        raise Unintelligible(f"{listener!r} is no kind of listener")
+        request, recipe = whole(spec.take("request", default="GET /orders/123")), spec.take("token")
+        Forge().forged(recipe)  # understood, or an error now
+        return env_listener(case, str(listener), spec.take("peer", "client"), request, recipe)
     request = whole(spec.take("request", default="GET /orders/123"))
     recipe = spec.take("token")
     if recipe is not None:
@@ -651,7 +657,7 @@ async def _alone(lab: Lab, case: Case, message: bytes, secrets: list[str], *, ta
 
 async def conversed(lab: Lab, message: bytes, *, source: str | None = None) -> Conversation:
     conversation = Conversation()
-    async with connected(lab.address, source=source) as client:
+    async with connected(lab.address, source=source, tls=lab.tls) as client:
         await client.send(message)
         try:
             answer = await client.answer()

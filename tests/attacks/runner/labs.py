@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -54,7 +55,11 @@ class Lab:
     authority: str = ""
     patience: float = PATIENCE
     """Seconds for which an answer is waited for."""
-    known: dict[str, Any] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    """What is shown to a listener with TLS."""
+    proof: str | None = None
+    """The header lines by which a good request says whose it is; None for a token."""
+    known: dict[str, Any] = field(default_factory=dict, repr=False)
     """What labs of one kind share with their cases."""
 
     # One message.
@@ -82,7 +87,13 @@ class Lab:
         if self.service is not None:
             self.service.reply = reply
         conversation = await converse(
-            self.address, _kept(pieces, shown), then=probe, until=nonce, source=source, patience=self.patience
+            self.address,
+            _kept(pieces, shown),
+            then=probe,
+            until=nonce,
+            source=source,
+            patience=self.patience,
+            tls=self.tls,
         )
         if self.service is not None:
             self.service.reply = None
@@ -93,14 +104,14 @@ class Lab:
         return judged(expected, evidence) + after + self.probed(mark, probe)
 
     def request(self, path: str = "/orders/123", token: str | None = None, *, method: str = "GET") -> bytes:
-        return (
-            f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\n"
-            f"Authorization: Bearer {self.forge.token() if token is None else token}\r\n\r\n"
-        ).encode()
+        proof = self.proof
+        if proof is None:
+            proof = f"Authorization: Bearer {self.forge.token() if token is None else token}\r\n"
+        return f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\n{proof}\r\n".encode()
 
     async def ask(self, raw: bytes, *, source: str | None = None) -> Answer:
         """The answer to a message, on a connection of its own. Raises `Garbled`."""
-        async with connected(self.address, source=source, patience=self.patience) as client:
+        async with connected(self.address, source=source, patience=self.patience, tls=self.tls) as client:
             await client.send(raw)
             answer = await client.answer()
         if answer is None:

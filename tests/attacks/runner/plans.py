@@ -14,8 +14,6 @@ from attacks.runner.labs import Findings, Lab, Place
 Attempt = Callable[[Lab], Awaitable[Findings]]
 
 NOT_YET: Final[dict[str, str]] = {
-    "mtls": "client certificates are not accepted yet: the data listener has no TLS",
-    "xfcc": "X-Forwarded-Client-Cert is not read on any listener yet",
     "grants": "nothing can be granted yet: there is no grant store, and no API for requests",
 }
 """Features that cases need and that this version does not have. The entry goes when the feature comes."""

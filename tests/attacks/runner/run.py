@@ -14,6 +14,7 @@ from attacks.runner.corpus import Case, Unintelligible
 from attacks.runner.fixture import DEADLINES
 from attacks.runner.generators import planned
 from attacks.runner.labs import Findings, Lab, bundle_lab, keys_lab, opa_lab, plain_lab
+from attacks.runner.listeners import listeners_lab
 from attacks.runner.plans import NotYet, Plan
 from attacks.runner.sequences import cache_lab
 
@@ -162,6 +163,7 @@ def _groups(found: list[Plan]) -> list[tuple[Opening, list[Plan]]]:
         "opa": opa_lab,
         "bundle": bundle_lab,
         "cache": cache_lab,
+        "listeners": listeners_lab,
     }
     grouped: dict[tuple[str, str], list[Plan]] = {}
     for plan in found:

@@ -20,6 +20,7 @@ from attacks.runner.faults import KeyServer, opa_faults
 from attacks.runner.fixture import PERMISSIONS, attacked_proxy, build, revision_of
 from attacks.runner.forgery import ISSUER, Forge, jwks
 from attacks.runner.labs import Findings, Lab, Place, _lab, eventually
+from attacks.runner.listeners import CERTIFIED, EVERYWHERE, OWNER, Proof, bound_to, listening, proof
 from attacks.runner.plans import NotYet, Plan
 from attacks.runner.service import Received, Reply, Service, answer
 from attacks.runner.verdicts import judged
@@ -102,6 +103,9 @@ class Step:
     """From the beginning, before which it does not happen."""
     opa: bool = False
     long: bool = False
+    expects: int | None = None
+    proof: Proof | None = None
+    """How a step that is one request proves whose it is."""
 
 
 def planned(case: Case, steps: list[Any]) -> Plan:
@@ -109,10 +113,6 @@ def planned(case: Case, steps: list[Any]) -> Plan:
     if not steps or not all(isinstance(step, str) for step in steps):
         raise Unintelligible("steps are texts, at least one")
     text = " / ".join(steps)
-    if re.search(r"(?i)mtls|client certificate|spiffe:", text):
-        raise NotYet("mtls")
-    if re.search(r"(?i)xfcc|x-forwarded-client-cert", text):
-        raise NotYet("xfcc")
     if re.search(r"(?i)grant (store|database|db)", text):
         return store_down(case, steps)
     if re.search(r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|^request path|requests? .*refund", text) and not (
@@ -141,11 +141,33 @@ def planned(case: Case, steps: list[Any]) -> Plan:
                 await undo()
         return found + await lab.served()
 
+    if CERTIFIED.search(text):
+        return Plan(case=case, attempt=attempt, lab="listeners", place=_listening(case, read), slow=timed)
     if any(step.opa for step in read):
         return Plan(case=case, attempt=attempt, lab="opa")
     if timed:
         return Plan(case=case, attempt=attempt, lab="dos", slow=True)
     return Plan(case=case, attempt=attempt, lab="cache", last=any(step.long for step in read))
+
+
+def _listening(case: Case, read: list[Step]) -> Place:
+    """The listeners that the steps come to. A workload may do something if a step says that it is served.
+
+    Raises `Unintelligible`.
+    """
+    if any(step.proof is None for step in read):
+        raise Unintelligible("where steps show certificates, each sends a request and nothing else")
+    proofs = [step.proof for step in read if step.proof is not None]
+    served = [step.expects == 200 for step in read]
+    if case.expected == "forwarded-normalised" and read[-1].expects is None:
+        served[-1] = True
+    names = [
+        one.workload for one, good in zip(proofs, served, strict=True) if good and one.workload and not one.has_token
+    ]
+    strangers = {one.workload for one in proofs if not one.has_token} - set(names)
+    if OWNER not in strangers and {*names} <= {OWNER}:
+        return EVERYWHERE
+    return listening(" ".join(dict.fromkeys(["jwt", *(one.listener for one in proofs)])), names)
 
 
 def store_down(case: Case, steps: list[Any]) -> Plan:
@@ -231,6 +253,7 @@ def _request(step: str) -> Step:
     same_token = text.take(r"(?i)\bsame token\b") is not None
     same_request = text.take(r"(?i)\b(?:same request|again|repeat(?:ed)?)\b") is not None
     host = text.take(r"(?i)\bhost[ =](\S+)")
+    proved = proof(text.take, again=same_token)
     identity = _identity(text)
     source = _source(text, identity)
     header = text.take(r"\bwith ([A-Z][A-Za-z-]+): (.+)$")
@@ -251,18 +274,20 @@ def _request(step: str) -> Step:
             message = world.message
         else:
             if not (same_token and world.token):
-                world.token = _token(world, identity, int(expiry[1]) if expiry else None)
-            message = _message(method, paths[0] + world.tag, name, world.token, header)
+                world.token = _token(world, identity, int(expiry[1]) if expiry else None, proved)
+            token = world.token if proved.has_token else ""
+            message = _message(method, paths[0] + world.tag, name, token, header, proved.header)
         world.message, world.source = message, source
         if len(paths) == 1:
-            return await _sent(world, message, expects, judge, source=source, header=header, host=name)
+            lab = proved.reached(world.lab) if "listeners" in world.lab.known else None
+            return await _sent(world, message, expects, judge, source=source, header=header, host=name, lab=lab)
         found = await _all_refused(world, [_message(method, one, name, world.token or "") for one in paths[1:-1]])
         for one in (paths[0], paths[-1]):
             message = _message(method, one, name, world.token or "")
             found += await _sent(world, message, expects, judge, source=source, host=name)
         return found
 
-    return Step(act=act, seconds=seconds)
+    return Step(act=act, seconds=seconds, expects=expects, proof=proved)
 
 
 def _identity(text: _Text) -> _Identity:
@@ -290,9 +315,11 @@ def _source(text: _Text, identity: _Identity) -> str | None:
     return NEAR if near else "127.0.0.3" if far else None
 
 
-def _token(world: World, identity: _Identity, lifetime: int | None) -> str:
+def _token(world: World, identity: _Identity, lifetime: int | None, proved: Proof | None = None) -> str:
     forge = Forge(issuer=identity.issuer, made=world.lab.forge.made)
     claims = dict(identity.claims)
+    if proved is not None and proved.owner is not None:
+        claims["cnf"] = bound_to(proved.owner)
     # One caller's requests are alike to the policy: what is kept for one would do for the next.
     claims["nonce"] = f"{world.case.id}"
     if lifetime is not None:
@@ -300,12 +327,17 @@ def _token(world: World, identity: _Identity, lifetime: int | None) -> str:
     return forge.token(identity.subject, **claims)
 
 
-def _message(method: str, path: str, host: str, token: str, header: re.Match[str] | None = None) -> bytes:
-    more = f"{header[1]}: {header[2]}\r\n" if header else ""
+def _message(
+    method: str, path: str, host: str, token: str, header: re.Match[str] | None = None, forwarded: str = ""
+) -> bytes:
+    """Without a token where that is empty."""
+    more = (f"{header[1]}: {header[2]}\r\n" if header else "") + forwarded
+    if token:
+        more = f"Authorization: Bearer {token}\r\n{more}"
     body = '{"sku":"a"}' if method in ("POST", "PUT", "PATCH") else ""
     if body:
         more += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n{more}\r\n{body}".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n{body}".encode()
 
 
 async def _sent(
@@ -318,9 +350,10 @@ async def _sent(
     header: re.Match[str] | None = None,
     host: str = "proxy.test",
     expected: str | None = None,
+    lab: Lab | None = None,
 ) -> Findings:
     """Send it, judge it if it is what the expectation is about, else hold it against what the step says."""
-    lab = world.lab
+    lab = lab or world.lab
     mark = lab.mark()
     reply = _with_header(header[1], header[2], world.tag) if header else None
     if lab.service is not None and reply is not None:

@@ -30,6 +30,7 @@ _ELSEWHERE: Final = {
     "keys": "the keys of its issuers are not this runner's",
     "bundle": "its bundles are not this runner's",
     "cache": "its policy is not this runner's",
+    "listeners": "its listeners, and whose certificates they take, are not this runner's",
 }
 """Labs of which nothing can be tried on a proxy that runs already, and why."""
 
@@ -117,9 +118,9 @@ async def run_against(
 
 def _elsewhere(plan: Plan, lab: Lab) -> str | None:
     """Why a case cannot be tried here; None if it can."""
-    if plan.lab in _ELSEWHERE:
+    if plan.lab in _ELSEWHERE and not plan.wire:
         return _ELSEWHERE[plan.lab]
-    if not plan.ordinary:
+    if not (plan.ordinary or (plan.wire and plan.lab == "listeners")):
         return "it needs a proxy that is configured for it"
     if plan.service and lab.service is None:
         return "what the service answers is not this runner's (--service)"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class Client:
                 return None
             except asyncio.LimitOverrunError:
                 raise Garbled("the answer's head has no end") from None
-            except ConnectionError:
+            except (ConnectionError, ssl.SSLError):
                 return None
             answer = _head(raw)
             answer.bodiless = answer.status >= 200 and bodiless()
@@ -122,7 +123,7 @@ class Client:
             if len(lengths) != 1 or codings:
                 raise Garbled(f"the answer's body has no one framing: {lengths}, {codings}")
             return await self.reader.readexactly(int(lengths[0]))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             raise Garbled("the answer ends before its body does") from None
 
     async def ended(self, seconds: float | None = None) -> bool:
@@ -140,11 +141,18 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def connected(
-    address: tuple[str, int], *, source: str | None = None, patience: float = PATIENCE
+    address: tuple[str, int],
+    *,
+    source: str | None = None,
+    patience: float = PATIENCE,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
-    """A connection from `source`, an address of loopback."""
+    """A connection from `source`, an address of loopback; over TLS where there is a context."""
     local = None if source is None else (source, 0)
-    reader, writer = await asyncio.open_connection(*address, local_addr=local, limit=1 << 20)
+    name = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection(
+        *address, local_addr=local, limit=1 << 20, ssl=tls, server_hostname=name
+    )
     try:
         yield Client(reader, writer, patience=patience)
     finally:
@@ -161,6 +169,7 @@ async def converse(
     until: bytes,
     source: str | None = None,
     patience: float = PATIENCE,
+    tls: ssl.SSLContext | None = None,
 ) -> Conversation:
     """Send the pieces on one connection and read all that is answered.
 
@@ -178,7 +187,7 @@ async def converse(
             await client.send(piece)
             await asyncio.sleep(0)
 
-    async with connected(address, source=source, patience=patience) as client:
+    async with connected(address, source=source, patience=patience, tls=tls) as client:
         sending = asyncio.create_task(send(client))
         try:
             await _read(client, found, sent, sending, then, until)
