@@ -24,7 +24,7 @@ from attacks.runner.faults import KeyFaultPlan, key_stages, opa_faults, upstream
 from attacks.runner.fixture import DEADLINE
 from attacks.runner.forgery import Forge
 from attacks.runner.labs import Findings, Lab, Place, no_more_disk
-from attacks.runner.listeners import EVERYWHERE, env_listener, forwarded_by_the_pinned
+from attacks.runner.listeners import EVERYWHERE, XFCC, env_listener, forwarded_by_peers
 from attacks.runner.plans import Attempt, Plan, exact, tagged, whole, with_token
 from attacks.runner.service import Received, Reply
 from attacks.runner.slow import slow_client
@@ -94,7 +94,7 @@ def _message(case: Case) -> Plan:
             wrong = await sent(lab, case, message, secrets, pieces=pieces)
             found += [f"line by line: {one}" for one in wrong] if split else wrong
         if "listeners" in lab.known:
-            found += await forwarded_by_the_pinned(lab, case, with_token(raw, lab)[0])
+            found += await forwarded_by_peers(lab, case, with_token(raw, lab)[0])
         return found
 
     if case.kind == "header.xfcc" and case.expected == "reject-4xx":
@@ -589,9 +589,13 @@ def _early_answer(case: Case, spec: Spec) -> Plan:
 def _env(case: Case, spec: Spec) -> Plan:
     listener = spec.take("listener")
     if listener is not None and listener != "jwt":
-        request, recipe = whole(spec.take("request", default="GET /orders/123")), spec.take("token")
+        headers, forwarded = dict(spec.take("headers", default={})), spec.take("xfcc")
+        headers |= {} if forwarded is None else {XFCC: str(forwarded)}
+        request, recipe = whole(spec.take("request", default="GET /orders/123"), headers=headers), spec.take("token")
         Forge().forged(recipe)  # understood, or an error now
-        return env_listener(case, str(listener), spec.take("peer", "client"), request, recipe)
+        return env_listener(
+            case, str(listener), spec.take("peer", "client", "client_cert", "certificate"), request, recipe
+        )
     request = whole(spec.take("request", default="GET /orders/123"))
     recipe = spec.take("token")
     if recipe is not None:

@@ -27,7 +27,7 @@ from attacks.runner.forgery import ISSUER, b64, jwks
 from attacks.runner.labs import Findings, Lab, Place, _lab, opa, short_directory
 from attacks.runner.plans import Plan
 from attacks.runner.service import Service
-from attacks.runner.verdicts import judged
+from attacks.runner.verdicts import judged, message_parts
 from attacks.runner.wire import Conversation, Garbled
 from support.tls import Pair, client_context, dns, root, uri
 
@@ -36,9 +36,12 @@ PINNED: Final = "spiffe://corp/proxy"
 OWNER: Final = "spiffe://corp/sa/web"
 """The workload that is the caller `web` where a case does not say otherwise, and whose token is bound."""
 
+OTHER: Final = "spiffe://corp/sa/other"
+
 XFCC: Final = "X-Forwarded-Client-Cert"
 _DOMAIN: Final = "corp"
 _SPIFFE: Final = re.compile(r"spiffe://[^\s,;()]+")
+_STRANGER: Final = re.compile(r"(?i)\b(?:untrusted|self-signed|unknown|attacker|other ca|another ca|stranger)\b")
 _NOBODY: Final = frozenset({"", "none", "nobody", "no certificate", "without certificate", "anonymous"})
 _CARRIES_TOKEN: Final = re.compile(rb"\{(?:TOKEN|JWT)\}")
 
@@ -72,6 +75,9 @@ def bound_to(name: str) -> dict[str, str]:
 
 def named(told: Any) -> str | None:
     """The workload that a peer is said to be, None for one that shows no certificate. Raises `Unintelligible`."""
+    if isinstance(told, str) and _STRANGER.search(told):
+        found = _SPIFFE.search(told)
+        return found[0] if found else OWNER
     if told is None or str(told).strip().lower() in _NOBODY:
         return None
     if _SPIFFE.fullmatch(str(told)):
@@ -173,11 +179,16 @@ def env_listener(case: Case, listener: str, peer: Any, request: bytes, recipe: M
     known = "+".join(sorted(words, key=lambda word: word == "jwt"))
     if known not in LISTENERS:
         raise Unintelligible(f"{listener!r} is no kind of listener")
-    name = named(PINNED if peer is None and "xfcc" in known else peer)
+    if peer is None:
+        whose = {"forwarded-normalised": OWNER, "deny-403": OTHER}
+        peer = PINNED if "xfcc" in known else whose.get(case.expected)
+    name = named(peer)
     forwards = XFCC.lower().encode() in request.lower()
     if forwards and known.startswith("mtls") and (name == PINNED or case.expected == "reject-4xx"):
         known = known.replace("mtls", "xfcc")
-    trusted = case.expected != "connection-closed"
+    trusted = case.expected != "connection-closed" and not (isinstance(peer, str) and _STRANGER.search(peer))
+    # Without a handshake there is nobody to answer.
+    expected = case.expected if trusted else "connection-closed"
     bound = recipe is not None and "cnf" in recipe.get("claims", {})
     if bound:
         # A listener that takes certificates alone does not read the token.
@@ -190,7 +201,7 @@ def env_listener(case: Case, listener: str, peer: Any, request: bytes, recipe: M
     async def attempt(lab: Lab) -> Findings:
         token = lab.forge.forged(recipe)
         message = filled(request, TOKEN=token, JWT=token)
-        found = await tried_on(on(lab, known, name, trusted=trusted), case, message, [token])
+        found = await tried_on(on(lab, known, name, trusted=trusted), case, message, [token], expected=expected)
         if replayed and "mtls" in known:
             found += await _replayed(lab, case, request, recipe, name)
         return found + await still_served(lab, known)
@@ -223,10 +234,22 @@ async def _replayed(
     return found + [f"bound to another's certificate: {one}" for one in replays]
 
 
-async def forwarded_by_the_pinned(lab: Lab, case: Case, message: bytes) -> Findings:
+_PART: Final = r'(?:By=[^;,"\s]+|Hash=[0-9a-f]{64}|DNS=[\w.-]+|Subject="(?:(?!uri=)[^"\\])*")'
+_RIGHT: Final = re.compile(rf"(?i)(?:{_PART};)*URI=\"?spiffe://[a-z0-9._-]+(?:/[\w.-]*\w)+\"?(?:;{_PART})*")
+"""What a proxy in front would write: wrong only of somebody who may not."""
+
+
+async def forwarded_by_peers(lab: Lab, case: Case, message: bytes) -> Findings:
     """A certificate that is forwarded wrongly is believed of nobody, not even of who may forward."""
-    found = await tried_on(on(lab, "xfcc", PINNED), case, message)
-    return [f"from the pinned peer: {one}" for one in found + await still_served(lab, "xfcc")]
+    values = [value for name, value in message_parts(message)[2] if name == XFCC.lower()]
+    peers = [None, OTHER, OWNER]
+    if len(values) != 1 or not _RIGHT.fullmatch(values[0]):
+        peers.append(PINNED)
+    found = []
+    for peer in peers:
+        wrong = await tried_on(on(lab, "xfcc", peer), case, message)
+        found += [f"forwarded by {peer or 'nobody'}: {one}" for one in wrong]
+    return found + await still_served(lab, "xfcc")
 
 
 EVERYWHERE: Final = listening(" ".join(LISTENERS), [OWNER])
@@ -262,17 +285,19 @@ _BOUND: Final = r"(?i)\b(?:bound to|cnf)(?: (?:of|the certificate of))?[ =:]*(sp
 _BY: Final = (
     r"(?i)(?:\b(?:over|from|via|by|as|on|with) )?(?:\b(?P<how>mtls|client cert(?:ificate)?|xfcc"
     r"|x-forwarded-client-cert|spiffe(?: id(?:entity)?)?)\b(?: (?:as|by|for|from|of|peer|identity|listener))*"
-    r"|(?<![\w=])(?=spiffe:))[ =:]*(?:URI=)?(?P<who>spiffe://[^\s,;()]+)"
+    r"|(?<![\w=])(?=spiffe:))[ =:]*(?:URI=)?(?P<who>spiffe://[^\s,;()]+|(?:web|other|admin|nobody)\b)"
 )
+_BARE: Final = r"(?i)\b(?:without|with no|no) (?:client )?(?:certificate|cert|mtls)\b"
 
 
 def proof(take: Callable[[str], re.Match[str] | None], *, again: bool) -> Proof:
     """What a step's text says of certificates, taken out of it: `take` is that of the text. `again`: the token is one
     that was there before."""
-    owner, by = take(_BOUND), take(_BY)
-    if by is None:
+    owner, bare, by = take(_BOUND), take(_BARE), take(_BY)
+    if by is None and bare is None:
         return Proof(owner=owner and owner[1])
-    how = "xfcc" if "x" in (by["how"] or "").lower() else "mtls"
+    how = "xfcc" if by and "x" in (by["how"] or "").lower() else "mtls"
+    who = by and (by["who"] if ":" in by["who"] else f"spiffe://{_DOMAIN}/sa/{by['who'].lower()}")
     tokens = take(r"(?i)\b(?:bearer|jwt)\b|(?=\b(?:token|sub(?:ject)?[ =]))") is not None or owner is not None
     tokens = tokens or again
-    return Proof(listener=f"{how}+jwt" if tokens else how, workload=by["who"], owner=owner and owner[1])
+    return Proof(listener=f"{how}+jwt" if tokens else how, workload=who, owner=owner and owner[1])
