@@ -114,7 +114,7 @@ def test_a_refusal_is_a_notice(place: Place, udp: socket.socket) -> None:
 
 def test_without_a_relay_records_are_written_and_what_is_lost_is_recorded(place: Place) -> None:
     """The queue holds three groups, and nobody takes any."""
-    copy = SyslogCopy(SyslogAddress(transport="unix", path=place.home / "nowhere"), worker="w0", queue_bytes=1600)
+    copy = SyslogCopy(SyslogAddress(transport="unix", path=place.home / "nowhere"), worker="w0", queue_bytes=700)
     clock = ManualClock()
     files, _ = chained(place, written=copy.offer)
     trail = AuditTrail(files, worker="w0", clock=clock, copy=copy)
