@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST_ARGS ?= --numprocesses auto --dist loadscope
 # Run once more without the product's `assert` statements: nothing may depend on one. (pytest keeps those of the tests.)
 OPTIMISED := -W "ignore:assertions not in test modules:pytest.PytestConfigWarning" \
-  $(addprefix tests/,audit config credential identity kernel server upstream verify)
+  $(addprefix tests/,config credential identity kernel verify)
 # What is installed is pinned by name and version; where it comes from is the machine's business.
 PINS   := deploy/constraints.txt
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(PINS)

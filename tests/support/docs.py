@@ -33,6 +33,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from support.faults import free_port
+
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 HOME: Final = "/home/you"
 """The home directory of whoever the pages are about; commands begin in it."""
@@ -407,12 +409,11 @@ def await_listeners(command: str) -> None:
 
 
 def free_ports(count: int) -> list[str]:
-    """Ports on which nobody listens: all taken, then all let go."""
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [str(one.getsockname()[1]) for one in taken]
+    """Different ports on which nobody listens."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return [str(port) for port in found]
 
 
 def rewrite(page: Path, printed: Mapping[int, tuple[int, str]]) -> None:
