@@ -21,6 +21,7 @@ KERNEL = {
     "interfaces",
     "clock",
     "bounded",
+    "disk",
     "exchange",
     "problem",
     "access",

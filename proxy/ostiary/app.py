@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.applications import Starlette
@@ -237,28 +238,12 @@ def audit_trail(config: Config, *, worker: str) -> AuditTrail:
     )
     copy = None if settings.syslog is None else SyslogCopy(settings.syslog, worker=worker)
     written = None if copy is None else copy.offer
+    # Of checkpoints there are not above one for each record, and shorter: within the same bounds they outlast records.
+    files = partial(AuditFiles, worker=worker, max_bytes=settings.max_bytes, keep=settings.keep, sync=settings.sync)
     return AuditTrail(
-        AuditFiles(
-            directory=settings.path,
-            worker=worker,
-            clock=writing,
-            max_bytes=settings.max_bytes,
-            keep=settings.keep,
-            sync=settings.sync,
-            chain=chain,
-            written=written,
-        ),
+        files(directory=settings.path, clock=writing, chain=chain, written=written),
         Checkpoints(
-            # Not above one for each record, and shorter: within the same bounds they outlast the records.
-            sink=AuditFiles(
-                directory=config.audit_checkpoints,
-                worker=worker,
-                clock=signing,
-                max_bytes=settings.max_bytes,
-                keep=settings.keep,
-                sync=settings.sync,
-                prefix=CHECKPOINTS,
-            ),
+            sink=files(directory=config.audit_checkpoints, clock=signing, prefix=CHECKPOINTS),
             signer=ensure_signing_key(config.checkpoint_key_file, "EdDSA"),
             worker=worker,
             clock=signing,

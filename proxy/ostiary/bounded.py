@@ -1,9 +1,13 @@
-"""A mapping with a hard bound, under every cache. The entry used least recently goes first."""
+"""Mappings with a hard bound, under every cache.
+
+`BoundedMap` lets the entry go first that was used least recently. `Memo` lets all go at once, and its reads cost what a
+dictionary's do: for what every request asks and is made again cheaply.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -42,6 +46,30 @@ class BoundedMap(Generic[K, V]):
 
     def discard(self, key: K) -> None:
         self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
+class Memo(Generic[K, V]):
+    """At most `capacity` entries; `put` forgets all of them when full. `get` is a dictionary's own: None if unknown."""
+
+    __slots__ = ("_capacity", "_entries", "get")
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a memo holds at least one entry, not {capacity}")
+        self._capacity = capacity
+        self._entries: dict[K, V] = {}
+        self.get: Callable[[K], V | None] = self._entries.get
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, key: K, value: V) -> None:
+        if len(self._entries) >= self._capacity:
+            self._entries.clear()
+        self._entries[key] = value
 
     def clear(self) -> None:
         self._entries.clear()

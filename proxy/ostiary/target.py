@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+from ostiary.bounded import Memo
 from ostiary.errors import HeaderMalformed, HostUnknown, MessageMalformed, TargetMalformed, TargetTooLong, TokenInQuery
 from ostiary.exchange import Exchange
 from ostiary.models import Target
@@ -187,7 +188,7 @@ class Targets:
         target_bytes: int = TARGET_BYTES,
     ) -> None:
         self._target_bytes = target_bytes
-        self._known: dict[tuple[bytes | None, bytes, bytes], Target] = {}
+        self._known: Memo[tuple[bytes | None, bytes, bytes], Target] = Memo(_REMEMBERED)
         self._services: dict[bytes, str] = {}  # every spelling of Host that is accepted, in lower case
         if OWN_SERVICE in hosts.values():
             raise ValueError(f"the service name {OWN_SERVICE!r} is reserved for the proxy's own host")
@@ -211,9 +212,7 @@ class Targets:
         if target is None:
             target = self._resolve(host, raw_path, raw_query)
             if len(raw_path) + len(raw_query) + len(host or b"") <= _MEMORABLE:
-                if len(self._known) >= _REMEMBERED:
-                    self._known.clear()
-                self._known[key] = target
+                self._known.put(key, target)
         return target
 
     def _resolve(self, host: bytes | None, raw_path: bytes, raw_query: bytes) -> Target:

@@ -34,11 +34,6 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def issuer(clock: ManualClock) -> Issuer:
-    return Issuer(clock=clock)
-
-
-@pytest.fixture
 def trust() -> CertificateTrust:
     return CertificateTrust(Anchors(trust_domains={"shop.test": Bundle.read(SHOP.pem)}))
 

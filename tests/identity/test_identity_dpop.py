@@ -36,11 +36,6 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def issuer(clock: ManualClock) -> Issuer:
-    return Issuer(clock=clock)
-
-
-@pytest.fixture
 def prover(clock: ManualClock) -> Prover:
     return Prover(clock=clock)
 

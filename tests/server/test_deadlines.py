@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.server import ListenerLimits
 from support.server import Recorder, disconnected, eventually, listener, respond
@@ -132,10 +132,10 @@ def test_a_client_that_is_held_back_is_not_late() -> None:
         assert client.response().body == b"8000000"
 
 
-def test_a_client_that_takes_nothing_is_dropped() -> None:
-    gone = threading.Event()
+def endless(gone: threading.Event) -> ASGIApp:
+    """A response that goes on until the client has gone, which it tells."""
 
-    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         waiting = asyncio.ensure_future(disconnected(receive))
         while not waiting.done():
@@ -143,7 +143,15 @@ def test_a_client_that_takes_nothing_is_dropped() -> None:
             await asyncio.sleep(0)
         gone.set()
 
-    with listener(endless, ListenerLimits(write_timeout=0.3)) as served, served.connect(receive_buffer=4096) as client:
+    return app
+
+
+def test_a_client_that_takes_nothing_is_dropped() -> None:
+    gone = threading.Event()
+    with (
+        listener(endless(gone), ListenerLimits(write_timeout=0.3)) as served,
+        served.connect(receive_buffer=4096) as client,
+    ):
         client.send(GET)
         assert gone.wait(2)
 
@@ -151,16 +159,10 @@ def test_a_client_that_takes_nothing_is_dropped() -> None:
 def test_a_client_that_takes_a_response_byte_by_byte_is_dropped() -> None:
     """It does take something all the time, only next to nothing."""
     gone = threading.Event()
-
-    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        waiting = asyncio.ensure_future(disconnected(receive))
-        while not waiting.done():
-            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-            await asyncio.sleep(0)
-        gone.set()
-
-    with listener(endless, ListenerLimits(write_timeout=0.5)) as served, served.connect(receive_buffer=4096) as client:
+    with (
+        listener(endless(gone), ListenerLimits(write_timeout=0.5)) as served,
+        served.connect(receive_buffer=4096) as client,
+    ):
         client.send(GET)
         started = time.monotonic()
         while not gone.is_set() and time.monotonic() - started < 5:

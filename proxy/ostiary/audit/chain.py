@@ -28,7 +28,7 @@ from secrets import token_hex
 from typing import Any, Final, NamedTuple
 
 from ostiary.audit.keys import MAC_TEXT, AuditKey, AuditKeys, Sealing
-from ostiary.audit.lines import SCHEMA, Timestamps, render
+from ostiary.audit.lines import MAX_LINE, SCHEMA, Timestamps, render
 from ostiary.clock import Clock
 
 FIRST: Final = "0" * MAC_TEXT
@@ -36,6 +36,11 @@ FIRST: Final = "0" * MAC_TEXT
 
 SEAL_BYTES: Final = 100
 """What the two members add to a line, at most."""
+
+LONGEST: Final = MAX_LINE + SEAL_BYTES
+"""Bytes of the longest record that is in a file."""
+
+_TRY_AGAIN: Final = 60.0  # seconds, when the next key could not be made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +167,3 @@ class Chain:
     def _about(self, kind: str) -> dict[str, Any]:
         now = self._stamps.format(self._clock.now())
         return {"schema": SCHEMA, "kind": kind, "time": now, "worker": self._worker}
-
-
-_TRY_AGAIN: Final = 60.0  # seconds, when the next key could not be made

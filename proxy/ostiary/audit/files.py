@@ -26,10 +26,10 @@ from typing import BinaryIO, Final
 
 import orjson
 
-from ostiary.audit.chain import SEAL_BYTES, Chain, Link, Sealed
-from ostiary.audit.keys import sync_directory
-from ostiary.audit.lines import MAX_LINE
+from ostiary.audit.chain import LONGEST, SEAL_BYTES, Chain, Link, Sealed
+from ostiary.audit.keys import guard
 from ostiary.clock import Clock
+from ostiary.disk import sync_directory
 
 _log = logging.getLogger("ostiary.audit")
 
@@ -37,7 +37,6 @@ AUDIT: Final = "audit"
 CHECKPOINTS: Final = "checkpoints"
 
 _NAME: Final = re.compile(r"([a-z]+)-([A-Za-z0-9_]{1,32})-(\d{8}T\d{9}Z)-(\d{6,})\.ndjson")
-_LONGEST: Final = MAX_LINE + SEAL_BYTES
 _WORKER: Final = re.compile(r"[A-Za-z0-9_]{1,32}")
 _ATTEMPTS: Final = 1000  # names tried within one millisecond
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -92,9 +91,7 @@ class AuditFiles:
 
     def open(self) -> None:
         """Begin a file. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(errno.EPERM, "others can write in the directory", str(self._directory))
+        guard(self._directory, "the directory")
         if not self._surveyed:
             self._survey()
         self._path, self._descriptor = self._create()
@@ -302,13 +299,13 @@ def last_link(directory: Path, names: Sequence[FileName]) -> Link | None:
         with opened(directory / str(name)) as file:
             if file is None:
                 continue
-            first = file.readline(_LONGEST)
+            first = file.readline(LONGEST)
             if not first.endswith(b"\n"):
                 continue
             size = file.seek(0, os.SEEK_END)
-            start = max(0, size - _LONGEST)
+            start = max(0, size - LONGEST)
             file.seek(start)
-            tail = file.read(_LONGEST)
+            tail = file.read(LONGEST)
         whole = tail[: tail.rfind(b"\n") + 1]
         last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
         return _link(name, first, last, end=start + len(whole), torn=len(tail) - len(whole))

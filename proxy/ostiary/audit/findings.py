@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal[
@@ -32,25 +32,15 @@ class Remark:
     """One thing that was found. `line` counts from 1. What does not apply is None."""
 
     kind: Kind
-    file: str | None
-    line: int | None
-    seq: int | None
-    decision_id: str | None
+    file: str | None = None
+    line: int | None = None
+    seq: int | None = None
+    decision_id: str | None = None
     what: str
 
     @property
     def finding(self) -> bool:
         return self.kind in FINDINGS
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "file": self.file,
-            "line": self.line,
-            "seq": self.seq,
-            "decision_id": self.decision_id,
-            "what": self.what,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +55,6 @@ class ChainReport:
     until: str | None
     ended: bool
     covered: int | None
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "worker": self.worker,
-            "chain": self.chain,
-            "first": self.first,
-            "last": self.last,
-            "since": self.since,
-            "until": self.until,
-            "ended": self.ended,
-            "covered": self.covered,
-        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,10 +80,10 @@ class Report:
         return {
             "verdict": self.verdict,
             "records": self.records,
-            "chains": [one.document() for one in self.chains],
-            "findings": [one.document() for one in self.findings],
+            "chains": [asdict(one) for one in self.chains],
+            "findings": [asdict(one) for one in self.findings],
             "untold": self.untold,
-            "notes": [one.document() for one in self.remarks if not one.finding],
+            "notes": [asdict(one) for one in self.remarks if not one.finding],
         }
 
     def add(self, remark: Remark) -> int | None:

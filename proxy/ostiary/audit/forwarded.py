@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from ostiary.audit.lines import MAX_LINE, SCHEMA, clean
+from ostiary.bounded import Memo
 from ostiary.exchange import Exchange
 from ostiary.models import AccessRequest, Credential, Decision, Identity, Target
 
@@ -31,11 +32,10 @@ class Parts:
     to push out identities.
     """
 
-    __slots__ = ("_capacity", "_known")
+    __slots__ = ("_known",)
 
     def __init__(self, *, capacity: int = 1024) -> None:
-        self._capacity = capacity
-        self._known: defaultdict[object, dict[int, tuple[object, Any]]] = defaultdict(dict)
+        self._known: defaultdict[object, Memo[int, tuple[object, Any]]] = defaultdict(lambda: Memo(capacity))
 
     def of(self, source: _T, make: Callable[[_T], tuple[str, ...]]) -> tuple[str, ...]:
         """`make(source)`, perhaps made before. Raises what it raises."""
@@ -45,9 +45,7 @@ class Parts:
             made: tuple[str, ...] = known[1]
             return made
         made = make(source)
-        if len(kind) >= self._capacity:
-            kind.clear()
-        kind[id(source)] = (source, made)
+        kind.put(id(source), (source, made))
         return made
 
 

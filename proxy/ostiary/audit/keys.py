@@ -34,6 +34,8 @@ from pathlib import Path
 from secrets import token_bytes, token_hex
 from typing import Final
 
+from ostiary.disk import sync_directory
+
 KEY_BYTES: Final = 32
 MAC_TEXT: Final = 64
 """Characters of a MAC: HMAC-SHA256 in lower-case hexadecimal."""
@@ -104,9 +106,7 @@ class AuditKeys:
 
     def current(self, now: float) -> AuditKey:
         """The newest key, made if there is none or if that one is too old. `now` is in Unix seconds. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(errno.EPERM, "others can write in the directory of the audit's keys", self._where)
+        guard(self._directory, "the directory of the audit's keys")
         names = sorted(name for path in self._directory.iterdir() if (name := _id(path)) is not None)
         if names:
             newest = _read(self._directory / f"{names[-1]}.key", names[-1])
@@ -117,10 +117,6 @@ class AuditKeys:
     def expires(self, key: AuditKey) -> float:
         """When a key is too old to go on with, in Unix seconds."""
         return key.made + self._lifetime
-
-    @property
-    def _where(self) -> str:
-        return str(self._directory)
 
     def _make(self, now: float) -> AuditKey:
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}-{token_hex(4)}"
@@ -153,13 +149,11 @@ def read_keys(directory: Path) -> Mapping[str, AuditKey]:
     return {name: _read(path, name) for name, path in sorted(found.items())}
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in it survive a loss of power. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def guard(directory: Path, what: str) -> None:
+    """Make a directory of the audit, or see that nobody else can write in the one that is there. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EPERM, f"others can write in {what}", str(directory))
 
 
 def _id(path: Path) -> str | None:

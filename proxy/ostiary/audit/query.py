@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ostiary.audit.chain import SEAL_BYTES
-from ostiary.audit.lines import MAX_LINE
+from ostiary.audit.chain import LONGEST
 from ostiary.audit.reading import Selection, audit_files
 
 COLUMNS: Final = (
@@ -89,7 +88,7 @@ def query(directories: Sequence[Path], selection: Selection, *, limit: int) -> l
     if not files:
         return []
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _READ.items()) + "}"
-    statement = _STATEMENT.format(columns=columns, longest=MAX_LINE + SEAL_BYTES, names=", ".join(COLUMNS))
+    statement = _STATEMENT.format(columns=columns, longest=LONGEST, names=", ".join(COLUMNS))
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
         rows = connection.execute(
             statement,

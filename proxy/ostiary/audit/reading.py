@@ -16,16 +16,14 @@ from typing import Any, BinaryIO, Final, TypeAlias
 
 import orjson
 
-from ostiary.audit.chain import SEAL_BYTES
+from ostiary.audit.chain import LONGEST
 from ostiary.audit.files import AUDIT, FileName, file_names, opened
-from ostiary.audit.lines import MAX_LINE
 
 Document: TypeAlias = Mapping[str, Any]
 
 ASKED: Final = frozenset({"decision", "refusal", "answer"})
 """The kinds of line that a request begins with."""
 
-_LONGEST: Final = MAX_LINE + SEAL_BYTES
 _BLOCK: Final = 1 << 16
 _HELD: Final = 100_000
 """Requests that are waited for to end. The oldest is given up when there are more."""
@@ -120,7 +118,7 @@ def follow(
                     if file is None:
                         continue
                     file.seek(places.setdefault(path, 0))
-                    for raw in iter(lambda file=file: file.readline(_LONGEST), b""):  # type: ignore[misc]
+                    for raw in iter(lambda file=file: file.readline(LONGEST), b""):  # type: ignore[misc]
                         if not raw.endswith(b"\n"):
                             break
                         places[path] += len(raw)
@@ -203,7 +201,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     with opened(path) as file:
         if file is None:
             return
-        while raw := file.readline(_LONGEST):
+        while raw := file.readline(LONGEST):
             line = _parsed(raw) if raw.endswith(b"\n") else None
             if line is not None:
                 yield line

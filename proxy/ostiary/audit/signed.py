@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from ostiary.audit.files import CHECKPOINTS, FileName, opened
+from ostiary.audit.files import CHECKPOINTS, file_names, opened
+from ostiary.audit.findings import Remark
 from ostiary.audit.lines import MAX_LINE
 
 _SIGNED: Final = re.compile(rb'(?P<text>\{.+),"signature":"(?P<signature>[A-Za-z0-9_-]{86})"\}\n')
@@ -49,7 +50,7 @@ class ChainCheckpoints:
 class CheckpointBook:
     """Every checkpoint of some directories. `keys` are the public keys that are trusted for them, by their ids.
 
-    `remarks` is what is to be said of the files themselves: members of a remark of `verify`.
+    `remarks` is what is to be said of the files themselves.
     """
 
     def __init__(self, directories: Sequence[Path], *, keys: Mapping[str, Ed25519PublicKey]) -> None:
@@ -57,14 +58,9 @@ class CheckpointBook:
         self._chains: dict[str, dict[str, ChainCheckpoints]] = {}
         self._bad: set[tuple[Path, int]] = set()
         self._unknown: set[str] = set()
-        self.remarks: list[dict[str, Any]] = []
+        self.remarks: list[Remark] = []
         self.count = 0
-        found: list[tuple[FileName, Path]] = []
-        for directory in directories:
-            for path in directory.iterdir():
-                name = FileName.parse(path.name)
-                if name is not None and name.prefix == CHECKPOINTS:
-                    found.append((name, path))
+        found = [(name, one / str(name)) for one in directories for name in file_names(one, prefix=CHECKPOINTS)]
         for name, path in sorted(found):
             self._read(name.worker, path)
 
@@ -99,9 +95,8 @@ class CheckpointBook:
                 self._unsigned(checkpoint, path, number)
             elif checkpoint is None or not self._good(line, checkpoint):
                 self._bad.add((path, at))
-                self.remarks.append(
-                    {"kind": "altered", "file": path.name, "line": number, "what": "no checkpoint that was signed here"}
-                )
+                what = "no checkpoint that was signed here"
+                self.remarks.append(Remark(kind="altered", file=path.name, line=number, what=what))
             else:
                 self._note(worker, checkpoint, path, at, number)
                 continue
@@ -116,7 +111,7 @@ class CheckpointBook:
             return
         if checkpoint.number != chain.last.number + 1:
             what = f"checkpoints between {chain.last.number} and {checkpoint.number} of a chain are missing before it"
-            self.remarks.append({"kind": "removed", "file": path.name, "line": number, "what": what})
+            self.remarks.append(Remark(kind="removed", file=path.name, line=number, what=what))
         chain.last = checkpoint
         if chain.files[-1] != path:
             chain.files.append(path)
@@ -125,7 +120,7 @@ class CheckpointBook:
         if checkpoint.kid not in self._unknown:
             self._unknown.add(checkpoint.kid)
             what = f"the public key {checkpoint.kid} is not there: no checkpoint under it can be judged"
-            self.remarks.append({"kind": "key-missing", "file": path.name, "line": number, "what": what})
+            self.remarks.append(Remark(kind="key-missing", file=path.name, line=number, what=what))
 
     def _good(self, line: bytes, checkpoint: Checkpoint) -> bool:
         found = _SIGNED.fullmatch(line)

@@ -23,23 +23,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-import orjson
-
-from ostiary.audit.chain import FIRST, SEAL_BYTES
-from ostiary.audit.files import AUDIT, FileName, opened
+from ostiary.audit.begin import Begin, Follows
+from ostiary.audit.chain import LONGEST
+from ostiary.audit.files import AUDIT, FileName, file_names, opened
 from ostiary.audit.findings import ChainReport, Kind, Remark, Report
 from ostiary.audit.judge import ChainJudge, Line
 from ostiary.audit.keys import AuditKey, Sealing
-from ostiary.audit.lines import MAX_LINE
 from ostiary.audit.signed import ChainCheckpoints, CheckpointBook
 
-_LONGEST: Final = MAX_LINE + SEAL_BYTES
 _BEGIN: Final = b'{"schema":1,"kind":"begin",'
 _TIME: Final = re.compile(rb'"time":"([0-9TZ:.-]{24})"')
 _CHAIN: Final = re.compile(rb'"chain":"([0-9a-f]{32})"')
-_NOWHERE: Final[dict[str, Any]] = {"file": None, "line": None, "seq": None, "decision_id": None}
 
 
 def verify(
@@ -57,70 +53,20 @@ def verify(
     report = Report()
     places: dict[FileName, Path] = {}
     for directory in directories:
-        for path in sorted(directory.iterdir()):
-            name = FileName.parse(path.name)
-            if name is None or name.prefix != AUDIT:
-                continue
+        for name in file_names(directory, prefix=AUDIT):
             if name in places:
-                what = f"is in {directory} once more"
-                report.add(Remark(**_NOWHERE | {"kind": "foreign", "file": path.name, "what": what}))
-                continue
-            places[name] = path
+                report.add(Remark(kind="foreign", file=str(name), what=f"is in {directory} once more"))
+            else:
+                places[name] = directory / str(name)
     workers = {name.worker for name in places}
     if checkpoints is not None:
         workers |= checkpoints.workers
         for remark in checkpoints.remarks:
-            report.add(Remark(**_NOWHERE | remark))
+            report.add(remark)
     for worker in sorted(workers):
         mine = [(name, places[name]) for name in sorted(places) if name.worker == worker]
         _Worker(worker, report, keys, checkpoints, partial=partial).read(mine)
     return report
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Follows:
-    """What a `begin` says that it goes on from."""
-
-    file: str
-    chain: str
-    seq: int
-    mac: bytes
-    bytes: int
-    torn: int
-
-    @classmethod
-    def of(cls, said: Any) -> _Follows:
-        return cls(
-            file=str(said["file"]),
-            chain=str(said["chain"]),
-            seq=int(said["seq"]),
-            mac=str(said["mac"]).encode(),
-            bytes=int(said["bytes"]),
-            torn=int(said["torn"]),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Begin:
-    """What the first record of a file says: its chain and key, and by `follows` the number and MAC before it."""
-
-    chain: str = ""
-    key: str = ""
-    follows: _Follows | None = None
-    seq: int = 1
-    mac: bytes = FIRST.encode()
-
-    @classmethod
-    def of(cls, line: Line) -> _Begin:
-        try:
-            said = orjson.loads(line.raw)
-            chain, key, follows = str(said["chain"]), str(said["key"]), said["follows"]
-            before = None if follows is None else _Follows.of(follows)
-        except (ValueError, TypeError, KeyError):
-            return cls()
-        if before is None or before.chain != chain:
-            return cls(chain=chain, key=key, follows=before)
-        return cls(chain=chain, key=key, follows=before, seq=before.seq + 1, mac=before.mac)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +120,10 @@ class _Worker:
 
     def _read(self, name: str, file: BinaryIO) -> None:
         before = self._doubts
-        first = file.readline(_LONGEST)
+        first = file.readline(LONGEST)
         if not first:
             return  # its process died before the first record
-        if not first.endswith(b"\n") and len(first) < _LONGEST:
+        if not first.endswith(b"\n") and len(first) < LONGEST:
             self._say("torn", name, 1, f"holds {len(first)} bytes that are no record: its process died in writing them")
             return
         line = Line.of(name, 1, first)
@@ -225,7 +171,7 @@ class _Worker:
 
     def _begin(self, line: Line, second: Line) -> None:
         """The first record of a file, and the second one, which tells under which key they are if the first is odd."""
-        begin = _Begin.of(line)
+        begin = Begin.of(line)
         sealing = self._sealing(begin.chain, begin.key)
         intact = begin.key != "" and line.seq == begin.seq and (sealing is None or line.follows(sealing, begin.mac))
         chain, other = begin.chain, None if intact and sealing is not None else self._other(begin.chain, line, second)
@@ -273,7 +219,7 @@ class _Worker:
             checkpoints=iter(()) if book is None else book.of(self._worker, chain),
         )
 
-    def _join(self, line: Line, chain: str, before: _Follows | None) -> None:
+    def _join(self, line: Line, chain: str, before: Follows | None) -> None:
         """Compare what a file says that it goes on from with what was read there."""
         if before is None:
             if self._end is not None:
@@ -300,7 +246,7 @@ class _Worker:
         if chain != before.chain:
             self._finish(next_file=line)
 
-    def _absent(self, line: Line, before: _Follows) -> None:
+    def _absent(self, line: Line, before: Follows) -> None:
         """The file that this one goes on from is not the one that was read before it."""
         judge = self._judge
         if before.file in self._seen and self._end is not None and before.file < self._end.file:
@@ -312,7 +258,7 @@ class _Worker:
             self._say("truncated", before.file, None, what, seq=before.seq)
         else:
             what = f"is not there; its last record was {before.seq} of chain {before.chain}"
-            missing = Remark(kind="removed", file=before.file, line=None, seq=before.seq, decision_id=None, what=what)
+            missing = Remark(kind="removed", file=before.file, seq=before.seq, what=what)
             if self._end is None:
                 self._missing = (before.file, missing)
             else:
@@ -423,15 +369,15 @@ def _absent_chain(worker: str, chain: ChainCheckpoints) -> str:
 
 def _peeked(file: BinaryIO) -> Line:
     """The next line, which is read again."""
-    line = file.readline(_LONGEST)
+    line = file.readline(LONGEST)
     file.seek(-len(line), os.SEEK_CUR)
     return Line.of("", 0, line)
 
 
 def _lines_of(file: BinaryIO) -> Iterator[bytes]:
     """The lines that are left. One that is longer than any record comes in pieces; none of them is a record."""
-    while raw := file.readline(_LONGEST):
-        yield raw if len(raw) < _LONGEST or raw.endswith(b"\n") else raw[:-1] + b"\n"
+    while raw := file.readline(LONGEST):
+        yield raw if len(raw) < LONGEST or raw.endswith(b"\n") else raw[:-1] + b"\n"
 
 
 def _time(raw: bytes) -> str | None:

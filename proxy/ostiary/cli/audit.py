@@ -92,21 +92,12 @@ def verify(
     because a key is missing.
     """
     places = _places(directories or [], config)
-    if keys is not None or checkpoints or checkpoint_key:
-        places = Places(
-            audit=places.audit,
-            keys=keys or places.keys,
-            checkpoints=checkpoints or places.checkpoints,
-            checkpoint_keys=checkpoint_key or places.checkpoint_keys,
-        )
-    for directory in [*places.audit, *(checkpoints or [])]:
-        if not directory.is_dir():
-            raise ConfigurationError([f"{directory}: there is no such directory"])
-    signed = [directory for directory in places.checkpoints if directory.is_dir()]
-    book = CheckpointBook(signed, keys=_public_keys(places.checkpoint_keys)) if signed else None
+    audit, keys = _existing(places.audit), keys or places.keys
+    signed = [one for one in _existing(checkpoints or []) or places.checkpoints if one.is_dir()]
+    book = CheckpointBook(signed, keys=_public_keys(checkpoint_key or places.checkpoint_keys)) if signed else None
     report = verify_trail(
-        places.audit,
-        keys={} if places.keys is None else read_keys(places.keys),
+        audit,
+        keys={} if keys is None else read_keys(keys),
         checkpoints=book,
         partial=partial,
     )
@@ -274,11 +265,14 @@ _FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
 
 
 def _audit_directories(directories: list[Path] | None, config: Path | None) -> list[Path]:
-    places = _places(directories or [], config).audit
-    for place in places:
-        if not place.is_dir():
-            raise ConfigurationError([f"{place}: there is no such directory"])
-    return places
+    return _existing(_places(directories or [], config).audit)
+
+
+def _existing(directories: list[Path]) -> list[Path]:
+    for directory in directories:
+        if not directory.is_dir():
+            raise ConfigurationError([f"{directory}: there is no such directory"])
+    return directories
 
 
 def _selection(

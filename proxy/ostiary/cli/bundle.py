@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ostiary import assets
-from ostiary.cli.output import fail, note, print_json, print_table, reporting_mistakes
+from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.cli.sources import needed_opa, policy_directory
 from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, read_archive, signed
 from ostiary.opa.archive import verify as verify_signature
@@ -87,10 +87,9 @@ def sign(
     The proxy that is to demand the signature is told the key, its id and the scope in `opa.managed.verification`.
     """
     opa = Opa(needed_opa())
-    with reporting_mistakes():
-        contents = _contents(archive)
-        sign_archive(archive, key=key, key_id=key_id, scope=scope, algorithm=algorithm, opa=opa)
-    typer.echo(f"{archive}: revision {contents.manifest.get('revision')} signed as {key_id}")
+    contents = _contents(archive)
+    sign_archive(archive, key=key, key_id=key_id, scope=scope, algorithm=algorithm, opa=opa)
+    typer.echo(f"{archive}: revision {contents.revision} signed as {key_id}")
 
 
 @app.command("verify")
@@ -103,29 +102,26 @@ def verify(
 ) -> None:
     """Say whether a proxy that demands this signature would load ARCHIVE: exit status 1 if not."""
     opa = Opa(needed_opa())
-    with reporting_mistakes():
-        contents = _contents(archive)
-        try:
-            verify_signature(contents, Verification(key=key, key_id=key_id, scope=scope, algorithm=algorithm))
-        except ArchiveError as error:
-            fail(f"{archive}: {error}", status=1)
-        against = opa.verify(archive, key=key, key_id=key_id, scope=scope, algorithm=algorithm)
+    contents = _contents(archive)
+    try:
+        verify_signature(contents, Verification(key=key, key_id=key_id, scope=scope, algorithm=algorithm))
+    except ArchiveError as error:
+        fail(f"{archive}: {error}", status=1)
+    against = opa.verify(archive, key=key, key_id=key_id, scope=scope, algorithm=algorithm)
     if against is not None:
         fail(f"{archive}: {against}", status=1)
-    typer.echo(f"{archive}: revision {contents.manifest.get('revision')}, signed as {key_id} for {scope}")
+    typer.echo(f"{archive}: revision {contents.revision}, signed as {key_id} for {scope}")
 
 
 @app.command("inspect")
 def inspect(archive: _Archive, as_json: _Json = False) -> None:
     """Print what ARCHIVE says it is: its revision, its files, and who signed it. Nothing of it is verified."""
-    with reporting_mistakes():
-        contents = _contents(archive)
-        signature = _signature(archive, contents)
-    revision = contents.manifest.get("revision")
+    contents = _contents(archive)
+    signature = _signature(archive, contents)
     if as_json:
-        print_json({"revision": revision, "signature": signature, "files": contents.files})
+        print_json({"revision": contents.revision, "signature": signature, "files": contents.files})
         return
-    typer.echo(f"revision   {revision}")
+    typer.echo(f"revision   {contents.revision}")
     by = None if signature is None else f"{signature['algorithm']}, key {signature['key_id']}, for {signature['scope']}"
     typer.echo(f"signature  {by or 'none'}")
     typer.echo("")

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from ostiary.credential.jwk import PublicKey, SigningAlgorithm
+from ostiary.disk import sync_directory
 from ostiary.errors import ConfigurationError
 
 _MAX_FILE: Final = 65_536
@@ -164,13 +165,4 @@ def _create(path: Path, key: SigningKey) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
-    _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    """Make the new name itself survive a loss of power."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(directory)

@@ -44,18 +44,18 @@ class CachingAuthenticator:
 
     async def identify(self, exchange: Exchange) -> Identity:
         """As `JwtAuthenticator.identify`."""
-        token = bearer_token(exchange)
-        digest = hashlib.sha256(token).digest()
-        proof = self._kept(digest)
-        if proof is None:
-            proof = await self._verify(digest, token, exchange.source_ip)
+        proof = await self.verify(bearer_token(exchange), exchange.source_ip)
         self._possession.check(proof.confirmation, exchange)
         return proof.identity
 
     async def verify(self, token: bytes, peer: str) -> Proof:
         """As `JwtAuthenticator.verify`."""
         digest = hashlib.sha256(token).digest()
-        return self._kept(digest) or await self._verify(digest, token, peer)
+        proof = self._kept(digest)
+        if proof is None:
+            proof = await self._authenticator.verify(token, peer)
+            self._proofs.put(digest, proof)
+        return proof
 
     def _kept(self, digest: bytes) -> Proof | None:
         proof = self._proofs.get(digest)
@@ -65,8 +65,3 @@ class CachingAuthenticator:
             return proof
         self._proofs.discard(digest)
         return None
-
-    async def _verify(self, digest: bytes, token: bytes, peer: str) -> Proof:
-        proof = await self._authenticator.verify(token, peer)
-        self._proofs.put(digest, proof)
-        return proof

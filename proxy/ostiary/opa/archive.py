@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final, Literal, TypeAlias, get_args
+from typing import BinaryIO, Final, Literal, TypeAlias
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -77,6 +77,11 @@ class Contents:
     files: dict[str, int]
     manifest: dict[str, Json]
     signature: str | None
+
+    @property
+    def revision(self) -> Json:
+        """As the manifest has it, whatever that is."""
+        return self.manifest.get("revision")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +263,3 @@ def _fitting(key: object, algorithm: Algorithm) -> PublicKey:
     if algorithm == "EdDSA" and isinstance(key, ed25519.Ed25519PublicKey):
         return key
     raise ArchiveError(f"the key is none for {algorithm}")
-
-
-ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)

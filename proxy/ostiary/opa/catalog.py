@@ -15,7 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from ostiary.bounded import BoundedMap
+from ostiary.bounded import BoundedMap, Memo
 from ostiary.clock import Clock
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.query import Answer
@@ -76,7 +76,7 @@ class OpaEndpointCatalog:
         self._missing: BoundedMap[str, float] = BoundedMap(_MISSING)
         self._reading: asyncio.Task[None] | None = None
         self._predicting: tuple[str, Mapping[str, ServiceRoutes]] | None = None  # the table asked last, with its bundle
-        self._predictions: dict[tuple[str, str, tuple[str, ...]], Prediction] = {}  # what that table said of late
+        self._predictions: Memo[tuple[str, str, tuple[str, ...]], Prediction] = Memo(_PREDICTIONS)  # by that table
 
     async def read(self) -> None:
         """Read the table before anybody asks. One that is not to be had is asked for again by the first request."""
@@ -103,9 +103,7 @@ class OpaEndpointCatalog:
             routes = self._predicting[1].get(target.service)
             endpoint = None if routes is None else routes.table.endpoint(method, target.segments)
             prediction = Prediction(revision, None if endpoint is None else endpoint.name)
-            if len(self._predictions) >= _PREDICTIONS:
-                self._predictions.clear()
-            self._predictions[key] = prediction
+            self._predictions.put(key, prediction)
         return prediction
 
     async def template(self, service: str, endpoint: str, revision: str) -> CatalogEntry:

@@ -8,10 +8,7 @@ its client from then on.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
-
-from uvicorn.config import Config
-from uvicorn.server import ServerState
+from typing import ClassVar
 
 from ostiary.errors import MessageMalformed
 from ostiary.problem import Problems
@@ -39,15 +36,7 @@ class BehindProxy(StrictProtocol):
 class BehindPreamble(BehindProxy):
     """A connection of a pinned proxy begins with a preamble, within `header_timeout`; no other connection may."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._preamble: bytes | None = None  # what has come of it; None where none is awaited
+    _preamble: bytes | None = None  # what has come of it; None where none is awaited
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)

@@ -375,17 +375,9 @@ class Press:
             if path.is_file() and not path.name.endswith("_test.rego")
         }
 
-    async def signed(
-        self,
-        files: Mapping[str, bytes] | None = None,
-        *,
-        key: str = "publisher.pem",
-        key_id: str = KEY_ID,
-        scope: str = SCOPE,
-        algorithm: str = "RS256",
-    ) -> bytes:
-        """A packed bundle, signed by `opa sign`."""
-        return packed(await self.with_signature(files, key=key, key_id=key_id, scope=scope, algorithm=algorithm))
+    async def signed(self, files: Mapping[str, bytes] | None = None, **how: str) -> bytes:
+        """A packed bundle, signed by `opa sign`, as `with_signature` does it."""
+        return packed(await self.with_signature(files, **how))
 
     async def with_signature(
         self,
