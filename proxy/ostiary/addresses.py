@@ -1,4 +1,4 @@
-"""The addresses of peers: the one form in which every part compares, counts and records them."""
+"""Addresses: which are this machine's, and the one form in which every part compares and records those of peers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import ipaddress
 from typing import Final
 
 _HOST_BITS: Final = 64  # of an IPv6 address, the half that its owner chooses freely (RFC 4291 section 2.5.4)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without brackets, is `localhost` or an address of loopback: no name that may lead elsewhere."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_localhost(host: str) -> bool:
+    """The same, or one of the names below `localhost` that are this machine's (RFC 6761 section 6.3)."""
+    return is_loopback(host) or host.endswith(".localhost")
 
 
 def unmapped(address: str) -> str:

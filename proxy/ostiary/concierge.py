@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from ostiary.addresses import is_localhost
 from ostiary.errors import OriginRefused, UnknownEndpoint
 from ostiary.exchange import Exchange, Header
 from ostiary.models import Target
@@ -164,10 +165,9 @@ def protected_resource_metadata(
     Raises ValueError for an identifier that is not https (plain http is for loopback) or has a query or fragment.
     """
     parts = urlsplit(resource)
-    local = parts.hostname is not None and (
-        parts.hostname in {"localhost", "127.0.0.1", "::1"} or parts.hostname.endswith(".localhost")
-    )
-    if parts.hostname is None or (parts.scheme != "https" and not (parts.scheme == "http" and local)):
+    if parts.hostname is None or (
+        parts.scheme != "https" and not (parts.scheme == "http" and is_localhost(parts.hostname))
+    ):
         raise ValueError(f"{resource!r} is not an https address")
     if "#" in resource or "?" in resource:
         raise ValueError(f"{resource!r} has a query or fragment")

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from ostiary.config import Config, load_config
-from ostiary.config.fields import Origin, UnixAddress, is_loopback
+from ostiary.config.fields import Origin, UnixAddress
 from ostiary.opa.address import OpaAddress
 from support.files import CONFIG, mistakes
 
@@ -208,24 +208,6 @@ def test_cors_settings_have_safe_defaults(tmp_path: Path) -> None:
         "credentials": False,
         "max_age": 600,
     }
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("localhost", True),
-        ("idp.localhost", True),
-        ("127.8.0.1", True),
-        ("::1", True),
-        ("[::1]", True),
-        ("localhost.test", False),
-        ("127.0.0.1.test", False),
-        ("0.0.0.0", False),
-        ("10.0.0.1", False),
-    ],
-)
-def test_a_loopback_host_can_only_be_this_machine(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
 
 
 def test_every_mistake_is_reported_at_once_by_line(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from ostiary.addresses import is_localhost
 from ostiary.audit import SyslogAddress
 from ostiary.opa.address import OpaAddress
 from ostiary.policy.values import distinct, mistake
@@ -48,7 +49,7 @@ class TcpAddress:
 
     @property
     def loopback(self) -> bool:
-        return is_loopback(self.host)
+        return is_localhost(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -76,17 +77,6 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = self.port == _DEFAULT_PORTS[self.scheme]
         return f"{self.scheme}://{host}" if default else f"{self.scheme}://{host}:{self.port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host can only be this machine: `localhost`, `*.localhost` (RFC 6761) or a loopback address."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _read_host(text: str) -> str | None:
@@ -201,7 +191,7 @@ def read_origin(value: Any) -> Origin:
 
 def _secure(value: Any) -> str:
     parts = split_url(value)
-    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+    if parts.scheme != "https" and not is_localhost(parts.hostname or ""):
         raise mistake("only https is accepted, except on a loopback host")
     return str(value)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
+from ostiary.addresses import is_localhost
 from ostiary.config.fields import (
     FILLED,
     UNIQUE,
@@ -15,7 +16,6 @@ from ostiary.config.fields import (
     SecureUrl,
     Unique,
     UniqueOrEmpty,
-    is_loopback,
     split_url,
 )
 from ostiary.policy.mistakes import StandIn
@@ -122,7 +122,7 @@ class Issuer(Strict):
                 )
         if self.discovery and self.use == "jwt":
             parts = split_url(self.issuer)
-            if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+            if parts.scheme != "https" and not is_localhost(parts.hostname or ""):
                 raise mistake("discovery needs an issuer with https, except on a loopback host", lacking=())
         return self
 

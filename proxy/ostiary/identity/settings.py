@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
+from ostiary.addresses import is_localhost
 from ostiary.identity.preparse import media_type
 from ostiary.spiffe import is_trust_domain
 
@@ -155,19 +155,9 @@ def check_url(url: str) -> SplitResult:
         raise ValueError(f"{url!r} is not an absolute URL")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("a URL that is fetched holds no credentials and no fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_localhost(parts.hostname)):
         raise ValueError(f"{url!r}: https is demanded, except on loopback")
     return parts
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the name or address means this machine (RFC 6761 section 6.3)."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def origin(parts: SplitResult) -> tuple[str, str, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from ostiary.addresses import is_loopback
 
 _PORTS = {"http": 8181, "https": 443}
 
@@ -46,13 +47,3 @@ class OpaAddress:
         if self.socket is not None:
             return f"unix://{self.socket}"
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine: `localhost` or an address of loopback, and no name that may lead there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

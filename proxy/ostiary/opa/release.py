@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 import httpx
 
-from ostiary.opa.address import is_loopback
+from ostiary.addresses import is_loopback
 
 _SYSTEMS: Final = {"linux": "linux", "darwin": "darwin"}
 _MACHINES: Final = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
+from ostiary.addresses import is_loopback
 from ostiary.clock import Clock, SystemClock
 from ostiary.verify.keys import KeySet, VerificationKey
 from ostiary.verify.refusals import VerificationUnavailable
@@ -154,13 +154,6 @@ def _secure(url: str) -> bool:
     if parts.scheme == "https":
         return True
     # Who can change the keys on their way can mint. A name such as *.localhost is not resolved to loopback everywhere.
-    if parts.scheme == "http" and (parts.hostname == "localhost" or _is_loopback(parts.hostname)):
+    if parts.scheme == "http" and is_loopback(parts.hostname):
         return False
     raise ValueError(f"the keys are fetched over https, or over http from a loopback address: not from {url!r}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
