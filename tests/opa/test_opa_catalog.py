@@ -61,15 +61,6 @@ async def test_an_endpoint_has_its_method_template_and_what_stands_beside_it() -
     assert source.readings == 1
 
 
-async def test_the_routes_of_a_service_find_an_endpoint() -> None:
-    entries = catalog(Source(answer(ENDPOINTS, revision="7-a")))
-    routes = await entries.routes("orders", "7-a")
-    assert routes is not None
-    found = routes.table.endpoint("GET", ("orders", "42"))
-    assert found is not None
-    assert (found.name, await entries.routes("billing", "7-a")) == ("get-order", None)
-
-
 @pytest.mark.parametrize(("service", "endpoint"), [("billing", "get-order"), ("orders", "refund")])
 async def test_an_endpoint_that_the_bundle_does_not_have_gets_no_credential(service: str, endpoint: str) -> None:
     with pytest.raises(CredentialUnavailable):

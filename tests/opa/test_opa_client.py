@@ -92,16 +92,6 @@ async def test_a_revision_that_is_not_told_is_none(provenance: Any) -> None:
     assert (await ask(FakeOpa(response(body)))).revision is None
 
 
-async def test_of_several_bundles_the_named_one_counts() -> None:
-    bundles = {"main": {"revision": REVISION}, "other": {"revision": "8-ff"}}
-    fake = FakeOpa(response(json.dumps({"result": True, "provenance": {"bundles": bundles}}).encode()))
-    async with (
-        fake.listening() as address,
-        OpaClient(address=OpaAddress.parse(address), bundle="main", deadline=1) as client,
-    ):
-        assert (await client.query({})).revision == REVISION
-
-
 @pytest.mark.parametrize(
     "body",
     [

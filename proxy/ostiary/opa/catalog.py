@@ -120,10 +120,6 @@ class OpaEndpointCatalog:
         self._entries.put(key, entry)
         return entry
 
-    async def routes(self, service: str, revision: str) -> ServiceRoutes | None:
-        """The routes of a service, None if it has none; `CredentialUnavailable` if the revision is not to be had."""
-        return (await self._at(revision)).get(service)
-
     async def _at(self, revision: str) -> Mapping[str, ServiceRoutes]:
         known = self._revisions.get(revision)
         if known is not None:

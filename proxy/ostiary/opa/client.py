@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -41,8 +40,8 @@ _SHOWN: Final = 300  # characters of OPA's message that go into a detail
 class OpaClient:
     """One per process, opened in its lifespan (`async with`). Implements `decision.query.PolicyQuery`.
 
-    `deadline` (seconds) covers a whole decision, connecting included; `data_deadline` every other call. `bundle` names
-    the bundle whose revision counts where OPA has more than one. `token` is sent as a bearer token.
+    `deadline` (seconds) covers a whole decision, connecting included; `data_deadline` every other call. `token` is sent
+    as a bearer token.
     """
 
     def __init__(
@@ -50,8 +49,6 @@ class OpaClient:
         *,
         address: OpaAddress,
         token: str | None = None,
-        ca_file: Path | None = None,
-        bundle: str | None = None,
         deadline: float = 0.25,
         data_deadline: float = 5.0,
         connections: int = 128,
@@ -59,10 +56,9 @@ class OpaClient:
         if deadline <= 0 or data_deadline <= 0:
             raise ValueError("a deadline is a number of seconds above 0")
         self.address = address
-        self._bundle = bundle
         self._deadline = deadline
         self._data_deadline = data_deadline
-        self._transport = OpaTransport(address=address, token=token, ca_file=ca_file, connections=connections)
+        self._transport = OpaTransport(address=address, token=token, connections=connections)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -119,20 +115,8 @@ class OpaClient:
         return Answer(
             defined="result" in document,
             result=document.get("result"),
-            revision=self._revision_in(document.get("provenance")),
+            revision=_revision_in(document.get("provenance")),
         )
-
-    def _revision_in(self, provenance: Json) -> str | None:
-        """The revision of the one bundle that counts. Of several without a name to choose by: none."""
-        bundles = provenance.get("bundles") if isinstance(provenance, dict) else None
-        if not isinstance(bundles, dict):
-            return None
-        if self._bundle is not None:
-            entry = bundles.get(self._bundle)
-        else:
-            entry = next(iter(bundles.values())) if len(bundles) == 1 else None
-        revision = entry.get("revision") if isinstance(entry, dict) else None
-        return revision if isinstance(revision, str) and revision else None
 
     async def _ask(self, method: str, path: str, body: bytes | None, deadline: float, limit: int) -> dict[str, Json]:
         try:
@@ -151,6 +135,16 @@ class OpaClient:
             return read_object(text)
         except NotStrict as error:
             raise PolicyUnavailable(f"OPA's answer is not one JSON object: {error}") from error
+
+
+def _revision_in(provenance: Json) -> str | None:
+    """The revision of the one bundle that there is. Of several nobody could tell which counts."""
+    bundles = provenance.get("bundles") if isinstance(provenance, dict) else None
+    if not isinstance(bundles, dict) or len(bundles) != 1:
+        return None
+    (entry,) = bundles.values()
+    revision = entry.get("revision") if isinstance(entry, dict) else None
+    return revision if isinstance(revision, str) and revision else None
 
 
 def _failure(status: int, text: bytes) -> str:

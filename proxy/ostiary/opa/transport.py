@@ -49,10 +49,9 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
     restarted, or a new one with a new bundle took over), connections to the old one are used no longer.
     """
 
-    def __init__(self, *, address: OpaAddress, token: str | None, ca_file: Path | None, connections: int) -> None:
+    def __init__(self, *, address: OpaAddress, token: str | None, connections: int) -> None:
         super().__init__(host=address.host, port=address.port, ssl=address.tls, token=token, retries=0)
         self._address = address
-        self._ca_file = ca_file
         self._connections = connections
         self._lease: _Lease | None = None
         self._socket_seen: tuple[int, int, int] | None = None
@@ -76,9 +75,7 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
             return aiohttp.UnixConnector(
                 path=str(self._address.socket), limit=self._connections, keepalive_timeout=_KEEPALIVE
             )
-        context: ssl.SSLContext | bool = True
-        if self._address.tls:
-            context = ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
+        context = ssl.create_default_context() if self._address.tls else True
         return aiohttp.TCPConnector(ssl=context, limit=self._connections, keepalive_timeout=_KEEPALIVE)
 
     async def exchange(self, method: str, path: str, *, body: bytes | None, limit: int) -> tuple[int, bytes]:
