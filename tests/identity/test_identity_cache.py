@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from ostiary.clock import ManualClock
 from ostiary.errors import AccessError, IdentityInvalid
-from ostiary.identity import JwksUrl, RefreshSettings, build_authenticator
-from ostiary.identity.cache import CachingAuthenticator
-from ostiary.identity.jwt import IssuerRules, JwtAuthenticator
+from ostiary.identity import FailureLimit, JwksUrl, RefreshSettings, build_authenticator
+from ostiary.identity.binding import Possession
+from ostiary.identity.cache import CachingVerifier
+from ostiary.identity.jwt import BearerAuthenticator, IssuerRules, JwtVerifier
 from ostiary.identity.keys import NO_KEYS, KeyReader, KeySet, VerificationKey
 from ostiary.interfaces import Authenticator
 from ostiary.models import Identity
@@ -58,8 +59,10 @@ class World:
         self.clock = ManualClock()
         self.keys = ScriptedKeys()
         rules = IssuerRules(settings=settings(JwksUrl(url="https://idp.test/"), algorithms=("ES256",)), keys=self.keys)
-        self.plain = JwtAuthenticator(issuers={ISSUER: rules}, clock=self.clock)
-        self.caching = CachingAuthenticator(authenticator=self.plain, clock=self.clock, capacity=capacity)
+        verifier = JwtVerifier(issuers={ISSUER: rules}, clock=self.clock, failures=FailureLimit(clock=self.clock))
+        self.cache = CachingVerifier(verifier=verifier, clock=self.clock, capacity=capacity)
+        self.plain = BearerAuthenticator(tokens=verifier, possession=Possession())
+        self.caching = BearerAuthenticator(tokens=self.cache, possession=Possession())
 
     def token(self, key: int = 0, **claims: Any) -> str:
         return Issuer(clock=self.clock, key=KEYS[key]).token(claims=claims)
@@ -88,7 +91,7 @@ async def test_a_cached_token_is_refused_once_it_has_expired() -> None:
     world.clock.advance(15)
     with pytest.raises(IdentityInvalid, match="expired"):
         await world.caching.identify(bearing(token))
-    assert len(world.caching) == 0
+    assert len(world.cache) == 0
 
 
 @pytest.mark.parametrize("changed", [0, 2])
@@ -117,14 +120,14 @@ async def test_bad_tokens_evict_nobody() -> None:
     for index in range(20):
         await outcome(world.caching, world.token(aud=str(index)))
     await world.caching.identify(bearing(good))
-    assert (len(world.caching), world.keys.asked) == (1, 1)
+    assert (len(world.cache), world.keys.asked) == (1, 1)
 
 
 async def test_the_cache_is_bounded() -> None:
     world = World(capacity=4)
     for index in range(20):
         await world.caching.identify(bearing(world.token(jti=str(index))))
-    assert len(world.caching) == 4
+    assert len(world.cache) == 4
 
 
 STEPS = st.lists(

@@ -3,8 +3,8 @@
 An entry dies with the token's `exp`, with its issuer's key set (a rotation, or a set grown too old) and by the bound.
 The expiry is looked at before the entry is used. Failures are never kept: a flood of bad tokens evicts nobody.
 
-What is kept says that a token is good, and to what it is bound; that this request has what it is bound to is looked at
-for every request. So no entry is of use to who has the token and not the proof.
+What is kept says that a token is good, and to what it is bound; that a request has what it is bound to is not looked at
+here, but for every request (`BearerAuthenticator`). So no entry is of use to who has the token and not the proof.
 """
 
 from __future__ import annotations
@@ -13,47 +13,28 @@ import hashlib
 
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
-from ostiary.exchange import Exchange
-from ostiary.identity.bearer import bearer_token
-from ostiary.identity.binding import Possession
-from ostiary.identity.jwt import JwtAuthenticator, Proof
-from ostiary.models import Identity
+from ostiary.identity.jwt import Proof, TokenVerifier
 
 
-class CachingAuthenticator:
-    """Decorates a `JwtAuthenticator`. The map is this one's own, as the settings are: two listeners share nothing.
+class CachingVerifier:
+    """Decorates a `TokenVerifier`. The map is this one's own, as the settings are: two listeners share nothing.
 
     Keys are SHA-256 digests: no token is kept in memory longer than its request.
     """
 
-    def __init__(
-        self,
-        *,
-        authenticator: JwtAuthenticator,
-        clock: Clock,
-        capacity: int = 10_000,
-        possession: Possession | None = None,
-    ) -> None:
-        self._authenticator = authenticator
-        self._possession = possession or Possession()
+    def __init__(self, *, verifier: TokenVerifier, clock: Clock, capacity: int = 10_000) -> None:
+        self._verifier = verifier
         self._clock = clock
         self._proofs: BoundedMap[bytes, Proof] = BoundedMap(capacity)
 
     def __len__(self) -> int:
         return len(self._proofs)
 
-    async def identify(self, exchange: Exchange) -> Identity:
-        """As `JwtAuthenticator.identify`."""
-        proof = await self.verify(bearer_token(exchange), exchange.source_ip)
-        self._possession.check(proof.confirmation, exchange)
-        return proof.identity
-
     async def verify(self, token: bytes, peer: str) -> Proof:
-        """As `JwtAuthenticator.verify`."""
         digest = hashlib.sha256(token).digest()
         proof = self._kept(digest)
         if proof is None:
-            proof = await self._authenticator.verify(token, peer)
+            proof = await self._verifier.verify(token, peer)
             self._proofs.put(digest, proof)
         return proof
 

@@ -9,11 +9,11 @@ from typing import Any
 from ostiary.clock import Clock
 from ostiary.exchange import Exchange
 from ostiary.identity.binding import Possession
-from ostiary.identity.cache import CachingAuthenticator
+from ostiary.identity.cache import CachingVerifier
 from ostiary.identity.dpop import DpopAuthenticator, DpopSettings, ReplayStore
 from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwks import JwksStore, KeyHealth
-from ostiary.identity.jwt import IssuerRules, JwtAuthenticator
+from ostiary.identity.jwt import BearerAuthenticator, IssuerRules, JwtVerifier, TokenVerifier
 from ostiary.identity.keys import KeyReader
 from ostiary.identity.mtls import ActingAuthenticator, CertificateSource
 from ostiary.identity.settings import FILE_REFRESH, IssuerSettings, KeyFile, RefreshSettings
@@ -80,14 +80,15 @@ def build_authenticator(
         raise ValueError("proofs of possession and a store of those that were used come together")
     failures = failures or FailureLimit(clock=clock)
     possession = Possession(certificates=certificates, required=bound_tokens)
-    bearers, stores = _tokens(
-        issuers, clock=clock, refresh=refresh, cache_capacity=cache_capacity, failures=failures, possession=possession
-    )
-    tokens: Authenticator = bearers
+    rules, stores = _rules(issuers, clock=clock, refresh=refresh)
+    tokens: TokenVerifier = JwtVerifier(issuers=rules, clock=clock, failures=failures)
+    if cache_capacity > 0:
+        tokens = CachingVerifier(verifier=tokens, clock=clock, capacity=cache_capacity)
+    subjects: Authenticator = BearerAuthenticator(tokens=tokens, possession=possession)
     if dpop is not None and replays is not None:
-        tokens = DpopAuthenticator(
-            bearers=bearers,
-            tokens=bearers,
+        subjects = DpopAuthenticator(
+            bearers=subjects,
+            tokens=tokens,
             possession=possession,
             store=replays,
             settings=dpop,
@@ -95,20 +96,14 @@ def build_authenticator(
             clock=clock,
         )
     if demanded is None:
-        return ListenerAuthenticator(authenticator=tokens, stores=stores)
-    acting = ActingAuthenticator(tokens=tokens, certificates=demanded)
+        return ListenerAuthenticator(authenticator=subjects, stores=stores)
+    acting = ActingAuthenticator(tokens=subjects, certificates=demanded)
     return ListenerAuthenticator(authenticator=acting, stores=stores)
 
 
-def _tokens(
-    issuers: Sequence[IssuerSettings],
-    *,
-    clock: Clock,
-    refresh: RefreshSettings | None,
-    cache_capacity: int,
-    failures: FailureLimit,
-    possession: Possession,
-) -> tuple[JwtAuthenticator | CachingAuthenticator, list[JwksStore]]:
+def _rules(
+    issuers: Sequence[IssuerSettings], *, clock: Clock, refresh: RefreshSettings | None
+) -> tuple[dict[str, IssuerRules], list[JwksStore]]:
     if not issuers:
         raise ValueError("no issuer: nobody could be identified")
     rules: dict[str, IssuerRules] = {}
@@ -126,11 +121,7 @@ def _tokens(
         )
         stores.append(store)
         rules[settings.issuer] = IssuerRules(settings=settings, keys=store)
-    verifying = JwtAuthenticator(issuers=rules, clock=clock, failures=failures, possession=possession)
-    if cache_capacity == 0:
-        return verifying, stores
-    caching = CachingAuthenticator(authenticator=verifying, clock=clock, capacity=cache_capacity, possession=possession)
-    return caching, stores
+    return rules, stores
 
 
 def key_reader(settings: IssuerSettings) -> KeyReader:

@@ -30,7 +30,7 @@ from ostiary.exchange import Exchange
 from ostiary.identity.bearer import MAX_TOKEN_BYTES, check_not_repeated
 from ostiary.identity.binding import Possession
 from ostiary.identity.failures import FailureLimit
-from ostiary.identity.jwt import Proof
+from ostiary.identity.jwt import Proof, TokenVerifier
 from ostiary.identity.keys import KeyUnusable, ProofKeyReader
 from ostiary.identity.preparse import UnverifiedProof, take_proof_apart
 from ostiary.interfaces import Authenticator
@@ -54,13 +54,6 @@ class ReplayStore(Protocol):
         False too where it cannot be known whether it was used: a proof from before the store began, or one that has
         expired by the store's own clock. Raises `Overloaded` (503) where there is no room or no answer in time.
         """
-
-
-class TokenProver(Protocol):
-    """Who knows whether a token is good, whoever brings it."""
-
-    async def verify(self, token: bytes, peer: str) -> Proof:
-        """Raises as `JwtAuthenticator.verify`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +81,7 @@ class DpopAuthenticator:
         self,
         *,
         bearers: Authenticator,
-        tokens: TokenProver,
+        tokens: TokenVerifier,
         possession: Possession,
         store: ReplayStore,
         settings: DpopSettings,

@@ -64,35 +64,41 @@ class Proof:
     confirmation: Confirmation | None = None
 
 
-class JwtAuthenticator:
-    """An `Authenticator` for bearer JWTs of several issuers. `failures` bounds what one peer may get wrong."""
-
-    def __init__(
-        self,
-        *,
-        issuers: Mapping[str, IssuerRules],
-        clock: Clock,
-        failures: FailureLimit | None = None,
-        possession: Possession | None = None,
-    ) -> None:
-        self._issuers = {name: rules for name, rules in issuers.items() if rules.settings.use == "jwt"}
-        self._domains = {name: rules for name, rules in issuers.items() if rules.settings.use == "jwt-svid"}
-        self._possession = possession or Possession()
-        self._failures = failures or FailureLimit(clock=clock)
-        self._media_types = {name: rules.settings.media_types for name, rules in self._issuers.items()}
-        self._clock = clock
-
-    async def identify(self, exchange: Exchange) -> Identity:
-        """Prove who sends this. Raises as `verify`, `IdentityMissing`, or 400 for a doubled or repeated token."""
-        proof = await self.verify(bearer_token(exchange), exchange.source_ip)
-        self._possession.check(proof.confirmation, exchange)
-        return proof.identity
+class TokenVerifier(Protocol):
+    """Who knows whether a token is good, whoever brings it."""
 
     async def verify(self, token: bytes, peer: str) -> Proof:
         """The proof that a token from this address gives, to whoever has what it is bound to.
 
         Raises `IdentityInvalid`, whatever happens, or `TooManyFailures` (429) without looking at the token.
         """
+
+
+class BearerAuthenticator:
+    """An `Authenticator` for bearer tokens: good ones, from who has what they are bound to."""
+
+    def __init__(self, *, tokens: TokenVerifier, possession: Possession) -> None:
+        self._tokens = tokens
+        self._possession = possession
+
+    async def identify(self, exchange: Exchange) -> Identity:
+        """Prove who sends this. Raises as `verify`, `IdentityMissing`, or 400 for a doubled or repeated token."""
+        proof = await self._tokens.verify(bearer_token(exchange), exchange.source_ip)
+        self._possession.check(proof.confirmation, exchange)
+        return proof.identity
+
+
+class JwtVerifier:
+    """A `TokenVerifier` for JWTs of several issuers. `failures` bounds what one peer may get wrong."""
+
+    def __init__(self, *, issuers: Mapping[str, IssuerRules], clock: Clock, failures: FailureLimit) -> None:
+        self._issuers = {name: rules for name, rules in issuers.items() if rules.settings.use == "jwt"}
+        self._domains = {name: rules for name, rules in issuers.items() if rules.settings.use == "jwt-svid"}
+        self._failures = failures
+        self._media_types = {name: rules.settings.media_types for name, rules in self._issuers.items()}
+        self._clock = clock
+
+    async def verify(self, token: bytes, peer: str) -> Proof:
         self._failures.check(peer)
         try:
             return await self._guarded(token)
