@@ -34,6 +34,7 @@ from cryptography.x509.verification import (
 )
 
 from ostiary.errors import IdentityInvalid
+from ostiary.identity.claims import SUBJECT
 from ostiary.models import Identity
 from ostiary.spiffe import SpiffeId, domain_id
 
@@ -43,8 +44,6 @@ SubjectKind: TypeAlias = Literal["dns", "email", "uri", "common_name"]
 MAX_AUTHORITIES: Final = 64
 _MAX_DEPTH: Final = 6  # intermediate certificates; more is no path that anybody builds on purpose
 
-# Printable ASCII without a space at either end, as a token's subject: what looks the same in a log is the same.
-_SUBJECT: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 _DNS: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _CLIENT: Final = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
@@ -199,7 +198,7 @@ def _plain_subject(leaf: x509.Certificate, names: x509.SubjectAlternativeName, k
     if len(found) != 1:
         raise IdentityInvalid(f"certificate: {len(found) or 'no'} names of the type {kind}, not one")
     subject = found[0]
-    if not isinstance(subject, str) or _SUBJECT.fullmatch(subject) is None:
+    if not isinstance(subject, str) or SUBJECT.fullmatch(subject) is None:
         raise IdentityInvalid(f"certificate: its {kind} is not a subject")
     if kind == "dns" and _DNS.fullmatch(subject) is None:
         raise IdentityInvalid("certificate: its DNS name is not one host's")  # a wildcard is many

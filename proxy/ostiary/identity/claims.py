@@ -12,9 +12,11 @@ from ostiary.identity.settings import IssuerSettings
 from ostiary.models import Identity, Json
 from ostiary.spiffe import SpiffeId
 
-# Printable ASCII, no space at either end: what looks the same in a log is the same.
-_SUBJECT: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
-_TOKEN_ID: Final = re.compile(r"[!-~]{1,256}")
+SUBJECT: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+"""Printable ASCII without a space at either end: what looks the same in a log is the same."""
+
+TOKEN_ID: Final = re.compile(r"[!-~]{1,256}")
+"""A `jti`."""
 
 
 def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float) -> Identity:
@@ -31,7 +33,7 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
         raise IdentityInvalid("claim: aud")
     expires_at = _check_times(claims, settings, now)
     token_id = claims.get("jti")
-    if "jti" in claims and (not isinstance(token_id, str) or _TOKEN_ID.fullmatch(token_id) is None):
+    if "jti" in claims and (not isinstance(token_id, str) or TOKEN_ID.fullmatch(token_id) is None):
         raise IdentityInvalid("claim: jti")
     subject = claims.get("sub")
     if not isinstance(subject, str):
@@ -39,7 +41,7 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
     if settings.use == "jwt-svid":
         if trust_domain_of(claims) != settings.issuer:
             raise IdentityInvalid("claim: sub, no workload of this trust domain")
-    elif _SUBJECT.fullmatch(subject) is None:
+    elif SUBJECT.fullmatch(subject) is None:
         raise IdentityInvalid("claim: sub")
     return Identity(
         issuer=settings.issuer,

@@ -29,6 +29,7 @@ from ostiary.errors import AccessError, IdentityInvalid
 from ostiary.exchange import Exchange
 from ostiary.identity.bearer import MAX_TOKEN_BYTES, check_not_repeated
 from ostiary.identity.binding import Possession
+from ostiary.identity.claims import TOKEN_ID
 from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwt import Proof, TokenVerifier
 from ostiary.identity.keys import KeyUnusable, ProofKeyReader
@@ -40,7 +41,6 @@ from ostiary.target import canonicalise
 SCHEME: Final = b"dpop "
 MAX_PROOF_BYTES: Final = 4096
 
-_TOKEN_ID: Final = re.compile(r"[!-~]{1,256}")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _URL: Final = re.compile(r"[!-~]{1,16384}")
 
@@ -168,7 +168,7 @@ class DpopAuthenticator:
             if name in claims:
                 raise IdentityInvalid(f"DPoP: {name}")
         token_id = claims.get("jti")
-        if not isinstance(token_id, str) or _TOKEN_ID.fullmatch(token_id) is None:
+        if not isinstance(token_id, str) or TOKEN_ID.fullmatch(token_id) is None:
             raise IdentityInvalid("DPoP: jti")
         return issued_at, token_id
 

@@ -35,8 +35,8 @@ _chance: Final = random.SystemRandom().random
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyHealth:
-    """The state of one issuer's keys. `age` is seconds since the last good answer; `failure` the cause, one word, of
-    the last attempt if that failed."""
+    """The state of one issuer's keys. `generation` is how often the set changed, `age` seconds since the last good
+    answer, and `failure` the cause, one word, of the last attempt if that failed."""
 
     issuer: str
     ready: bool
@@ -95,20 +95,11 @@ class JwksStore:
         self._keeper: asyncio.Task[None] | None = None
 
     @property
-    def issuer(self) -> str:
-        return self._issuer
-
-    @property
     def current(self) -> KeySet:
         """The keys in use. The same object until the set changes, and `NO_KEYS` once it is too old."""
         if self._loaded_at is None or self._clock.monotonic() - self._loaded_at >= self._refresh.max_age:
             return NO_KEYS
         return self._current
-
-    @property
-    def generation(self) -> int:
-        """How often the set changed. A refresh that found the same keys does not count."""
-        return self._generation
 
     def health(self) -> KeyHealth:
         current = self.current

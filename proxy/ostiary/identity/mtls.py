@@ -17,7 +17,7 @@ from ostiary.errors import IdentityInvalid, IdentityMissing
 from ostiary.exchange import Exchange
 from ostiary.identity.certificates import CertificateTrust, Certified
 from ostiary.interfaces import Authenticator
-from ostiary.models import Identity, Json
+from ostiary.models import Identity
 from ostiary.peer import PeerCertificate, peer_certificate
 
 
@@ -106,10 +106,5 @@ def _acting(subject: Identity, actor: Identity) -> Identity:
         expires_at=min(subject.expires_at, actor.expires_at),
         claims=subject.claims,
         token_id=subject.token_id,
-        actor=actor_document(actor),
+        actor=actor.document(),  # of the same shape as `subject`
     )
-
-
-def actor_document(actor: Identity) -> dict[str, Json]:
-    """The `context.actor` of the decision contract: the same shape as `subject`."""
-    return actor.document()
