@@ -73,7 +73,7 @@ async def test_of_many_at_once_one_is_the_first(path: Path) -> None:
 async def test_what_is_too_old_is_forgotten_and_its_place_used_again(table: ReplayTable) -> None:
     for round_ in range(5):
         now, ends = NOW + round_ * 61, ENDS + round_ * 61
-        for number in range(600):
+        for number in range(400):  # of 1024 places: with many more, one bucket is full by chance now and then
             assert await spend(table, (round_, number), now=now, ends=ends)
 
 
