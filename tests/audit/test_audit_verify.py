@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -272,6 +273,21 @@ def test_a_checkpoint_that_was_forged_or_altered_is_named(place: Place) -> None:
     (path,) = place.checkpoints.iterdir()
     rewrite(path, lambda lines: [lines[0].replace(b'"seq":11', b'"seq":10')])
     assert [(one.kind, one.file) for one in verified(place).findings] == [("altered", path.name)]
+
+
+def test_a_line_without_an_end_is_no_checkpoint(tmp_path: Path) -> None:
+    """Its signature is not looked at, because a death may have cut it short: so nothing is covered by it either."""
+    place = Place(tmp_path)
+    sink, chain = chained(place)
+    signing = checkpoints(place, chain, interval=3600)
+    sink.append([record(1)])
+    signing.take()
+    sink.append([record(2)])
+    (path,) = place.checkpoints.iterdir()
+    last, line = place.lines()[-1], json.loads(path.read_bytes())
+    path.write_bytes(path.read_bytes() + json.dumps({**line, "seq": last["seq"], "mac": last["mac"]}).encode())
+    report = verified(place)
+    assert [(one.last, one.covered) for one in report.chains] == [(3, 2)]
 
 
 def test_checkpoints_that_were_removed_between_others_are_named(tmp_path: Path) -> None:

@@ -27,6 +27,16 @@ MOST: Final = 1000
 """Remarks that are told one by one. Of the rest, findings are counted."""
 
 
+def span(first: int, last: int) -> str:
+    """`record 7`, `records 7 to 9`."""
+    return f"record {first}" if first == last else f"records {first} to {last}"
+
+
+def those(first: int, last: int) -> str:
+    """The same as a subject: `record 7 is`, `records 7 to 9 are`."""
+    return f"{span(first, last)} {'is' if first == last else 'are'}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remark:
     """One thing that was found. `line` counts from 1. What does not apply is None."""

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import orjson
 
 from ostiary.audit.chain import FIRST
-from ostiary.audit.findings import Kind, Report
+from ostiary.audit.findings import Kind, Report, those
 from ostiary.audit.keys import MAC_TEXT, Sealing
 from ostiary.audit.signed import Checkpoint
 
@@ -196,8 +196,7 @@ class ChainJudge:
         if suspect is not None:
             self._decide(suspect, suspect.anchors[0])
         for gap in self._gaps:
-            some = f"records {gap.first} to {gap.last} are" if gap.first < gap.last else f"record {gap.first} is"
-            what = f"{some} missing before this line, which cannot be judged without"
+            what = f"{those(gap.first, gap.last)} missing before this line, which cannot be judged without"
             self.say("removed", gap.at.file, gap.at.number, what, seq=gap.first)
         self._gaps.clear()
 

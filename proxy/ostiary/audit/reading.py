@@ -118,9 +118,7 @@ def follow(
                     if file is None:
                         continue
                     file.seek(places.setdefault(path, 0))
-                    for raw in iter(lambda file=file: file.readline(LONGEST), b""):  # type: ignore[misc]
-                        if not raw.endswith(b"\n"):
-                            break
+                    while (raw := file.readline(LONGEST)).endswith(b"\n"):
                         places[path] += len(raw)
                         line = _parsed(raw)
                         if line is not None and chosen.takes(line):

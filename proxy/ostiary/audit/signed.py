@@ -59,7 +59,6 @@ class CheckpointBook:
         self._bad: set[tuple[Path, int]] = set()
         self._unknown: set[str] = set()
         self.remarks: list[Remark] = []
-        self.count = 0
         found = [(name, one / str(name)) for one in directories for name in file_names(one, prefix=CHECKPOINTS)]
         for name, path in sorted(found):
             self._read(name.worker, path)
@@ -85,13 +84,10 @@ class CheckpointBook:
             offset = 0
 
     def _read(self, worker: str, path: Path) -> None:
-        number = 0
-        for at, line in _lines(path, 0):
-            number += 1
-            if not line.endswith(b"\n"):
-                continue  # the process died while it was written
+        for number, (at, line) in enumerate(_lines(path, 0), start=1):
             checkpoint = _parse(line)
             if checkpoint is not None and checkpoint.kid not in self._keys:
+                self._bad.add((path, at))
                 self._unsigned(checkpoint, path, number)
             elif checkpoint is None or not self._good(line, checkpoint):
                 self._bad.add((path, at))
@@ -99,11 +95,8 @@ class CheckpointBook:
                 self.remarks.append(Remark(kind="altered", file=path.name, line=number, what=what))
             else:
                 self._note(worker, checkpoint, path, at, number)
-                continue
-            self._bad.add((path, at))
 
     def _note(self, worker: str, checkpoint: Checkpoint, path: Path, at: int, number: int) -> None:
-        self.count += 1
         chains = self._chains.setdefault(worker, {})
         chain = chains.get(checkpoint.chain)
         if chain is None:
@@ -135,13 +128,14 @@ class CheckpointBook:
 
 
 def _lines(path: Path, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and line."""
+    """Offset and line, of those that are whole: a process may have died in writing the last one."""
     with opened(path) as file:
         if file is None:
             return
         file.seek(offset)
         while line := file.readline(MAX_LINE):
-            yield offset, line
+            if line.endswith(b"\n"):
+                yield offset, line
             offset += len(line)
 
 

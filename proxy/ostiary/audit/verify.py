@@ -28,7 +28,7 @@ from typing import BinaryIO, Final
 from ostiary.audit.begin import Begin, Follows
 from ostiary.audit.chain import LONGEST
 from ostiary.audit.files import AUDIT, FileName, file_names, opened
-from ostiary.audit.findings import ChainReport, Kind, Remark, Report
+from ostiary.audit.findings import ChainReport, Kind, Remark, Report, span, those
 from ostiary.audit.judge import ChainJudge, Line
 from ostiary.audit.keys import AuditKey, Sealing
 from ostiary.audit.signed import ChainCheckpoints, CheckpointBook
@@ -232,7 +232,7 @@ class _Worker:
         judge.resolve_by(seq=before.seq, mac=before.mac)
         here, there = end.whole + end.torn, before.bytes + before.torn
         if judge.seq < before.seq:
-            some = _records(judge.seq + 1, before.seq)
+            some = those(judge.seq + 1, before.seq)
             self._say("truncated", end.file, None, f"{some} missing at the end of the file", seq=judge.seq + 1)
         elif judge.seq > before.seq and here == there:
             judge.skip_to(seq=before.seq, mac=before.mac)  # of a write that failed and could not be taken back
@@ -275,7 +275,7 @@ class _Worker:
         end = None if self._end is None else self._end.file
         last = judge.settle()
         if last is not None and last.seq > judge.seq:
-            some = _records(judge.seq + 1, last.seq)
+            some = those(judge.seq + 1, last.seq)
             what = f"{some} missing at the end of chain {judge.chain}: the checkpoint of {last.time} names the last"
             self._say("truncated", end, None, what, seq=judge.seq + 1)
         self._pruned |= judge.pruned
@@ -310,7 +310,7 @@ class _Worker:
         since = f"what else may have been written from {judge.covered.time}{window}"
         if judge.covered.seq == judge.seq:
             return f"checkpoints cover all but {since}"
-        return f"no checkpoint covers {_span(judge.covered.seq + 1, judge.seq)}, nor {since}"
+        return f"no checkpoint covers {span(judge.covered.seq + 1, judge.seq)}, nor {since}"
 
     # what is not there
 
@@ -350,14 +350,6 @@ class _Worker:
                 what=what,
             )
         )
-
-
-def _span(first: int, last: int) -> str:
-    return f"record {first}" if first == last else f"records {first} to {last}"
-
-
-def _records(first: int, last: int) -> str:
-    return f"{_span(first, last)} {'is' if first == last else 'are'}"
 
 
 def _absent_chain(worker: str, chain: ChainCheckpoints) -> str:
