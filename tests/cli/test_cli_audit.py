@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ostiary.audit.reading import Selection, follow, last, sizes
 from ostiary.errors import IdentityInvalid
 from support.audit import Stages, decision, forward
 from support.cli import COMMAND, CONFIG, ostiary
@@ -153,6 +154,15 @@ def test_tail_takes_a_completion_with_the_decision_it_belongs_to(recorded: tuple
     ]
     assert words(ostiary("audit", "tail", "--reason", "permission-missing").out) == [[denied, "refusal"]]
     assert words(ostiary("audit", "tail", "--service", "billing").out) == []
+
+
+def test_what_comes_between_the_last_lines_and_those_that_follow_is_shown_once(place: Place) -> None:
+    written(place, [[1]])
+    now = sizes([place.audit])
+    written(place, [[2]])
+    shown = [line["decision_id"] for line in last([place.audit], 10, Selection(), until=now)]
+    following = follow([place.audit], Selection(), since=now)
+    assert [*shown, next(following)["decision_id"]] == [f"{1:032x}", f"{2:032x}"]
 
 
 def test_tail_follows_what_comes(place: Place) -> None:

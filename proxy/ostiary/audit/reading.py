@@ -6,10 +6,9 @@ What is read here is not proved by anything: that is what verifying is for. Line
 from __future__ import annotations
 
 import heapq
-import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
@@ -25,6 +24,7 @@ ASKED: Final = frozenset({"decision", "refusal", "answer"})
 """The kinds of line that a request begins with."""
 
 _BLOCK: Final = 1 << 16
+_PAUSE: Final = 0.2  # seconds between two looks at what came
 _HELD: Final = 100_000
 """Requests that are waited for to end. The oldest is given up when there are more."""
 
@@ -93,24 +93,28 @@ def requests(directories: Sequence[Path], selection: Selection) -> Iterator[dict
             yield from _selected(line, selection)
 
 
-def last(directories: Sequence[Path], count: int, selection: Selection) -> list[dict[str, Any]]:
-    """The last lines of requests, in the order of their time: `count` of them, completions included."""
+def sizes(directories: Sequence[Path]) -> dict[Path, int]:
+    """How far each file is written now, in bytes. Raises OSError."""
+    return {path: path.stat().st_size for files in audit_files(directories).values() for _, path in files}
+
+
+def last(
+    directories: Sequence[Path], count: int, selection: Selection, *, until: Mapping[Path, int]
+) -> list[dict[str, Any]]:
+    """The last lines of requests, in the order of their time: `count` of them, completions included.
+
+    What was written after `until` (`sizes`) is left to `follow`.
+    """
     found: list[dict[str, Any]] = []
     for files in audit_files(directories).values():
-        found += _last_of(files, count, selection)
+        found += _last_of([path for _, path in files if path in until], count, selection, until)
     return heapq.nlargest(count, found, key=lambda line: str(line.get("time")))[::-1]
 
 
-def follow(
-    directories: Sequence[Path],
-    selection: Selection,
-    *,
-    pause: float = 0.2,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[dict[str, Any]]:
-    """Lines of requests as they come, from now on, for ever. `pause` is in seconds."""
+def follow(directories: Sequence[Path], selection: Selection, *, since: Mapping[Path, int]) -> Iterator[dict[str, Any]]:
+    """Lines of requests as they come, from `since` (`sizes`) on, for ever."""
     chosen = _Chosen(selection)
-    places = {path: path.stat().st_size for files in audit_files(directories).values() for _, path in files}
+    places = dict(since)
     while True:
         for files in audit_files(directories).values():
             for _, path in files:
@@ -123,7 +127,7 @@ def follow(
                         line = _parsed(raw)
                         if line is not None and chosen.takes(line):
                             yield line
-        sleep(pause)
+        time.sleep(_PAUSE)
 
 
 class _Chosen:
@@ -147,15 +151,17 @@ class _Chosen:
         return kind in ("completion", "credential") and (self._selection.everything or known in self._known)
 
 
-def _last_of(files: Sequence[tuple[FileName, Path]], count: int, selection: Selection) -> list[dict[str, Any]]:
+def _last_of(
+    files: Sequence[Path], count: int, selection: Selection, until: Mapping[Path, int]
+) -> list[dict[str, Any]]:
     """Read backwards: a completion comes before what it completes, and is kept until that was met."""
     found: list[dict[str, Any]] = []
     ends: OrderedDict[str, dict[str, Any]] = OrderedDict()
-    for _, path in reversed(files):
+    for path in reversed(files):
         with opened(path) as file:
             if file is None:
                 continue
-            for raw in _backwards(file):
+            for raw in _backwards(file, until[path]):
                 line = _parsed(raw)
                 if line is None:
                     continue
@@ -175,9 +181,9 @@ def _last_of(files: Sequence[tuple[FileName, Path]], count: int, selection: Sele
     return found
 
 
-def _backwards(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, the last one first. What stands behind the last newline is left out."""
-    place = file.seek(0, os.SEEK_END)
+def _backwards(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The lines of a file up to `end`, the last one first. What stands behind the last newline is left out."""
+    place = end
     rest, first = b"", True
     while place > 0:
         size = min(_BLOCK, place)

@@ -27,7 +27,7 @@ from ostiary.audit.keys import read_keys
 from ostiary.audit.ocsf import api_activity
 from ostiary.audit.query import QueryUnavailable
 from ostiary.audit.query import query as search
-from ostiary.audit.reading import Selection, follow, last, requests
+from ostiary.audit.reading import Selection, follow, last, requests, sizes
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
 from ostiary.cli.output import fail, note, print_json, print_table
@@ -201,11 +201,12 @@ def tail(
     """Show the last lines about requests, of all workers, in the order of their time."""
     selection = _selection(caller, service, endpoint, reason, since, until)
     places = _audit_directories(directories, config)
-    for line in last(places, count, selection):
+    now = sizes(places)
+    for line in last(places, count, selection, until=now):
         typer.echo(_line(line, as_json=as_json))
     if following:
         with contextlib.suppress(KeyboardInterrupt):
-            for line in follow(places, selection):
+            for line in follow(places, selection, since=now):
                 typer.echo(_line(line, as_json=as_json))
 
 
