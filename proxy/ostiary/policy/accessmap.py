@@ -13,10 +13,10 @@ from typing import Final, Literal, TypeAlias
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.policy import phrases
-from ostiary.policy.model import Caller, Conditions, CredentialSettings, Eligibility, PermissionMap
-from ostiary.policy.terms import DEFAULT_LIFETIME, compile_conditions, conditions_digest
+from ostiary.policy.model import Caller, Conditions, PermissionMap
+from ostiary.policy.terms import compile_conditions, conditions_digest, limits_of, profile_of, strictest
 from ostiary.policy.values import written_duration
-from ostiary.policy.words import closest, either, quoted
+from ostiary.policy.words import closest, quoted
 from ostiary.routes import Endpoint
 
 Kind: TypeAlias = Literal["standing", "eligible"]
@@ -35,9 +35,8 @@ class Access:
     kind: Kind
     digest: str
     when: Conditions | None
-    lifetime: int
-    per_call: bool
-    limits: Eligibility | None = None
+    profile: dict[str, Json]
+    limits: dict[str, Json] | None = None
 
     @property
     def permission(self) -> str:
@@ -55,22 +54,20 @@ class Access:
 
     @property
     def credential(self) -> str:
-        return f"{'one call' if self.per_call else 'reusable'}, {written_duration(self.lifetime * 1000)}"
+        kind = "one call" if self.profile["per_call"] else "reusable"
+        return f"{kind}, {written_duration(self.profile['lifetime'] * 1000)}"
 
     @property
     def terms(self) -> str:
         """What an eligible access takes, as a phrase; nothing where it is standing."""
         if self.limits is None:
             return ""
-        limits = self.limits
-        approvals = "" if limits.approvals == 1 else f"{limits.approvals} of "
-        uses = {None: "", 1: ", for one request"}.get(limits.max_uses, f", for {limits.max_uses} requests")
-        duration = written_duration(limits.max_duration * 1000)
-        return f"approved by {approvals}{either(limits.approvers)}, for at most {duration}{uses}"
+        most = self.limits["max_uses"]
+        uses = {None: "", 1: ", for one request"}.get(most, f", for {most} requests")
+        return f"{phrases.approval(self.limits)}{uses}"
 
     def document(self) -> dict[str, Json]:
         """For programs. Conditions are as `permissions.yaml` has them; times are seconds."""
-        limits = ("approvers", "approvals", "max_duration", "max_uses", "reason_required")
         return {
             "permission": self.permission,
             "caller": self.caller,
@@ -80,8 +77,8 @@ class Access:
             "path": self.endpoint.path,
             "kind": self.kind,
             "when": {} if self.when is None else self.when.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            "credential": {"lifetime": self.lifetime, "per_call": self.per_call},
-            "limits": None if self.limits is None else {name: getattr(self.limits, name) for name in limits},
+            "credential": self.profile,
+            "limits": self.limits,
         }
 
 
@@ -123,8 +120,7 @@ def access_map(policy: PermissionMap, *, caller: str | None = None, service: str
 
 def _standing(policy: PermissionMap) -> Iterator[Access]:
     for permission in policy.permissions:
-        digest = conditions_digest(permission.when)
-        lifetime, per_call = _credential(permission.credential)
+        digest, profile = conditions_digest(permission.when), profile_of(permission.credential)
         for service, endpoint in policy.covered(permission):
             yield Access(
                 caller=permission.caller,
@@ -133,15 +129,13 @@ def _standing(policy: PermissionMap) -> Iterator[Access]:
                 kind="standing",
                 digest=digest,
                 when=permission.when,
-                lifetime=lifetime,
-                per_call=per_call,
+                profile=profile,
             )
 
 
 def _eligible(policy: PermissionMap) -> Iterator[Access]:
     for eligibility in policy.eligible:
-        digest = conditions_digest(eligibility.when)
-        lifetime, per_call = _credential(eligibility.credential)
+        digest, profile = conditions_digest(eligibility.when), profile_of(eligibility.credential)
         for name in eligibility.endpoints:
             yield Access(
                 caller=eligibility.caller,
@@ -150,16 +144,9 @@ def _eligible(policy: PermissionMap) -> Iterator[Access]:
                 kind="eligible",
                 digest=digest,
                 when=eligibility.when,
-                lifetime=lifetime,
-                per_call=per_call,
-                limits=eligibility,
+                profile=profile,
+                limits=limits_of(eligibility),
             )
-
-
-def _credential(settings: CredentialSettings | None) -> tuple[int, bool]:
-    if settings is None:
-        return DEFAULT_LIFETIME, False
-    return DEFAULT_LIFETIME if settings.lifetime is None else settings.lifetime, settings.per_call
 
 
 def _merged(accesses: Iterable[Access]) -> list[Access]:
@@ -168,9 +155,7 @@ def _merged(accesses: Iterable[Access]) -> list[Access]:
     for access in accesses:
         other = kept.setdefault(access.permission, access)
         if other is not access:
-            kept[access.permission] = replace(
-                access, lifetime=min(access.lifetime, other.lifetime), per_call=access.per_call or other.per_call
-            )
+            kept[access.permission] = replace(access, profile=strictest(access.profile, other.profile))
     return list(kept.values())
 
 
@@ -206,7 +191,7 @@ def outline(found: AccessMap, *, width: int) -> str:
                 lines.append(f"  {service}")
             notes = [f"eligible: {access.terms}"] if access.terms else []
             notes += [f"if {condition}" for condition in access.conditions]
-            if access.per_call or access.lifetime != DEFAULT_LIFETIME:
+            if access.profile != profile_of(None):
                 notes.append(f"credential: {access.credential}")
             lines += _entry(access.endpoint, notes, column=column, width=width)
     if found.nobody:

@@ -30,9 +30,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from ostiary.models import Json
-from ostiary.policy.model import Caller, CredentialSettings, Eligibility, PermissionMap
+from ostiary.policy.model import Caller, PermissionMap
 from ostiary.policy.routing import route_forms, route_index, spells_number
-from ostiary.policy.terms import DEFAULT_LIFETIME, Key, Terms, compile_conditions, conditions_digest
+from ostiary.policy.terms import Key, Terms, compile_conditions, conditions_digest, limits_of, profile_of, strictest
 
 FORMAT: Final = 1
 """The number of the format of `data.ostiary.map`. It grows with every change that older Rego or proxies misread."""
@@ -72,15 +72,15 @@ def compile_map(
 def _add_standing(permissions: PermissionMap, terms: Terms) -> None:
     collected: dict[Key, dict[str, Json]] = defaultdict(dict)
     for permission in permissions.permissions:
-        digest, credential = conditions_digest(permission.when), _credential(permission.credential)
+        digest, profile = conditions_digest(permission.when), profile_of(permission.credential)
         for service, endpoint in permissions.covered(permission):
             variants = collected[permission.caller, service, endpoint.name]
             if digest in variants:
                 # Two permissions that always hold together: the strictest credential of both.
-                variants[digest]["credential"] = _strictest(variants[digest]["credential"], credential)
+                variants[digest]["credential"] = strictest(variants[digest]["credential"], profile)
                 continue
             conditions = compile_conditions(permission.when, endpoint.template)
-            variants[digest] = {"id": digest, "credential": credential, **conditions}
+            variants[digest] = {"id": digest, "credential": profile, **conditions}
     for key, variants in collected.items():
         for digest in sorted(variants):
             terms.add("standing", key, variants[digest])
@@ -90,37 +90,13 @@ def _add_eligible(permissions: PermissionMap, terms: Terms) -> None:
     for eligibility in permissions.eligible:
         variant = {
             "id": conditions_digest(eligibility.when),
-            "credential": _credential(eligibility.credential),
-            **_limits(eligibility),
+            "credential": profile_of(eligibility.credential),
+            **limits_of(eligibility),
         }
         endpoints = permissions.services[eligibility.service].endpoints
         for name in eligibility.endpoints:
             conditions = compile_conditions(eligibility.when, endpoints[name].template)
             terms.add("eligible", (eligibility.caller, eligibility.service, name), {**variant, **conditions})
-
-
-def _limits(eligibility: Eligibility) -> dict[str, Json]:
-    return {
-        "approvers": eligibility.approvers,
-        "approvals": eligibility.approvals,
-        "max_duration": eligibility.max_duration,
-        "max_uses": eligibility.max_uses,
-        "reason_required": eligibility.reason_required,
-    }
-
-
-def _credential(settings: CredentialSettings | None) -> dict[str, Json]:
-    if settings is None:
-        return {"lifetime": DEFAULT_LIFETIME, "per_call": False}
-    lifetime = DEFAULT_LIFETIME if settings.lifetime is None else settings.lifetime
-    return {"lifetime": lifetime, "per_call": settings.per_call}
-
-
-def _strictest(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
-    return {
-        "lifetime": min(one["lifetime"], other["lifetime"]),
-        "per_call": one["per_call"] or other["per_call"],
-    }
 
 
 def _callers(callers: Mapping[str, Caller]) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from ostiary.models import AccessRequest, Json, Method
 from ostiary.policy import phrases
 from ostiary.policy.compiler import FORMAT
 from ostiary.policy.values import written_duration
-from ostiary.policy.words import closest, either, quoted
+from ostiary.policy.words import closest, quoted
 from ostiary.target import OWN_SERVICE
 
 SOMEONE: Final = "someone"
@@ -245,12 +245,7 @@ def _grant(explanation: Mapping[str, Json]) -> Iterator[str]:
         for variant in caller["eligible"]:
             if not variant["holds"] or variant["grant"] == "active":
                 continue  # said already, or there
-            approvals = "" if variant["approvals"] == 1 else f"{variant['approvals']} of "
-            duration = written_duration(variant["max_duration"] * 1000)
-            yield (
-                f"a grant for {variant['permission']}, approved by {approvals}{either(variant['approvers'])}, "
-                f"for at most {duration}"
-            )
+            yield f"a grant for {variant['permission']}, {phrases.approval(variant)}"
 
 
 def _others(explanation: Mapping[str, Json]) -> Iterator[str]:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ostiary.models import Json
+from ostiary.policy.terms import WEEK
+from ostiary.policy.values import written_duration
 from ostiary.policy.words import either
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/@*+~-]+")
-_WEEK: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 def text(value: Json) -> str:
@@ -67,6 +68,13 @@ def found(name: str, value: Json) -> str:
     return "" if value is None else text(value)
 
 
+def approval(limits: Mapping[str, Json]) -> str:
+    """Who has to approve a grant, and how long it may last: `approved by 2 of ann, bob or eve, for at most 30m`."""
+    approvals = "" if limits["approvals"] == 1 else f"{limits['approvals']} of "
+    duration = written_duration(limits["max_duration"] * 1000)
+    return f"approved by {approvals}{either(limits['approvers'])}, for at most {duration}"
+
+
 def _hours(hours: Mapping[str, Json]) -> str:
     first, *rest = hours["windows"]
     # Past midnight there are two windows; the day is the one it began on.
@@ -81,8 +89,8 @@ def _clock(minutes: int) -> str:
 
 def _days(days: Iterable[str]) -> str:
     """`mon–fri`, `sat,sun`, `mon–wed,fri`; nothing for every day."""
-    places = sorted(map(_WEEK.index, days))
-    if len(places) == len(_WEEK):
+    places = sorted(map(WEEK.index, days))
+    if len(places) == len(WEEK):
         return ""
     runs: list[list[int]] = []
     for place in places:
@@ -90,7 +98,7 @@ def _days(days: Iterable[str]) -> str:
             runs[-1].append(place)
         else:
             runs.append([place])
-    return ",".join(_run([_WEEK[place][:3].lower() for place in run]) for run in runs)
+    return ",".join(_run([WEEK[place][:3].lower() for place in run]) for run in runs)
 
 
 def _run(days: list[str]) -> str:

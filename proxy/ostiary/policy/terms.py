@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 from ostiary.models import Json
-from ostiary.policy.model import Conditions, Hours
+from ostiary.policy.model import Conditions, CredentialSettings, Eligibility, Hours
 from ostiary.routes import Template
 
 Key: TypeAlias = tuple[str, str, str]
@@ -38,7 +38,9 @@ _DAYS: Final = {
     "sat": "Saturday",
     "sun": "Sunday",
 }
-_WEEK: Final = tuple(_DAYS.values())
+WEEK: Final = tuple(_DAYS.values())
+"""The days as OPA names them."""
+
 _DAY: Final = 24 * 60
 
 DEFAULT_LIFETIME: Final = 60
@@ -78,6 +80,33 @@ def _unordered(value: Json) -> Json:
     return sorted(value, key=canonical) if isinstance(value, list) else value
 
 
+def profile_of(settings: CredentialSettings | None) -> dict[str, Json]:
+    """The credential profile: seconds that it lives, and whether it is for one call."""
+    if settings is None:
+        return {"lifetime": DEFAULT_LIFETIME, "per_call": False}
+    lifetime = DEFAULT_LIFETIME if settings.lifetime is None else settings.lifetime
+    return {"lifetime": lifetime, "per_call": settings.per_call}
+
+
+def strictest(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
+    """The credential profile of two permissions that hold together."""
+    return {
+        "lifetime": min(one["lifetime"], other["lifetime"]),
+        "per_call": one["per_call"] or other["per_call"],
+    }
+
+
+def limits_of(eligibility: Eligibility) -> dict[str, Json]:
+    """Within what a grant can be had. Times are seconds."""
+    return {
+        "approvers": eligibility.approvers,
+        "approvals": eligibility.approvals,
+        "max_duration": eligibility.max_duration,
+        "max_uses": eligibility.max_uses,
+        "reason_required": eligibility.reason_required,
+    }
+
+
 def compile_conditions(when: Conditions | None, template: Template) -> dict[str, Json]:
     """`conditions`, with `when` and `custom` as the Rego judges them; each left out where there are none."""
     if when is None:
@@ -108,7 +137,7 @@ def _hours(hours: Hours) -> dict[str, Json]:
         windows = [{"from": hours.start, "to": hours.end, "days": days}]
     else:
         # Past midnight, the day is the one it began on. "24 hours ago" would be the wrong day after one of 23.
-        following = [_WEEK[(_WEEK.index(day) + 1) % len(_WEEK)] for day in days]
+        following = [WEEK[(WEEK.index(day) + 1) % len(WEEK)] for day in days]
         windows = [{"from": hours.start, "to": _DAY, "days": days}, {"from": 0, "to": hours.end, "days": following}]
     return {"timezone": hours.timezone, "windows": [window for window in windows if window["from"] != window["to"]]}
 
