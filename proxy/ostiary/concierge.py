@@ -18,8 +18,8 @@ header of the upstream, so that there is one authority and no header twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -29,9 +29,10 @@ from ostiary.addresses import is_localhost
 from ostiary.errors import OriginRefused, UnknownEndpoint
 from ostiary.exchange import Exchange, Header
 from ostiary.models import Target
+from ostiary.target import OWN_SERVICE
 
-Document: TypeAlias = tuple[bytes, bytes | Callable[[], bytes]]
-"""A content type, and the body or what makes it."""
+Document: TypeAlias = tuple[bytes, bytes]
+"""A content type, and the body."""
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
 PROTECTED_RESOURCE_PATH: Final = "/.well-known/oauth-protected-resource"  # RFC 9728 section 3
@@ -85,32 +86,25 @@ class _Cors:
     origins: frozenset[bytes]
     readable: tuple[Header, ...]
     preflight: tuple[Header, ...]
-    credentials: tuple[Header, ...] = field(default=())
+    credentials: tuple[Header, ...]
 
 
 class ProxyConcierge:
-    """A `Concierge`. `cors` is by service name, `documents` by path on the host of `own_service`."""
+    """A `Concierge`. `cors` is by service name, `documents` by path on the proxy's own host."""
 
-    def __init__(
-        self,
-        *,
-        cors: Mapping[str, CorsSettings],
-        documents: Mapping[str, Document],
-        own_service: str = "ostiary",
-    ) -> None:
+    def __init__(self, *, cors: Mapping[str, CorsSettings], documents: Mapping[str, Document]) -> None:
         for path in documents:
             if not path.startswith(f"/{_WELL_KNOWN}/"):
                 raise ValueError(f"{path!r} would be public, and is not under /{_WELL_KNOWN}/")
         self._cors = {service: _prepared(settings) for service, settings in cors.items()}
         self._documents = dict(documents)
-        self._own_service = own_service
 
     async def answer(self, exchange: Exchange, target: Target) -> bool:
         """Answer what is the proxy's to answer to anyone. Raises `OriginRefused`, `UnknownEndpoint`."""
         cors = self._cors.get(target.service)
         if cors is not None and await self._answer_preflight(exchange, cors):
             return True
-        if target.service == self._own_service and target.segments[:1] == (_WELL_KNOWN,):
+        if target.service == OWN_SERVICE and target.segments[:1] == (_WELL_KNOWN,):
             await self._answer_document(exchange, target)
             return True
         return False
@@ -139,8 +133,7 @@ class ProxyConcierge:
         document = self._documents.get(target.path)
         if document is None or exchange.method not in _READING:
             raise UnknownEndpoint(detail="not a document of the proxy")
-        content_type, content = document
-        body = content if isinstance(content, bytes) else content()
+        content_type, body = document
         headers = [
             (b"content-type", content_type),
             (b"cache-control", b"public, max-age=%d" % _DOCUMENT_AGE),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -59,11 +59,7 @@ from ostiary.policy.values import (
 from ostiary.policy.words import quoted
 from ostiary.routes import METHODS, Endpoint, TemplateError
 from ostiary.spiffe import SpiffeId
-
-RESERVED_SERVICE: Final = "ostiary"
-"""The proxy's own host is this service, so no map and no configuration may have one of that name."""
-
-DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+from ostiary.target import OWN_SERVICE
 
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
@@ -106,7 +102,7 @@ def _endpoint(name: str, text: Any) -> Endpoint:
 
 
 def _not_reserved(name: str) -> str:
-    if name == RESERVED_SERVICE:
+    if name == OWN_SERVICE:
         raise mistake(f"the service name {quoted(name)} is reserved for the proxy itself")
     return name
 
@@ -238,7 +234,7 @@ class Hours(Strict):
     """`HH:MM`, inclusive."""
     to: Hour
     """`HH:MM`, exclusive; `24:00` is the day's end."""
-    days: Annotated[list[Day], Distinct, FILLED] = list(DAYS)
+    days: Annotated[list[Day], Distinct, FILLED] = list(get_args(Day))
     """The days on which the window begins; every day if left out."""
     timezone: TimeZone
     """An IANA time zone: `Europe/Paris`."""

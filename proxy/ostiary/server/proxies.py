@@ -23,7 +23,6 @@ Client: TypeAlias = tuple[str, int]
 
 PREAMBLE: Final = "proxy-v2"
 FORWARDED_FOR: Final = "x-forwarded-for"
-FORWARDED: Final = "forwarded"
 
 _HOPS: Final = 32
 """Pinned proxies behind one another, at most. The client writes what stands before them and could make it long."""
