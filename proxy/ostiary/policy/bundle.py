@@ -18,10 +18,9 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,8 +28,8 @@ from typing import Final
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.policy.compiler import FORMAT, compile_map
-from ostiary.policy.document import read_document
-from ostiary.policy.model import Conditions, PermissionMap, load_permissions
+from ostiary.policy.document import Place, read_document
+from ostiary.policy.model import Eligibility, Permission, PermissionMap, load_permissions
 from ostiary.policy.organisation import PACKAGE, TESTS, Organisation, read_organisation
 from ostiary.policy.rego import Opa
 from ostiary.policy.terms import canonical
@@ -55,15 +54,15 @@ class Bundle:
     warnings: tuple[str, ...]
 
 
-def build_bundle(source: Path, out: Path, *, opa: Path | None, sequence: int | None, rego_root: Path) -> Bundle:
+def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, rego_root: Path) -> Bundle:
     """Compile the directory `source` into the bundle directory `out`, replacing the bundle that is there.
 
-    `opa` is the binary, found on PATH if None. `sequence` is the revision's; if None, the number of commits that the
+    `opa` is the binary. `sequence` is the revision's; if None, the number of commits that the
     source's git repository has, and 0 without one. `rego_root` holds our own Rego (`ostiary.assets.rego()`).
 
     Raises `ConfigurationError` with every mistake, and leaves `out` as it was.
     """
-    rego = Opa(_binary(opa))
+    rego = Opa(opa)
     _refuse_foreign(out)
     organisation = read_organisation(source, rego, beside=out)
     permissions = _permissions(source, organisation)
@@ -87,15 +86,6 @@ def build_bundle(source: Path, out: Path, *, opa: Path | None, sequence: int | N
         _write_json(place / MANIFEST, _manifest(revision))
         _put_in_place(place, out, aside=Path(directory) / "replaced")
     return Bundle(revision=revision, path=out, warnings=tuple(warnings))
-
-
-def _binary(opa: Path | None) -> Path:
-    if opa is not None:
-        return opa
-    found = shutil.which("opa")
-    if found is None:
-        raise ConfigurationError(["opa: building a bundle needs OPA, and there is none on PATH (ostiary opa install)"])
-    return Path(found)
 
 
 def _permissions(source: Path, organisation: Organisation) -> PermissionMap:
@@ -125,11 +115,10 @@ def _unknown_conditions(path: Path, permissions: PermissionMap, organisation: Or
         yield f"{path}:{line}: no rule answers the condition {quoted(name)}{closest(name, known)}"
 
 
-def _custom(section: str, entries: list[Json]) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def _custom(section: str, entries: Sequence[Permission | Eligibility]) -> Iterator[tuple[Place, str]]:
     for index, entry in enumerate(entries):
-        when: Conditions | None = entry.when
-        for name in (when.custom or {}) if when is not None else {}:
-            yield (section, index, "when", "custom", name), name
+        if entry.when is not None:
+            yield from (((section, index, "when", "custom", name), name) for name in entry.when.custom or ())
 
 
 def _write(place: Path, source: Path, organisation: Organisation, content: Json, rego_root: Path) -> None:
@@ -159,13 +148,12 @@ def _check(place: Path, source: Path, opa: Opa, *, capabilities: Path) -> None:
     found = opa.check(place, ignore=[TESTS], capabilities=capabilities) or opa.check(place)
     if not found:
         return
+    theirs = place / _ORGANISATION
     lines = []
     for mistake in found:
-        with contextlib.suppress(ValueError):
-            named = source / mistake.path.relative_to(place / _ORGANISATION)
-            lines.append(f"{named}:{mistake.row}: {mistake.message}")
-            continue
-        lines.append(f"{mistake.path.name}:{mistake.row}: {mistake.message}")
+        path = mistake.path
+        named = source / path.relative_to(theirs) if path.is_relative_to(theirs) else path.name
+        lines.append(f"{named}:{mistake.row}: {mistake.message}")
     raise ConfigurationError(lines)
 
 

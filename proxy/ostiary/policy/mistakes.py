@@ -154,7 +154,8 @@ class Inspection:
             hint = self._nearest(str(place[-1]), known)
             return f"unknown key{hint or _listed(known)}"
         if kind == "literal_error":
-            return f"{quoted(value)} is not {_expected(context)}{self._nearest(str(value), _choices(context))}"
+            choices = _choices(context)
+            return f"{quoted(value)} is not {either(choices)}{self._nearest(str(value), choices)}"
         if kind in _CONTAINERS:
             return "has no value" if value is None else _CONTAINERS[kind]
         if kind in _SCALARS:
@@ -172,10 +173,6 @@ class Inspection:
 
 def _listed(keys: Collection[str]) -> str:
     return f" (the keys here: {', '.join(keys)})" if 0 < len(keys) <= _MOST_LISTED else ""
-
-
-def _expected(context: Mapping[str, Any]) -> str:
-    return either(_choices(context))
 
 
 def _choices(context: Mapping[str, Any]) -> list[str]:

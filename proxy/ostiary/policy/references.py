@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic import BaseModel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from ostiary.policy.document import Place
 from ostiary.policy.mistakes import REFERENCE
 from ostiary.policy.words import Nearest, quoted
 from ostiary.routes import Endpoint, RouteTable
@@ -19,7 +20,6 @@ from ostiary.routes import Endpoint, RouteTable
 if TYPE_CHECKING:
     from ostiary.policy.model import Conditions, Eligibility, Permission, PermissionMap
 
-Place: TypeAlias = tuple[int | str, ...]
 Found: TypeAlias = Iterator[tuple[Place, str]]
 Keys: TypeAlias = tuple[str, ...]
 
