@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from ostiary.opa.release import Release
 
@@ -38,6 +38,9 @@ _MODULE: Final = "github.com/open-policy-agent/opa"
 _BUILD_TIMEOUT: Final = 1800  # seconds; 150 are usual
 
 Progress = Callable[[str], None]
+
+_Version: TypeAlias = tuple[int, int, int, int]
+"""In an order: the last number has a pre-release (`-rc1`, `-dev`) come before what it precedes."""
 
 
 class OpaNotFound(Exception):
@@ -267,7 +270,7 @@ def _user_cache() -> Path:
     return (given if given.is_absolute() else Path.home() / ".cache") / "ostiary" / "opa"
 
 
-def _ask_version(program: Path) -> tuple[int, int, int, int] | None:
+def _ask_version(program: Path) -> _Version | None:
     try:
         ran = subprocess.run(  # noqa: S603  # the arguments are ours
             [program, "version"],
@@ -280,16 +283,19 @@ def _ask_version(program: Path) -> tuple[int, int, int, int] | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(ran.stdout) if ran.returncode == 0 else None
-    return None if found is None else (int(found[1]), int(found[2]), int(found[3]), 0 if found[4] else 1)
+    return _version_in(ran.stdout) if ran.returncode == 0 else None
 
 
-def _numbers(version: str) -> tuple[int, int, int, int]:
-    """A version in an order: a pre-release (`-rc1`, `-dev`) comes before what it precedes."""
-    found = _VERSION.search(f"Version: {version}")
+def _numbers(version: str) -> _Version:
+    found = _version_in(f"Version: {version}")
     if found is None:
         raise ValueError(f"{version!r} is not a version")
-    return int(found[1]), int(found[2]), int(found[3]), 0 if found[4] else 1
+    return found
+
+
+def _version_in(text: str) -> _Version | None:
+    found = _VERSION.search(text)
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]), 0 if found[4] else 1)
 
 
 def digest_of(program: Path) -> str:

@@ -119,7 +119,7 @@ class PolicyMonitor:
         self._horizon = horizon
         self._changed = changed
         self._interval = interval
-        self._current: BoundedMap[str, float] = BoundedMap(_REVISIONS)
+        self._confirmed: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
         self.state: State = "starting"
@@ -144,9 +144,9 @@ class PolicyMonitor:
     def age(self, revision: str) -> float:
         """Seconds since `revision` was last known to be the published one, or was first seen if it never was."""
         now = self._clock.now()
-        known = self._current.get(revision)
+        known = self._confirmed.get(revision)
         if known is None:
-            self._current.put(revision, now)
+            self._confirmed.put(revision, now)
             return 0.0
         return max(now - known, 0.0)
 
@@ -157,13 +157,13 @@ class PolicyMonitor:
             await self._opa.check_health()
             revision = await self._opa.revision()
         except PolicyUnavailable as unavailable:
-            self._now("down", unavailable.detail)
+            self._found("down", unavailable.detail)
             return
         self.revision = revision
         if revision is None:
-            self._now("down", "no bundle is active")
+            self._found("down", "no bundle is active")
             return
-        self._now("serving", f"the bundle {revision} is active")
+        self._found("serving", f"the bundle {revision} is active")
         self._horizon.saw(revision, asked=changes)
         if self._horizon.changes != changes:
             self._changed()
@@ -171,9 +171,9 @@ class PolicyMonitor:
         if confirmed is None:
             self.age(revision)  # counts from now, if it was not seen before
             return
-        known = self._current.get(revision)
+        known = self._confirmed.get(revision)
         if known is None or confirmed > known:
-            self._current.put(revision, min(confirmed, self._clock.now()))
+            self._confirmed.put(revision, min(confirmed, self._clock.now()))
 
     async def _run(self) -> None:
         while True:
@@ -186,7 +186,7 @@ class PolicyMonitor:
                 async with asyncio.timeout(self._interval):
                     await self._nudged.wait()
 
-    def _now(self, state: State, why: str) -> None:
+    def _found(self, state: State, why: str) -> None:
         if state != self.state:
             _log.log(logging.INFO if state == "serving" else logging.WARNING, "OPA is %s: %s", state, why)
         self.state = state
