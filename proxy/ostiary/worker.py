@@ -78,34 +78,28 @@ def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) 
     if settings.core is not None:
         keep_to(settings.core)
     allow_descriptors(descriptors_needed(settings.config))
-    supervisor = _Supervisor(sender)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, listener, supervisor))
+            runner.run(_serve(settings, listener, sender))
     except ConfigurationError as error:
-        supervisor.tell(StartFailure(lines=error.mistakes))
-        sys.exit(1)
+        lines = error.mistakes
     except (AccessError, OSError) as error:  # the audit cannot be opened, for one
-        supervisor.tell(StartFailure(lines=(str(error),)))
-        sys.exit(1)
+        lines = (str(error),)
     except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor has to hear of it
         _log.exception("%s failed", settings.name)
-        supervisor.tell(StartFailure(lines=(f"{type(error).__name__}: {error}",)))
-        sys.exit(1)
+        lines = (f"{type(error).__name__}: {error}",)
+    else:
+        return
+    _tell(sender, StartFailure(lines=lines))
+    sys.exit(1)
 
 
-class _Supervisor:
-    """Who started this process, and hears of its state."""
-
-    def __init__(self, sender: Connection) -> None:
-        self._sender = sender
-
-    def tell(self, message: str | StartFailure) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which its sentinel tells too
-            self._sender.send(message)
+def _tell(supervisor: Connection, message: str | StartFailure) -> None:
+    with contextlib.suppress(OSError):  # it is gone, which its sentinel tells too
+        supervisor.send(message)
 
 
-async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: _Supervisor) -> None:
+async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: Connection) -> None:
     clock = SystemClock()
     page = Page.attach(settings.page)
     policy = app.opa_policy(settings.config, settings.opa_address, clock=clock, announcements=page)
@@ -117,7 +111,7 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
 
     def started() -> None:
         settle_collector()
-        supervisor.tell(READY)
+        _tell(supervisor, READY)
 
     server = Server(configuration, started=started)
     loop = asyncio.get_running_loop()
