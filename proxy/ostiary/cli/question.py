@@ -12,12 +12,13 @@ import os
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
+from ostiary.addresses import unmapped
 from ostiary.cli.output import fail
 from ostiary.concierge import JWKS_PATH, PROTECTED_RESOURCE_PATH, ProxyConcierge
 from ostiary.config import Config
@@ -165,7 +166,7 @@ class Asker:
     """Who asks, as the policy would see it. `notes` are for people: what was assumed or left out."""
 
     identity: Identity
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, specimen: Specimen, *, subject: str | None, claims: Mapping[str, Json]) -> Asker:
@@ -258,4 +259,4 @@ def read_address(text: str) -> str:
         found = ipaddress.ip_address(text)
     except ValueError:
         fail(f"{text!r} is not an IP address")
-    return str(getattr(found, "ipv4_mapped", None) or found)
+    return unmapped(str(found))
