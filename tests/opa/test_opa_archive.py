@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,44 @@ def test_it_unpacks_to_so_many_bytes_and_no_more(tmp_path: Path) -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 50_000_000
     raw = io.BytesIO(gzip.compress(header.tobuf() + b"0" * 50_000_000))
-    with pytest.raises(ArchiveError, match="unpacks to more"):
+    with pytest.raises(ArchiveError, match="headers that are longer"):
         read_archive(raw, largest=10_000_000)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("before", [None, tarfile.REGTYPE, tarfile.DIRTYPE])
+def test_a_header_is_not_held_in_memory_however_long_it_is(kind: bytes, before: bytes | None) -> None:
+    first, header = tarfile.TarInfo("first"), tarfile.TarInfo("x")
+    first.type, first.size = before or kind, 50_000_000 if before == tarfile.DIRTYPE else 0
+    header.type, header.size = kind, 50_000_000
+    raw = (first.tobuf() if before else b"") + header.tobuf() + b"0" * 50_000_000
+    archive = io.BytesIO(gzip.compress(raw, compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match="headers that are longer"):
+            read_archive(archive)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_with_holes_is_none() -> None:
+    """What it says about its holes is a list of any length, and reading that took seconds for a kilobyte."""
+    members = io.BytesIO()
+    with tarfile.open(fileobj=members, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        holes = tarfile.TarInfo("data.json")
+        holes.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        holes.size = 512
+        archive.addfile(holes, io.BytesIO(b"1\n0\n0\n".ljust(512, b"\0")))
+    with pytest.raises(ArchiveError, match="something else than files"):
+        read_archive(io.BytesIO(gzip.compress(members.getvalue())))
+
+
+def test_large_files_follow_one_another(tmp_path: Path) -> None:
+    files = {".manifest": MANIFEST, "a.json": b"0" * 1_000_000, "b.json": b"1" * 2_000_000, "c.rego": b""}
+    assert read(write(tmp_path / "b.tar.gz", files)).files == {name: len(content) for name, content in files.items()}
+    large = {".manifest": MANIFEST[:-1] + b" " * 1_000_000 + MANIFEST[-1:], "a.json": b"{}"}
+    assert read(write(tmp_path / "large.tar.gz", large)).manifest == json.loads(MANIFEST)
 
 
 @pytest.mark.parametrize("name", ["../.manifest", "a/../../b", "/../x", "a\nb"])
