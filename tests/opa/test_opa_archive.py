@@ -20,7 +20,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from ostiary.opa.archive import Algorithm, ArchiveError, Verification, read_archive, read_manifest, signed, verify
+from ostiary.opa.archive import (
+    LARGEST,
+    Algorithm,
+    ArchiveError,
+    Verification,
+    read_archive,
+    read_manifest,
+    signed,
+    verify,
+)
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.probe import OpaNotReady
@@ -157,6 +166,15 @@ def test_a_file_with_holes_is_none() -> None:
         archive.addfile(holes, io.BytesIO(b"1\n0\n0\n".ljust(512, b"\0")))
     with pytest.raises(ArchiveError, match="something else than files"):
         read_archive(io.BytesIO(gzip.compress(members.getvalue())))
+
+
+def test_what_is_too_large_to_be_one_is_not_even_copied(tmp_path: Path) -> None:
+    published = tmp_path / "b.tar.gz"
+    with published.open("wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(BundleError, match="larger than"):
+        PublishedBundle(published).stage(tmp_path / "copy", None)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_large_files_follow_one_another(tmp_path: Path) -> None:
