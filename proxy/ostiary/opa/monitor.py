@@ -8,7 +8,8 @@ since it was published but the time since it was last *known to be* the publishe
   Without the plugin nobody knows, and the age runs from when the revision was first seen here: such an OPA is trusted
   for `max_policy_age` after each new revision and no longer.
 
-A revision that nobody has confirmed yet was activated since the last look, and counts from when it is first seen.
+A revision that nobody has confirmed yet was activated since the last look, and counts from when it is first seen. The
+first confirmation puts that right: after a start, a policy may have been old long before it was seen here.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class PolicyMonitor:
         self._changed = changed
         self._interval = interval
         self._current: BoundedMap[str, float] = BoundedMap(_REVISIONS)
+        self._confirmed: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
         self.state: State = "starting"
@@ -171,9 +173,11 @@ class PolicyMonitor:
         if confirmed is None:
             self.age(revision)  # counts from now, if it was not seen before
             return
-        known = self._current.get(revision)
+        known = self._confirmed.get(revision)
         if known is None or confirmed > known:
-            self._current.put(revision, min(confirmed, self._clock.now()))
+            confirmed = min(confirmed, self._clock.now())
+            self._confirmed.put(revision, confirmed)
+            self._current.put(revision, confirmed)
 
     async def _run(self) -> None:
         while True:
