@@ -67,6 +67,25 @@ def test_what_was_done_is_a_row_and_the_status_one(place: Place) -> None:
     assert (ran.status, verdict) == (1, "5 records of 1 chain: not whole")
 
 
+@pytest.mark.parametrize("harm", ["an end", "a run", "everything"])
+def test_without_checkpoints_it_cannot_be_told_what_is_gone(place: Place, harm: str) -> None:
+    written(place, [[1, 2], [3]])
+    written(place, [[4]])
+    last = place.files()[-1]
+    if harm == "an end":
+        rewrite(last, lambda lines: lines[:1])
+    else:
+        for path in place.files() if harm == "everything" else [last]:
+            path.unlink()
+    assert ostiary("audit", "verify").status == 1
+    for path in place.checkpoints.iterdir():
+        path.unlink()
+    assert ostiary("audit", "verify").status == 2
+    place.checkpoints.rmdir()
+    ran = ostiary("audit", "verify")
+    assert (ran.status, ran.out.splitlines()[-1].partition(": ")[2]) == (2, "it cannot be told whether it is whole")
+
+
 def test_as_json_it_is_one_document(place: Place) -> None:
     written(place, [[1]], end=False)
     written(place, [[2]])

@@ -39,6 +39,7 @@ app = typer.Typer(help="The audit: read it, search it, and prove that it is whol
 
 _CONFIGURATION: Final = Path("ostiary.yaml")
 _UNKNOWN: Final = 2
+_UNWITNESSED: Final = "there is no checkpoint: the ends of chains, whole chains or all of them could be gone unseen"
 _AGO: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -89,7 +90,7 @@ def verify(
     """Name every record that was altered, removed, reordered or cut off, and every line that is not the proxy's.
 
     It may run while the audit is written. Exit status 0: the audit is whole. 1: it is not. 2: it cannot be told,
-    because a key is missing.
+    because a key is missing, or because there are no checkpoints.
     """
     places = _places(directories or [], config)
     audit, keys = _existing(places.audit), keys or places.keys
@@ -101,6 +102,8 @@ def verify(
         checkpoints=book,
         partial=partial,
     )
+    if book is None or not book.count:
+        report.add(Remark(kind="unwitnessed", what=_UNWITNESSED))
     if as_json:
         print_json(report.document())
     else:
