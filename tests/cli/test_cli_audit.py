@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ostiary.errors import IdentityInvalid
+from ostiary.errors import IdentityInvalid, TargetMalformed
 from support.audit import Stages, decision, forward
 from support.cli import COMMAND, CONFIG, ostiary
 from support.trail import Place, rewrite, trail_log, written
@@ -172,6 +172,22 @@ def test_tail_takes_a_completion_with_the_decision_it_belongs_to(recorded: tuple
     ]
     assert words(ostiary("audit", "tail", "--reason", "permission-missing").out) == [[denied, "refusal"]]
     assert words(ostiary("audit", "tail", "--service", "billing").out) == []
+
+
+def test_no_terminal_obeys_what_a_stranger_sent(place: Place) -> None:
+    """In the files it is escaped, and so it has to be where their lines are shown as JSON."""
+    log = trail_log(place)
+    sent = b"/\x9b31m\xe2\x80\xae\x7f"
+
+    async def main() -> None:
+        await log.start()
+        log.refused(TargetMalformed("x"), decision_id="0" * 32, peer="192.0.2.1", method="GET", target=sent)
+        await log.close()
+
+    asyncio.run(main())
+    for shown in (["tail", "--json"], ["tail"], ["export"], ["query", "--json"], ["verify", "--json"]):
+        assert all(line.isprintable() for line in ostiary("audit", *shown).out.split("\n")), shown
+    assert json.loads(ostiary("audit", "tail", "--json").out)["path"] == sent.decode("latin-1")
 
 
 def test_tail_follows_what_comes(place: Place) -> None:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -30,7 +29,7 @@ from ostiary.audit.query import query as search
 from ostiary.audit.reading import Selection, follow, last, requests
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
-from ostiary.cli.output import fail, note, print_json, print_table
+from ostiary.cli.output import fail, json_line, note, print_json, print_table
 from ostiary.config import Config, load_config
 from ostiary.credential import PublicKey, load_signing_key
 from ostiary.errors import ConfigurationError
@@ -259,7 +258,7 @@ def export(
     """Print one event for each request, one JSON object a line."""
     selection = _selection(caller, service, endpoint, reason, since, until)
     for request in requests(_audit_directories(directories, config), selection):
-        typer.echo(orjson.dumps(_FORMATS[form](request)).decode())
+        typer.echo(json_line(_FORMATS[form](request)))
 
 
 _FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
@@ -317,7 +316,7 @@ def _instant(option: str, text: str | None) -> str | None:
 
 def _line(line: Mapping[str, Any], *, as_json: bool) -> str:
     if as_json:
-        return orjson.dumps(line).decode()
+        return json_line(line)
     about = (_cell(line.get(name)) for name in ("caller", "service", "endpoint", "method", "path"))
     end = (_cell(line.get(name)) for name in ("outcome", "status", "reasons"))
     words = (str(line.get("time")), str(line.get("decision_id")), str(line.get("kind")), *about, *end)
