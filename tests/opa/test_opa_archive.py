@@ -12,6 +12,7 @@ import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,17 @@ def test_what_is_too_large_to_be_one_is_not_even_copied(tmp_path: Path) -> None:
 def test_large_files_follow_one_another(tmp_path: Path) -> None:
     files = {".manifest": MANIFEST, "a.json": b"0" * 1_000_000, "b.json": b"1" * 2_000_000, "c.rego": b""}
     assert read(write(tmp_path / "b.tar.gz", files)).files == {name: len(content) for name, content in files.items()}
-    large = {".manifest": MANIFEST[:-1] + b" " * 1_000_000 + MANIFEST[-1:], "a.json": b"{}"}
-    assert read(write(tmp_path / "large.tar.gz", large)).manifest == json.loads(MANIFEST)
+    large = {".manifest": MANIFEST, ".signatures.json": json.dumps({"signatures": ["x" * 1_000_000]}).encode()}
+    assert len(read(write(tmp_path / "large.tar.gz", large)).signature or "") == 1_000_000
+
+
+def test_a_manifest_is_small(tmp_path: Path) -> None:
+    """It is looked at every second: one of 8 MB, which packs into 8 KB, took two each time."""
+    for size, fits in ((60_000, True), (66_000, False)):
+        archive = write(tmp_path / f"{size}.tar.gz", {".manifest": MANIFEST[:-1] + b" " * size + MANIFEST[-1:]})
+        for reading in (read_manifest, read_archive):
+            with archive.open("rb") as file, nullcontext() if fits else pytest.raises(ArchiveError, match="more than"):
+                reading(file)
 
 
 @pytest.mark.parametrize("name", ["../.manifest", "a/../../b", "/../x", "a\nb"])

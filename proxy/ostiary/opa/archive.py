@@ -40,7 +40,9 @@ LARGEST: Final = 1024**3
 _BLOCK: Final = 64 * 1024
 _MOST_FILES: Final = 10_000
 _SMALL: Final = 8 * 1024**2
-"""Bytes of the manifest, and of the signatures, which name every file."""
+"""Bytes of the signatures, which name every file."""
+_MANIFEST: Final = 64 * 1024
+"""Bytes of the manifest. It is read on event loops, again and again where it is none, before it is verified."""
 _HEADERS: Final = 64 * 1024
 """Bytes of all headers before one member, which are held in memory as a whole: a long name is one."""
 
@@ -108,7 +110,7 @@ def read_archive(file: BinaryIO, *, largest: int = LARGEST) -> Contents:
                 raise ArchiveError(f"it has more than {_MOST_FILES} files")
             files[name] = member.size
             if name in (MANIFEST, SIGNATURES):
-                small[name] = _content(members, member)
+                small[name] = _content(members, member, _MANIFEST if name == MANIFEST else _SMALL)
         unpacked.expect(largest)
         while unpacked.read(_BLOCK):
             pass  # to the end, where the checksum is
@@ -126,10 +128,10 @@ def read_manifest(file: BinaryIO) -> dict[str, Json]:
     """The manifest of an archive, which is its first file where it was built here. Raises `ArchiveError`, and OSError.
 
     The rest is not looked at."""
-    with _members(file, _SMALL) as (members, unpacked):
+    with _members(file, _MANIFEST + _HEADERS) as (members, unpacked):
         for name, member in _files(members, unpacked):
             if name == MANIFEST:
-                return _document(_content(members, member), "manifest")
+                return _document(_content(members, member, _MANIFEST), "manifest")
             break
     raise ArchiveError("its first file is not the manifest")
 
@@ -225,9 +227,9 @@ def _name(member: tarfile.TarInfo) -> str:
     return str(path.relative_to("/"))
 
 
-def _content(members: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > _SMALL:
-        raise ArchiveError(f"its {member.name} has more than {_SMALL} bytes")
+def _content(members: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.size > most:
+        raise ArchiveError(f"its {member.name} has more than {most} bytes")
     file = members.extractfile(member)
     return b"" if file is None else file.read()
 
