@@ -249,6 +249,26 @@ def test_a_file_that_is_removed_is_missed_and_what_follows_is_whole(place: Place
     assert (finding.kind, finding.file, finding.seq) == ("removed", gone.name, 3)
 
 
+def test_files_that_somebody_puts_there_have_none_of_ours_removed(place: Place) -> None:
+    """Named in a record of ours, what was removed so would be excused for ever."""
+    written(place, [[1], [2]], keep=6)
+    sink, _ = chained(place, keep=6, max_bytes=400)
+    for number in range(3, 6):
+        put = [place.audit / f"audit-w0-29991231T235959999Z-{number}0000{one}.ndjson" for one in range(6)]
+        for path in put:
+            path.touch()
+        sink.append([record(number)])
+        for path in put:
+            path.unlink()
+    assert len(place.files()) == 4
+    for number in range(6, 10):
+        sink.append([record(number)])
+    sink.close()
+    assert len(place.files()) == 6
+    report = verified(place)
+    assert (report.verdict, notes(report)) == ("whole", ["pruned"])
+
+
 def test_files_that_are_removed_to_keep_their_number_are_named_first(place: Place) -> None:
     sink, _ = chained(place, keep=2, max_bytes=400)
     for number in range(5):

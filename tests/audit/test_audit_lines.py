@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from types import MappingProxyType
 from typing import Any
 
@@ -101,6 +102,17 @@ def test_a_token_is_replaced_before_a_text_is_cut(limit: int) -> None:
 
     assert all(part[:20] not in text for part in TOKEN.split("."))
     assert text.startswith("/é/[token")
+
+
+@pytest.mark.parametrize(
+    "text", ["ey" * 30_000 + ".ey", "eyAAAAAA." + "ew" * 30_000, "eyAAAAAA.eyAA" * 5_000], ids=lambda text: text[:12]
+)
+def test_looking_for_tokens_costs_no_more_than_the_text_is_long(text: str) -> None:
+    """A stranger chooses it: with a Host of 31 KB it stopped a worker for seconds."""
+    began = time.process_time()
+    capped(text, 255)
+
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ostiary.audit.reading import Selection, follow, last, sizes
-from ostiary.errors import IdentityInvalid
+from ostiary.errors import IdentityInvalid, TargetMalformed
 from support.audit import Stages, decision, forward
 from support.cli import COMMAND, CONFIG, ostiary
 from support.trail import Place, rewrite, trail_log, written
@@ -66,6 +66,25 @@ def test_what_was_done_is_a_row_and_the_status_one(place: Place) -> None:
     assert heading.split() == ["what", "file", "line", "seq", "decision"]
     assert " ".join(row.split()) == f"altered {file.name} 3 3 {2:032x} record 3 is not what was written"
     assert (ran.status, verdict) == (1, "5 records of 1 chain: not whole")
+
+
+@pytest.mark.parametrize("harm", ["an end", "a run", "everything"])
+def test_without_checkpoints_it_cannot_be_told_what_is_gone(place: Place, harm: str) -> None:
+    written(place, [[1, 2], [3]])
+    written(place, [[4]])
+    last = place.files()[-1]
+    if harm == "an end":
+        rewrite(last, lambda lines: lines[:1])
+    else:
+        for path in place.files() if harm == "everything" else [last]:
+            path.unlink()
+    assert ostiary("audit", "verify").status == 1
+    for path in place.checkpoints.iterdir():
+        path.unlink()
+    assert ostiary("audit", "verify").status == 2
+    place.checkpoints.rmdir()
+    ran = ostiary("audit", "verify")
+    assert (ran.status, ran.out.splitlines()[-1].partition(": ")[2]) == (2, "it cannot be told whether it is whole")
 
 
 def test_as_json_it_is_one_document(place: Place) -> None:
@@ -163,6 +182,22 @@ def test_what_comes_between_the_last_lines_and_those_that_follow_is_shown_once(p
     shown = [line["decision_id"] for line in last([place.audit], 10, Selection(), until=now)]
     following = follow([place.audit], Selection(), since=now)
     assert [*shown, next(following)["decision_id"]] == [f"{1:032x}", f"{2:032x}"]
+
+
+def test_no_terminal_obeys_what_a_stranger_sent(place: Place) -> None:
+    """In the files it is escaped, and so it has to be where their lines are shown as JSON."""
+    log = trail_log(place)
+    sent = b"/\x9b31m\xe2\x80\xae\x7f"
+
+    async def main() -> None:
+        await log.start()
+        log.refused(TargetMalformed("x"), decision_id="0" * 32, peer="192.0.2.1", method="GET", target=sent)
+        await log.close()
+
+    asyncio.run(main())
+    for shown in (["tail", "--json"], ["tail"], ["export"], ["query", "--json"], ["verify", "--json"]):
+        assert all(line.isprintable() for line in ostiary("audit", *shown).out.split("\n")), shown
+    assert json.loads(ostiary("audit", "tail", "--json").out)["path"] == sent.decode("latin-1")
 
 
 def test_tail_follows_what_comes(place: Place) -> None:

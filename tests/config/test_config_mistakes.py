@@ -732,6 +732,12 @@ opa: {managed: {bundle: b}, deadline: 0s}
         BASE + "audit: {max_bytes: 10MB}\n",
         ["ostiary.yaml:7: audit.max_bytes: '10MB' is not a size, which is written 512B, 32KiB, 100MiB or 4GiB"],
     ),
+    "an audit around the keys that it is proved by": (
+        BASE + "audit: {path: /var/lib/ostiary}\nstate: /var/lib/ostiary/state\n",
+        [
+            "ostiary.yaml:7: audit.path: is around the state, /var/lib/ostiary/state: whoever can change the audit could change its keys too",
+        ],
+    ),
     "keys and checkpoints among what they prove": (
         BASE + "audit: {path: /trail, keys: /trail/keys, checkpoints: /trail, checkpoint_key: elsewhere/key.pem}\n",
         [

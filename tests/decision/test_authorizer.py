@@ -171,7 +171,7 @@ class Waiting:
 async def test_more_decisions_than_may_be_under_way_are_refused_at_once() -> None:
     waiting = Waiting()
     stage = LimitedAuthorizer(authorizer=waiting, clock=ManualClock(), in_flight=2)
-    under_way = [asyncio.create_task(stage.decide(request())) for _ in range(2)]
+    under_way = [asyncio.create_task(stage.decide(request(subject=name))) for name in ("web", "other")]
     await asyncio.sleep(0)
     with pytest.raises(TooManyDecisions) as refused:
         await stage.decide(request())
@@ -209,6 +209,22 @@ async def test_one_identity_cannot_ask_for_the_decisions_of_all() -> None:
     await stage.decide(request())
     with pytest.raises(TooManyDecisions):
         await stage.decide(request())
+
+
+async def test_one_identity_cannot_have_all_the_places_for_decisions() -> None:
+    stage = LimitedAuthorizer(authorizer=Waiting(), clock=ManualClock(), in_flight=4)
+    asked = [asyncio.create_task(stage.decide(request(subject=name))) for name in ("web", "web", "web", "other")]
+    await asyncio.sleep(0)
+    assert [task.done() for task in asked] == [False, False, True, False]
+    with pytest.raises(TooManyDecisions):
+        await asked[2]
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    again = asyncio.create_task(stage.decide(request()))
+    await asyncio.sleep(0)
+    assert not again.done()
+    again.cancel()
 
 
 async def test_a_script_is_spoken_line_by_line_and_then_refuses() -> None:

@@ -10,7 +10,9 @@ import json
 import logging
 import shutil
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from ostiary.opa.archive import Algorithm, ArchiveError, Verification, read_archive, read_manifest, signed, verify
+from ostiary.opa.archive import (
+    LARGEST,
+    Algorithm,
+    ArchiveError,
+    Verification,
+    read_archive,
+    read_manifest,
+    signed,
+    verify,
+)
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.probe import OpaNotReady
@@ -125,8 +136,62 @@ def test_it_unpacks_to_so_many_bytes_and_no_more(tmp_path: Path) -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 50_000_000
     raw = io.BytesIO(gzip.compress(header.tobuf() + b"0" * 50_000_000))
-    with pytest.raises(ArchiveError, match="unpacks to more"):
+    with pytest.raises(ArchiveError, match="headers that are longer"):
         read_archive(raw, largest=10_000_000)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("before", [None, tarfile.REGTYPE, tarfile.DIRTYPE])
+def test_a_header_is_not_held_in_memory_however_long_it_is(kind: bytes, before: bytes | None) -> None:
+    first, header = tarfile.TarInfo("first"), tarfile.TarInfo("x")
+    first.type, first.size = before or kind, 50_000_000 if before == tarfile.DIRTYPE else 0
+    header.type, header.size = kind, 50_000_000
+    raw = (first.tobuf() if before else b"") + header.tobuf() + b"0" * 50_000_000
+    archive = io.BytesIO(gzip.compress(raw, compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match="headers that are longer"):
+            read_archive(archive)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_with_holes_is_none() -> None:
+    """What it says about its holes is a list of any length, and reading that took seconds for a kilobyte."""
+    members = io.BytesIO()
+    with tarfile.open(fileobj=members, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        holes = tarfile.TarInfo("data.json")
+        holes.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        holes.size = 512
+        archive.addfile(holes, io.BytesIO(b"1\n0\n0\n".ljust(512, b"\0")))
+    with pytest.raises(ArchiveError, match="something else than files"):
+        read_archive(io.BytesIO(gzip.compress(members.getvalue())))
+
+
+def test_what_is_too_large_to_be_one_is_not_even_copied(tmp_path: Path) -> None:
+    published = tmp_path / "b.tar.gz"
+    with published.open("wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(BundleError, match="larger than"):
+        PublishedBundle(published).stage(tmp_path / "copy", None)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_large_files_follow_one_another(tmp_path: Path) -> None:
+    files = {".manifest": MANIFEST, "a.json": b"0" * 1_000_000, "b.json": b"1" * 2_000_000, "c.rego": b""}
+    assert read(write(tmp_path / "b.tar.gz", files)).files == {name: len(content) for name, content in files.items()}
+    large = {".manifest": MANIFEST, ".signatures.json": json.dumps({"signatures": ["x" * 1_000_000]}).encode()}
+    assert len(read(write(tmp_path / "large.tar.gz", large)).signature or "") == 1_000_000
+
+
+def test_a_manifest_is_small(tmp_path: Path) -> None:
+    """It is looked at every second: one of 8 MB, which packs into 8 KB, took two each time."""
+    for size, fits in ((60_000, True), (66_000, False)):
+        archive = write(tmp_path / f"{size}.tar.gz", {".manifest": MANIFEST[:-1] + b" " * size + MANIFEST[-1:]})
+        for reading in (read_manifest, read_archive):
+            with archive.open("rb") as file, nullcontext() if fits else pytest.raises(ArchiveError, match="more than"):
+                reading(file)
 
 
 @pytest.mark.parametrize("name", ["../.manifest", "a/../../b", "/../x", "a\nb"])

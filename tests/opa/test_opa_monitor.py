@@ -118,6 +118,19 @@ async def test_without_a_confirmation_the_age_runs_from_the_first_sight(found: d
         assert monitor.age(REVISION) == 60
 
 
+async def test_a_policy_that_was_old_before_it_was_seen_is_as_old_as_it_is() -> None:
+    """A request can be decided before the first look: else a restart would make a stale policy new."""
+    clock = ManualClock(float(NOW))
+    opa = OpaWithStatus(status=status(REVISION, "2026-09-20T14:13:20Z"))
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(
+            opa=client, publication=StatusPublication(opa=client), clock=clock, horizon=PolicyHorizon()
+        )
+        assert monitor.age(REVISION) == 0
+        await monitor.look()
+        assert monitor.age(REVISION) == 86400
+
+
 async def test_an_opa_that_does_not_tell_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     opa = OpaWithStatus()
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:

@@ -117,7 +117,9 @@ def test_an_alias_of_a_listed_header_never_goes_upstream(name: bytes) -> None:
         b"keep-alive", b"proxy-connection", b"proxy-authorization", b"dpop", b"x-envoy-internal",
         b"ostiary-decision-id", b"impersonate-user", b"impersonate-extra-scopes", b"x-goog-authenticated-user-email",
         b"x-webauth-user", b"x-consumer-username", b"x-custom-ip-authorization", b"x-originating-ip", b"script-name",
-        b"access-token", b"token", b"x-subject-token",
+        b"access-token", b"token", b"x-subject-token", b"x-pomerium-claim-email", b"x-authentik-username",
+        b"tailscale-user-login", b"cf-access-authenticated-user-email", b"remote-email", b"x-amzn-mtls-clientcert",
+        b"l5d-client-id", b"oidc-claim-sub", b"shib-identity-provider", b"iv-user", b"x-apigateway-api-userinfo",
     ],
 )  # fmt: skip
 def test_a_header_seen_in_an_attack_never_goes_upstream(name: bytes) -> None:

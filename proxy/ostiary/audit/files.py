@@ -84,6 +84,7 @@ class AuditFiles:
         self._floor: FileName | None = None  # the newest name that was there at the start, or that was given
         self._surveyed = False
         self._follows: Link | None = None
+        self._lineage: list[FileName] = []  # of a chain: the files that this one goes on from, the oldest first
         self._pruned: list[str] = []  # removed, or about to be, and not yet said
         self._descriptor: int | None = None
         self._path: Path | None = None
@@ -160,6 +161,8 @@ class AuditFiles:
         self._chain.accept(sealed.head)
         if self._size == length:
             self._prune()
+            if self._floor is not None:
+                self._lineage.append(self._floor)
 
     def _here(self, *, torn: int = 0) -> None:
         """What the next file goes on from, if something was written in this one."""
@@ -218,6 +221,7 @@ class AuditFiles:
             self._floor = left[-1]
         if self._chain is not None:
             self._follows = last_link(self._directory, left)
+            self._lineage = lineage(self._directory, left, self._follows)
         self._surveyed = True
 
     def _create(self) -> tuple[Path, int]:
@@ -239,6 +243,11 @@ class AuditFiles:
         """The oldest files beyond those that are kept."""
         if self._keep is None:
             return []
+        if self._chain is not None:
+            # Not what is in the directory: what somebody put there would have others removed, and be called ours.
+            self._lineage = [name for name in self._lineage if (self._directory / str(name)).exists()]
+            most = max(len(self._lineage) + 1 - self._keep, 0)
+            return [self._directory / str(name) for name in self._lineage[:most]]
         try:
             names = file_names(self._directory, prefix=self._prefix, worker=self._worker)
         except OSError as error:
@@ -310,6 +319,22 @@ def last_link(directory: Path, names: Sequence[FileName]) -> Link | None:
         last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
         return _link(name, first, last, end=start + len(whole), torn=len(tail) - len(whole))
     return None
+
+
+def lineage(directory: Path, names: Sequence[FileName], link: Link | None) -> list[FileName]:
+    """Those of these files that lead to this link, each going on from the one before it. Raises OSError."""
+    before = {str(name): name for name in names}
+    found: list[FileName] = []
+    name = None if link is None else before.pop(link.file, None)
+    while name is not None:
+        found.append(name)
+        with opened(directory / str(name)) as file:
+            first = b"" if file is None else file.readline(LONGEST)
+        try:
+            name = before.pop(orjson.loads(first)["follows"]["file"], None)
+        except (ValueError, TypeError, KeyError):
+            break
+    return found[::-1]
 
 
 @contextlib.contextmanager

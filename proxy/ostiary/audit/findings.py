@@ -18,10 +18,11 @@ Kind: TypeAlias = Literal[
     "torn",
     "unchained",
     "key-missing",
+    "unwitnessed",
 ]
 
 FINDINGS: Final = frozenset({"altered", "removed", "reordered", "truncated", "foreign"})
-UNKNOWN: Final = frozenset({"key-missing"})
+UNKNOWN: Final = frozenset({"key-missing", "unwitnessed"})
 
 MOST: Final = 1000
 """Remarks that are told one by one. Of the rest, findings are counted."""

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -30,7 +29,7 @@ from ostiary.audit.query import query as search
 from ostiary.audit.reading import Selection, follow, last, requests, sizes
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
-from ostiary.cli.output import fail, note, print_json, print_table
+from ostiary.cli.output import fail, json_line, note, print_json, print_table
 from ostiary.config import Config, load_config
 from ostiary.credential import PublicKey, load_signing_key
 from ostiary.errors import ConfigurationError
@@ -39,6 +38,7 @@ app = typer.Typer(help="The audit: read it, search it, and prove that it is whol
 
 _CONFIGURATION: Final = Path("ostiary.yaml")
 _UNKNOWN: Final = 2
+_UNWITNESSED: Final = "there is no checkpoint: the ends of chains, whole chains or all of them could be gone unseen"
 _AGO: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -89,7 +89,7 @@ def verify(
     """Name every record that was altered, removed, reordered or cut off, and every line that is not the proxy's.
 
     It may run while the audit is written. Exit status 0: the audit is whole. 1: it is not. 2: it cannot be told,
-    because a key is missing.
+    because a key is missing, or because there are no checkpoints.
     """
     places = _places(directories or [], config)
     audit, keys = _existing(places.audit), keys or places.keys
@@ -101,6 +101,8 @@ def verify(
         checkpoints=book,
         partial=partial,
     )
+    if book is None or not book.count:
+        report.add(Remark(kind="unwitnessed", what=_UNWITNESSED))
     if as_json:
         print_json(report.document())
     else:
@@ -257,7 +259,7 @@ def export(
     """Print one event for each request, one JSON object a line."""
     selection = _selection(caller, service, endpoint, reason, since, until)
     for request in requests(_audit_directories(directories, config), selection):
-        typer.echo(orjson.dumps(_FORMATS[form](request)).decode())
+        typer.echo(json_line(_FORMATS[form](request)))
 
 
 _FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
@@ -315,7 +317,7 @@ def _instant(option: str, text: str | None) -> str | None:
 
 def _line(line: Mapping[str, Any], *, as_json: bool) -> str:
     if as_json:
-        return orjson.dumps(line).decode()
+        return json_line(line)
     about = (_cell(line.get(name)) for name in ("caller", "service", "endpoint", "method", "path"))
     end = (_cell(line.get(name)) for name in ("outcome", "status", "reasons"))
     words = (str(line.get("time")), str(line.get("decision_id")), str(line.get("kind")), *about, *end)

@@ -7,13 +7,13 @@ for a person, not before: most commands print none.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import orjson
 import typer
 
 from ostiary.errors import ConfigurationError
@@ -74,7 +74,17 @@ def print_lines(lines: Sequence[str], *, hang: int) -> None:
 
 def print_json(document: Any) -> None:
     """For programs: one document on standard output."""
-    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    typer.echo(_printable(json.dumps(document, indent=2)))
+
+
+def json_line(document: Any) -> str:
+    """For programs: a document in one line."""
+    return _printable(json.dumps(document, separators=(",", ":")))
+
+
+def _printable(text: str) -> str:
+    """JSON of a stranger's text is shown to people, too, and a terminal obeys some characters. The others are ASCII."""
+    return text.replace("\x7f", "\\u007f")
 
 
 def note(line: str) -> None:

@@ -60,7 +60,7 @@ class Limits(Strict):
     response_body_bytes: Annotated[int, Size(least=0, most=1024**5)] | None = None
     """A response's body; a longer one is cut off, its connection aborted. No limit if null."""
     decisions_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 1024
-    """Decisions that one worker waits for at a time; more are 429."""
+    """Decisions that one worker waits for at a time, half of them for one identity; more are 429."""
     decisions_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
     """Decisions that one worker asks for one identity, on average; twice as many at once. More are 429."""
     cached_decisions: Annotated[int, Field(ge=0, le=10_000_000)] = 100_000

@@ -357,6 +357,9 @@ class Config(Strict):
                 owner = owners.setdefault(host, f"service {quoted(name)}")
                 if owner != f"service {quoted(name)}":
                     found.append((("services", name, "hosts", index), f"{quoted(host)} is the host of {owner} already"))
+        if self.state.absolute().is_relative_to(self.audit.path.absolute()):
+            told = f"is around the state, {self.state}: whoever can change the audit could change its keys too"
+            found.append((("audit", "path"), told))
         if "jwt" not in self.listen.identity and self.issuers:
             told = f"the listener takes no tokens: its identity is [{', '.join(self.listen.identity)}]"
             found.append((("issuers",), told))

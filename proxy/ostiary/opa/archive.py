@@ -40,7 +40,11 @@ LARGEST: Final = 1024**3
 _BLOCK: Final = 64 * 1024
 _MOST_FILES: Final = 10_000
 _SMALL: Final = 8 * 1024**2
-"""Bytes of the manifest, and of the signatures, which name every file."""
+"""Bytes of the signatures, which name every file."""
+_MANIFEST: Final = 64 * 1024
+"""Bytes of the manifest. It is read on event loops, again and again where it is none, before it is verified."""
+_HEADERS: Final = 64 * 1024
+"""Bytes of all headers before one member, which are held in memory as a whole: a long name is one."""
 
 
 class ArchiveError(Exception):
@@ -99,14 +103,15 @@ def read_archive(file: BinaryIO, *, largest: int = LARGEST) -> Contents:
     files: dict[str, int] = {}
     small: dict[str, bytes] = {}
     with _members(file, largest) as (members, unpacked):
-        for name, member in _files(members):
+        for name, member in _files(members, unpacked):
             if name in files:
                 raise ArchiveError("a file is in it twice")
             if len(files) >= _MOST_FILES:
                 raise ArchiveError(f"it has more than {_MOST_FILES} files")
             files[name] = member.size
             if name in (MANIFEST, SIGNATURES):
-                small[name] = _content(members, member)
+                small[name] = _content(members, member, _MANIFEST if name == MANIFEST else _SMALL)
+        unpacked.expect(largest)
         while unpacked.read(_BLOCK):
             pass  # to the end, where the checksum is
     if MANIFEST not in small:
@@ -123,10 +128,10 @@ def read_manifest(file: BinaryIO) -> dict[str, Json]:
     """The manifest of an archive, which is its first file where it was built here. Raises `ArchiveError`, and OSError.
 
     The rest is not looked at."""
-    with _members(file, _SMALL) as (members, _):
-        for name, member in _files(members):
+    with _members(file, _MANIFEST + _HEADERS) as (members, unpacked):
+        for name, member in _files(members, unpacked):
             if name == MANIFEST:
-                return _document(_content(members, member), "manifest")
+                return _document(_content(members, member, _MANIFEST), "manifest")
             break
     raise ArchiveError("its first file is not the manifest")
 
@@ -173,10 +178,14 @@ def _members(file: BinaryIO, largest: int) -> Iterator[tuple[tarfile.TarFile, _B
         raise ArchiveError("it is no whole archive (tar, gzip)") from error
 
 
-def _files(members: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
+def _files(members: tarfile.TarFile, unpacked: _Bounded) -> Iterator[tuple[str, tarfile.TarInfo]]:
     for member in members:
-        if not member.isdir():
-            yield _name(member), member
+        if member.isdir():
+            unpacked.expect(0)
+            continue
+        name = _name(member)
+        unpacked.expect(member.size)
+        yield name, member
 
 
 class _Bounded(io.RawIOBase):
@@ -185,6 +194,13 @@ class _Bounded(io.RawIOBase):
     def __init__(self, stream: gzip.GzipFile, most: int) -> None:
         self._stream = stream
         self._left = most
+        self._next = 0
+        self.expect(0)
+
+    def expect(self, size: int) -> None:
+        """What is read next are so many bytes of content, and then headers."""
+        # Beside them, what fills the last block of the content, and what is read ahead.
+        self._next = size + _HEADERS + 2 * tarfile.RECORDSIZE
 
     def readable(self) -> bool:
         return True
@@ -193,14 +209,17 @@ class _Bounded(io.RawIOBase):
         wanted = self._left + 1 if size < 0 else min(size, self._left + 1)
         data = self._stream.read(wanted)
         self._left -= len(data)
+        self._next -= len(data)
         if self._left < 0:
             raise ArchiveError("it unpacks to more than may be")
+        if self._next < 0:
+            raise ArchiveError("it has headers that are longer than may be")
         return data
 
 
 def _name(member: tarfile.TarInfo) -> str:
     """The one name that a file has, relative to the root. OPA's own archives have names that begin with a slash."""
-    if not member.isreg():
+    if not member.isreg() or member.issparse():  # of a sparse one, the size is not how much of it is there
         raise ArchiveError("it holds something else than files")
     path = PurePosixPath("/", member.name)
     if ".." in path.parts or not path.name or not member.name.isprintable():
@@ -208,9 +227,9 @@ def _name(member: tarfile.TarInfo) -> str:
     return str(path.relative_to("/"))
 
 
-def _content(members: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > _SMALL:
-        raise ArchiveError(f"its {member.name} has more than {_SMALL} bytes")
+def _content(members: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.size > most:
+        raise ArchiveError(f"its {member.name} has more than {most} bytes")
     file = members.extractfile(member)
     return b"" if file is None else file.read()
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from ostiary.decision.revision import Revision
-from ostiary.opa.archive import MANIFEST, ArchiveError, Verification, read_archive, read_manifest, verify
+from ostiary.opa.archive import LARGEST, MANIFEST, ArchiveError, Verification, read_archive, read_manifest, verify
 from ostiary.strictjson import NotStrict, read_object
 
 _MANIFEST_LIMIT = 1024 * 1024  # bytes
@@ -53,11 +53,7 @@ class PublishedBundle:
             return self
         try:
             copy.unlink(missing_ok=True)
-            with (
-                self.path.open("rb") as source,
-                open(copy, "xb", opener=_private) as target,
-            ):
-                shutil.copyfileobj(source, target)
+            _copy(self.path, copy)
             with copy.open("rb") as file:
                 contents = read_archive(file)
             if verification is not None:
@@ -86,6 +82,13 @@ class PublishedBundle:
         if revision is None:
             raise BundleError(f"the bundle {self.path} has no revision of the form <sequence>-<digest>")
         return revision
+
+
+def _copy(path: Path, copy: Path) -> None:
+    with path.open("rb") as source, open(copy, "xb", opener=_private) as target:
+        if os.fstat(source.fileno()).st_size > LARGEST:
+            raise ArchiveError("it is larger than what it may unpack to")
+        shutil.copyfileobj(source, target)
 
 
 def _private(path: str, flags: int) -> int:

@@ -8,7 +8,8 @@ since it was published but the time since it was last *known to be* the publishe
   Without the plugin nobody knows, and the age runs from when the revision was first seen here: such an OPA is trusted
   for `max_policy_age` after each new revision and no longer.
 
-A revision that nobody has confirmed yet was activated since the last look, and counts from when it is first seen.
+A revision that nobody has confirmed yet was activated since the last look, and counts from when it is first seen. The
+first confirmation puts that right: after a start, a policy may have been old long before it was seen here.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ class PolicyMonitor:
         self._horizon = horizon
         self._changed = changed
         self._interval = interval
+        self._counts_from: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._confirmed: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
@@ -144,9 +146,9 @@ class PolicyMonitor:
     def age(self, revision: str) -> float:
         """Seconds since `revision` was last known to be the published one, or was first seen if it never was."""
         now = self._clock.now()
-        known = self._confirmed.get(revision)
+        known = self._counts_from.get(revision)
         if known is None:
-            self._confirmed.put(revision, now)
+            self._counts_from.put(revision, now)
             return 0.0
         return max(now - known, 0.0)
 
@@ -173,7 +175,9 @@ class PolicyMonitor:
             return
         known = self._confirmed.get(revision)
         if known is None or confirmed > known:
-            self._confirmed.put(revision, min(confirmed, self._clock.now()))
+            confirmed = min(confirmed, self._clock.now())
+            self._confirmed.put(revision, confirmed)
+            self._counts_from.put(revision, confirmed)
 
     async def _run(self) -> None:
         while True:

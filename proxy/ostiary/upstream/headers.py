@@ -71,11 +71,20 @@ IDENTITY: Final = frozenset(
     {
         b"client-cert",  # RFC 9440
         b"client-cert-chain",
+        b"iv-creds",
+        b"iv-groups",
+        b"iv-user",
         b"remote-addr",
+        b"remote-email",
         b"remote-groups",
+        b"remote-name",
         b"remote-user",
+        b"sm-user",
         b"x-amzn-oidc-data",
         b"x-amzn-oidc-identity",
+        b"x-anonymous-consumer",
+        b"x-apigateway-api-userinfo",
+        b"x-arr-clientcert",
         b"x-email",
         b"x-groups",
         b"x-role",
@@ -132,18 +141,27 @@ ADDRESSES: Final = frozenset(
 """Where a request came from is written by the proxy, from its own socket, and by nobody else."""
 
 PREFIXES: Final = (
+    b"cf-access-",  # Cloudflare
     b"impersonate-",  # Kubernetes: another user, group or extra
+    b"l5d-",  # Linkerd
+    b"oidc-claim-",  # mod_auth_openidc
     b"ostiary-",  # ours
     b"remote-user-",
+    b"shib-",  # Shibboleth
     b"ssl-client-",
+    b"tailscale-",
+    b"teleport-",
     b"x-accel-",  # internal redirects
+    b"x-amzn-mtls-",
     b"x-appengine-user-",
     b"x-auth-",
     b"x-authenticated-",
+    b"x-authentik-",
     b"x-caller",
     b"x-client-cert",
     b"x-consumer-",  # Kong
     b"x-credential-",
+    b"x-endpoint-api-",  # Cloud Endpoints
     b"x-envoy-",  # CVE-2023-27487
     b"x-forwarded",  # x-forwarded-client-cert among them
     b"x-goog-authenticated-user-",
@@ -153,12 +171,14 @@ PREFIXES: Final = (
     b"x-ms-client-principal",
     b"x-ms-token-",
     b"x-original-",  # GHSA-f6p5-76fp-m248
+    b"x-pomerium-",
     b"x-principal",
     b"x-remote-",
     b"x-rewrite-",
     b"x-spiffe-",
     b"x-ssl-",
     b"x-user",
+    b"x-vouch-",
     b"x-webauth-",  # Grafana, and whatever else trusts an authenticating proxy
 )
 """Families of the names above: whatever begins so is removed."""
