@@ -101,7 +101,7 @@ def verify(
         checkpoints=book,
         partial=partial,
     )
-    if book is None or not book.count:
+    if book is None or not book.workers:
         report.add(Remark(kind="unwitnessed", what=_UNWITNESSED))
     if as_json:
         print_json(report.document())
