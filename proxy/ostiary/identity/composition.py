@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from ostiary.clock import Clock
@@ -15,6 +16,7 @@ from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwks import JwksStore, KeyHealth
 from ostiary.identity.jwt import IssuerRules, JwtAuthenticator
 from ostiary.identity.keys import KeyReader
+from ostiary.identity.memory import KeyMemory
 from ostiary.identity.mtls import ActingAuthenticator, CertificateSource
 from ostiary.identity.settings import FILE_REFRESH, IssuerSettings, KeyFile, RefreshSettings
 from ostiary.identity.sources import source_of
@@ -60,13 +62,14 @@ def build_authenticator(
     bound_tokens: bool = False,
     dpop: DpopSettings | None = None,
     replays: ReplayStore | None = None,
+    memory: Path | None = None,
 ) -> ListenerAuthenticator:
     """An authenticator for a listener that takes these `proofs`; `cache_capacity` 0 verifies every token on every
     request.
 
     `certificates` is what knows whose certificate a request came with; proofs other than `jwt` need it. With
     `bound_tokens` no others are taken. `dpop` and `replays` come together: who proves possession of a key, and where
-    it is kept that they did.
+    it is kept that they did. `memory` is the directory where fetched keys are kept for the next worker.
     `failures` replaces the limit on invalid tokens from one address, `refresh` the defaults for fetched and for local
     keys alike.
     Raises `ValueError` for no issuer where tokens are taken, or one that occurs twice.
@@ -81,7 +84,13 @@ def build_authenticator(
     failures = failures or FailureLimit(clock=clock)
     possession = Possession(certificates=certificates, required=bound_tokens)
     bearers, stores = _tokens(
-        issuers, clock=clock, refresh=refresh, cache_capacity=cache_capacity, failures=failures, possession=possession
+        issuers,
+        clock=clock,
+        refresh=refresh,
+        cache_capacity=cache_capacity,
+        failures=failures,
+        possession=possession,
+        memory=memory,
     )
     tokens: Authenticator = bearers
     if dpop is not None and replays is not None:
@@ -108,6 +117,7 @@ def _tokens(
     cache_capacity: int,
     failures: FailureLimit,
     possession: Possession,
+    memory: Path | None,
 ) -> tuple[JwtAuthenticator | CachingAuthenticator, list[JwksStore]]:
     if not issuers:
         raise ValueError("no issuer: nobody could be identified")
@@ -116,13 +126,15 @@ def _tokens(
     for settings in issuers:
         if settings.issuer in rules:
             raise ValueError(f"issuer {settings.issuer} occurs twice")
-        default = FILE_REFRESH if isinstance(settings.keys, KeyFile) else RefreshSettings()
+        local = isinstance(settings.keys, KeyFile)
+        default = FILE_REFRESH if local else RefreshSettings()
         store = JwksStore(
             issuer=settings.issuer,
             source=source_of(settings.issuer, settings.keys),
             reader=key_reader(settings),
             clock=clock,
             refresh=refresh or default,
+            memory=None if local or memory is None else KeyMemory(memory, issuer=settings.issuer, keys=settings.keys),
         )
         stores.append(store)
         rules[settings.issuer] = IssuerRules(settings=settings, keys=store)
