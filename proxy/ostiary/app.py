@@ -279,6 +279,7 @@ def listener_authenticator(
         bound_tokens=listen.bound_tokens == "required",
         dpop=dpop_settings(config),
         replays=replays,
+        memory=config.issuer_keys,
     )
 
 

@@ -18,7 +18,9 @@ from attacks.runner.fixture import DEADLINES, attacked_proxy
 from attacks.runner.forgery import ISSUER, Forge, jwks, private_pem
 from attacks.runner.generators import planned
 from attacks.runner.labs import Lab
+from attacks.runner.listeners import EVERYWHERE, OWNER, on
 from attacks.runner.service import Service
+from attacks.runner.shared import shared_lab
 from support.forwarding import reserved_port
 
 GET = "GET /orders/123 HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
@@ -173,6 +175,26 @@ def one_of_each_class() -> list[Any]:
 async def test_nothing_holds_where_there_is_no_proxy(one: Case) -> None:
     async with pipe() as lab:
         assert await planned(one).attempt(lab) != []
+
+
+# What steps share.
+
+
+async def test_what_is_about_the_cache_is_tried_on_listeners_with_one(opa_binary: Path) -> None:
+    """What one of them was told is kept there when another is asked."""
+    async with shared_lab(EVERYWHERE) as lab:
+        request = lab.request(token=lab.forge.token(nonce="one"))
+        assert [(await lab.ask(request)).status for _ in range(2)] == [200, 200]
+        assert lab.audit is not None
+        lines = [json.loads(line) for line in lab.audit.read()]
+        assert [line["cached"] for line in lines if line["kind"] == "decision"] == [False, True]
+        assert {id(one.known["authorizer"]) for one in lab.known["listeners"].values()} == {id(lab.known["authorizer"])}
+        assert (await on(lab, "mtls", OWNER).ask(message("/orders/123", lab))).status == 200
+        assert (await on(lab, "mtls", "CN=web").ask(message("/orders/123", lab))).status == 403
+
+
+def message(path: str, lab: Lab) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {lab.host}\r\n\r\n".encode()
 
 
 # A proxy that runs already.

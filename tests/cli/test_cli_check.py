@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_httpserver import HTTPServer
 
+from ostiary.audit.keys import AuditKeys
 from ostiary.credential import ensure_signing_key
 from ostiary.identity.keys import pem_key_ids
 from support.cli import CONFIG, POLICY, REGO, Ran, ostiary, watched, write_policy
@@ -381,8 +382,9 @@ def test_directories_that_cannot_be_written(site: Site) -> None:
         ("state", "wrong", "file is not a directory"),
         ("audit", "wrong", "file/audit cannot be made: file is not a directory"),
     ]
-    site.change("file/audit", "file")
-    assert site.wrong()[1] == ("audit", "wrong", "file is not a directory")
+    (site.directory / "other").write_text("")
+    site.change("file/audit", "other")
+    assert site.wrong()[1] == ("audit", "wrong", "other is not a directory")
 
 
 def test_a_state_directory_that_is_open_to_others(site: Site) -> None:
@@ -412,6 +414,63 @@ def test_a_signing_key(site: Site) -> None:
         "state/signing-key.pem: the signing key is open to others (mode 0644): chmod 600, or mount it so",
         "state/signing-key.pem: not a signing key: an unencrypted PKCS #8 PEM with an Ed25519 or P-256 key is expected",
         "nowhere.pem: cannot be read: No such file or directory",
+    ]
+
+
+def test_what_proves_the_audit(site: Site) -> None:
+    """Made by nobody yet, where it says; as the proxy makes it; and open to others, not a directory, not a key."""
+    places = "{keys: elsewhere/keys, checkpoints: elsewhere/checkpoints, checkpoint_key: elsewhere/checkpoint.pem}"
+    site.config.write_text(site.config.read_text() + f"audit: {places}\n")
+    proves = ("audit keys", "checkpoints", "checkpoint key")
+
+    def said() -> list[tuple[str, str]]:
+        return [(state, what) for part, state, what in site.check("--offline")[1] if part in proves]
+
+    elsewhere = site.directory / "elsewhere"
+    assert said() == [("ok", "elsewhere/keys"), ("ok", "elsewhere/checkpoints"), ("ok", "elsewhere")]
+    assert not elsewhere.exists()
+
+    audited = AuditKeys(elsewhere / "keys", lifetime=60.0)
+    sealed = audited.current(time.time())
+    signer = ensure_signing_key(elsewhere / "checkpoint.pem")
+    (elsewhere / "checkpoints").mkdir(mode=0o700)
+    assert said() == [
+        ("ok", f"elsewhere/keys: sealed with {sealed.id}"),
+        ("ok", "elsewhere/checkpoints"),
+        ("ok", f"elsewhere/checkpoint.pem: {signer.id}"),
+    ]
+
+    key = elsewhere / "keys" / f"{sealed.id}.key"
+    key.chmod(0o640)
+    (elsewhere / "checkpoints").chmod(0o770)
+    (elsewhere / "checkpoint.pem").chmod(0o644)
+    assert said() == [
+        ("wrong", f"elsewhere/keys/{key.name}: a key of the audit is its owner's alone (mode 0600)"),
+        ("wrong", "elsewhere/checkpoints: others can write in it: chmod 700"),
+        ("wrong", "elsewhere/checkpoint.pem: the signing key is open to others (mode 0644): chmod 600, or mount it so"),
+    ]
+
+    key.chmod(0o600)
+    key.write_text("secret")
+    (elsewhere / "checkpoints").rmdir()
+    (elsewhere / "checkpoints").write_text("")
+    (elsewhere / "checkpoint.pem").unlink()
+    elsewhere.chmod(0o777)
+    assert said() == [
+        ("wrong", f"elsewhere/keys/{key.name}: is not a key of the audit: 64 hexadecimal digits"),
+        ("wrong", "elsewhere/checkpoints is not a directory"),
+        ("wrong", "elsewhere: others can write in it: chmod 700"),
+    ]
+
+
+def test_what_proves_the_audit_below_the_state(site: Site) -> None:
+    """Until it is there nothing is said of it that was not said of the state."""
+    keys = site.directory / "state" / "audit-keys"
+    keys.parent.mkdir(mode=0o700)
+    keys.mkdir()
+    keys.chmod(0o775)
+    assert site.wrong("--offline") == [
+        ("audit keys", "wrong", "state/audit-keys: others can write in it: chmod 700"),
     ]
 
 

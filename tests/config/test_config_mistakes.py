@@ -193,14 +193,6 @@ opa: {managed: {bundle: build/demo}}
             "ostiary.yaml:1: listen.proxies.header: 'proxy-v1' is not proxy-v2, x-forwarded-for or forwarded (did you mean 'proxy-v2'?)",
         ],
     ),
-    "a preamble in front of TLS": (
-        BASE.replace(
-            "listen: {data: 127.0.0.1:8080}",
-            "listen: {data: 127.0.0.1:8080, tls: {certificate: c.pem, key: k.pem}, "
-            "proxies: {addresses: [10.0.0.7], header: proxy-v2}}",
-        ),
-        ["ostiary.yaml:1: listen.proxies.header: 'proxy-v2' is not read in front of TLS in this version"],
-    ),
     "an own host with a port": (
         BASE + "own_host: ostiary.localhost:80\n",
         ["ostiary.yaml:7: own_host: is not a host's name, which has no scheme, no port and no wildcard"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +18,7 @@ import pytest
 
 from ostiary.clock import SystemClock
 from ostiary.demo.issuer import AUDIENCE, ISSUER
-from support.faults import changed_proxy
+from support.faults import changed_proxy, eventually
 from support.forwarding import Client, connected, replies, response
 from support.identity import Issuer, KeyServer, SigningKey, answer, jwks, raw_server
 from support.machine import Machine
@@ -173,3 +175,19 @@ async def test_a_key_that_is_rotated_in_is_believed_at_once_and_one_rotated_out_
         signer.key = NEW
         assert (await asks(proxy, client))[0] == 200
         assert len(upstream.requests) == 9
+
+
+async def test_workers_that_are_restarted_in_an_outage_know_what_the_others_did(
+    opa_binary: Path, machine: Machine
+) -> None:
+    keys = KeyServer(jwks(OLD))
+    async with trusting(machine, keys) as (proxy, signer, client, upstream):
+        assert (await asks(proxy, client))[0] == 200
+        _fails(keys)
+        os.kill(proxy.pid, signal.SIGUSR2)
+        await eventually(lambda: "all workers were restarted" in proxy.log_text(), seconds=60)
+        async with connected(proxy.port) as anew:
+            assert (await asks(proxy, anew))[0] == 200
+            signer.key = NEW
+            assert (await asks(proxy, anew))[0] == 401
+        assert len(upstream.requests) == 2

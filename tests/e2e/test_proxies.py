@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import struct
 from pathlib import Path
 
 import pytest
 
 from support.forwarding import replies, reserved_port, response
+from support.preamble import preamble
 from support.proxy import PERMISSIONS, running_proxy
 from support.server import Listener
+from support.tls import client_context, dns, root
 from support.upstream import RawUpstream
 
 CLIENT = "203.0.113.9"
@@ -20,16 +20,18 @@ SOURCE = PERMISSIONS.replace(
 )
 
 
-def preamble(client: str) -> bytes:
-    addresses = ipaddress.ip_address(client).packed + ipaddress.ip_address("192.0.2.1").packed
-    return b"\r\n\r\n\x00\r\nQUIT\n" + struct.pack("!BBH", 0x21, 0x11, 12) + addresses + struct.pack("!HH", 4711, 443)
-
-
-@pytest.mark.parametrize("header", ["proxy-v2", "x-forwarded-for", "forwarded"])
-async def test_policy_audit_and_upstream_see_the_client_of_a_pinned_proxy(header: str, opa_binary: Path) -> None:
+@pytest.mark.parametrize("header", ["proxy-v2", "proxy-v2 before TLS", "x-forwarded-for", "forwarded"])
+async def test_policy_audit_and_upstream_see_the_client_of_a_pinned_proxy(
+    header: str, opa_binary: Path, tmp_path: Path
+) -> None:
     """And of anybody else the address of the socket."""
     assert SOURCE != PERMISSIONS
+    header, _, over_tls = header.partition(" before ")
     listen = f"proxies: {{addresses: [127.0.0.1], header: {header}}}"
+    authority = root("of servers")
+    if over_tls:
+        certificate, key = authority.issue(dns("localhost")).write(tmp_path, "server")
+        listen += f", tls: {{certificate: {certificate}, key: {key}}}"
     with reserved_port() as port:
         async with (
             RawUpstream(replies(response()), port=port).running() as upstream,
@@ -45,8 +47,13 @@ async def test_policy_audit_and_upstream_see_the_client_of_a_pinned_proxy(header
                 lines = f"Host: orders.localhost\r\nAuthorization: Bearer {proxy.token()}\r\n{says[1]}\r\n"
                 listener = Listener(proxy.port, [], None, None)  # type: ignore[arg-type]
                 with listener.connect(source=source) as client:
-                    client.send(says[0] + f"GET /orders/42 HTTP/1.1\r\n{lines}\r\n".encode())
+                    client.send(says[0])
+                    if over_tls:
+                        context = client_context(authority)
+                        client.sock = context.wrap_socket(client.sock, server_hostname="localhost")
+                    client.send(f"GET /orders/42 HTTP/1.1\r\n{lines}\r\n".encode())
                     answer = client.response()
+                    client.sock.close()
                 decision = answer.header(b"ostiary-decision-id")
                 assert decision is not None
                 return answer.status, decision.decode()

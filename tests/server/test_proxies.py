@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import struct
 import time
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -13,37 +12,10 @@ from ostiary.errors import HeaderMalformed, MessageMalformed
 from ostiary.server import ListenerLimits, Proxies
 from ostiary.server.preamble import PREAMBLE_BYTES, SIGNATURE, Preamble, read_preamble
 from ostiary.server.refused import TARGET_SHOWN
+from support.preamble import LOCAL, Header, pinned, preamble
 from support.server import Recorder, eventually, listener
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
-HEADER = Literal["proxy-v2", "x-forwarded-for", "forwarded"]
-
-
-def preamble(
-    client: str = "203.0.113.9",
-    port: int = 4711,
-    *,
-    version: int = 2,
-    command: int = 1,
-    family: int | None = None,
-    fields: bytes = b"",
-    length: int | None = None,
-) -> bytes:
-    address = ipaddress.ip_address(client)
-    server = ipaddress.ip_address("192.0.2.1" if address.version == 4 else "2001:db8::1")
-    body = address.packed + server.packed + struct.pack("!HH", port, 443) + fields
-    if family is None:
-        family = 0x11 if address.version == 4 else 0x21
-    return (
-        SIGNATURE + struct.pack("!BBH", version << 4 | command, family, len(body) if length is None else length) + body
-    )
-
-
-LOCAL = SIGNATURE + b"\x20\x00\x00\x00"
-
-
-def pinned(header: HEADER, *networks: str) -> Proxies:
-    return Proxies(networks=tuple(map(ipaddress.ip_network, networks or ("127.0.0.1/32",))), header=header)
 
 
 # PROXY protocol, version 2.
@@ -128,7 +100,7 @@ def test_a_pinned_proxy_that_says_nothing_is_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("header", ["proxy-v2", "x-forwarded-for", "forwarded"])
-def test_who_is_not_pinned_is_who_it_is(header: HEADER) -> None:
+def test_who_is_not_pinned_is_who_it_is(header: Header) -> None:
     """With a preamble it is refused, with headers it is not believed."""
     app = Recorder()
     with listener(app, proxies=pinned(header, "127.0.0.9/32")) as served:
@@ -184,7 +156,7 @@ def test_connections_through_a_preamble_count_for_their_clients() -> None:
 # Headers.
 
 
-def told(header: HEADER, *values: str, networks: tuple[str, ...] = ("10.0.0.0/29", "2001:db8::/64")) -> tuple[str, int]:
+def told(header: Header, *values: str, networks: tuple[str, ...] = ("10.0.0.0/29", "2001:db8::/64")) -> tuple[str, int]:
     return pinned(header, *networks).client([(b"host", b"h"), *((header.encode(), value.encode()) for value in values)])
 
 
@@ -297,7 +269,7 @@ def request(*lines: str, target: str = "/a") -> bytes:
         ("forwarded", ("Forwarded: for={}",), ("X-Forwarded-For: 1.1.1.1", "X-Real-IP: 1.1.1.1")),
     ],
 )
-def test_every_request_has_its_own_client(header: HEADER, lines: tuple[str, ...], others: tuple[str, ...]) -> None:
+def test_every_request_has_its_own_client(header: Header, lines: tuple[str, ...], others: tuple[str, ...]) -> None:
     """On one connection, pipelined or not; and only the configured header is read."""
     app = Recorder()
     clients = ["203.0.113.9", "203.0.113.10", "203.0.113.11"]

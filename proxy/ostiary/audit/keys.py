@@ -107,12 +107,15 @@ class AuditKeys:
     def current(self, now: float) -> AuditKey:
         """The newest key, made if there is none or if that one is too old. `now` is in Unix seconds. Raises OSError."""
         guard(self._directory, "the directory of the audit's keys")
-        names = sorted(name for path in self._directory.iterdir() if (name := _id(path)) is not None)
-        if names:
-            newest = _read(self._directory / f"{names[-1]}.key", names[-1])
-            if now - newest.made < self._lifetime:
-                return newest
+        newest = self.newest()
+        if newest is not None and now - newest.made < self._lifetime:
+            return newest
         return self._make(now)
+
+    def newest(self) -> AuditKey | None:
+        """The one that would be gone on with, None if there is none. Makes nothing. Raises OSError."""
+        names = sorted(name for path in self._directory.iterdir() if (name := _id(path)) is not None)
+        return _read(self._directory / f"{names[-1]}.key", names[-1]) if names else None
 
     def expires(self, key: AuditKey) -> float:
         """When a key is too old to go on with, in Unix seconds."""
@@ -152,6 +155,11 @@ def read_keys(directory: Path) -> Mapping[str, AuditKey]:
 def guard(directory: Path, what: str) -> None:
     """Make a directory of the audit, or see that nobody else can write in the one that is there. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unshared(directory, what)
+
+
+def unshared(directory: Path, what: str) -> None:
+    """See that nobody else can write in a directory that is there. Raises OSError."""
     if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(errno.EPERM, f"others can write in {what}", str(directory))
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from ostiary import assets
+from ostiary.audit.keys import AuditKeys, unshared
 from ostiary.certificates import TlsFiles
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config, check_agreement
@@ -72,7 +73,7 @@ def _outdated(source: Path, built: Revision | None, config: Config | None) -> li
 
 def check_files(config: Config) -> list[Finding]:
     """Whether everything that the proxy reads is good, and everything that it writes can be."""
-    findings = [*_state(config), *_signing(config), *_audit(config.audit.path)]
+    findings = [*_state(config), *_signing(config), *_audit(config)]
     if config.opa.managed is not None:
         findings += _bundle(config.opa.managed.bundle)
     if config.listen.tls is not None:
@@ -115,14 +116,59 @@ def _private(directory: Path) -> list[Finding]:
     return _writable("state", directory)
 
 
-def _audit(directory: Path) -> list[Finding]:
-    if directory.exists() and not directory.is_dir():
-        return wrong("audit", f"{directory} is not a directory")
-    return _writable("audit", directory)
+def _audit(config: Config) -> list[Finding]:
+    """The directory of the audit, and what proves it: keys, checkpoints, and the key that signs those."""
+    return [
+        *_kept("audit", config.audit.path),
+        *_audit_keys(config),
+        *_apart(config, "checkpoints", config.audit_checkpoints),
+        *_checkpoint_key(config),
+    ]
+
+
+def _kept(part: str, directory: Path) -> list[Finding]:
+    """A directory that the proxy makes, and that nobody else may write in where it is there already."""
+    if os.path.lexists(directory):
+        if not directory.is_dir():
+            return wrong(part, f"{directory} is not a directory")
+        try:
+            unshared(directory, "it")
+        except OSError as error:
+            return wrong(part, f"{directory}: {error.strerror}: chmod 700")
+    return _writable(part, directory)
+
+
+def _apart(config: Config, part: str, directory: Path) -> list[Finding]:
+    """A directory of the audit's besides the audit. Below `state` it is as good as that until it is there."""
+    below = directory.absolute().is_relative_to(config.state.absolute())
+    return [] if below and not os.path.lexists(directory) else _kept(part, directory)
+
+
+def _audit_keys(config: Config) -> list[Finding]:
+    directory = config.audit_keys
+    found = _apart(config, "audit keys", directory)
+    if any(one.state == "wrong" for one in found) or not directory.exists():
+        return found
+    try:
+        newest = AuditKeys(directory, lifetime=float(config.audit.key_lifetime)).newest()
+    except OSError as error:
+        return wrong("audit keys", f"{error.filename or directory}: {error.strerror}")
+    return found if newest is None else ok("audit keys", f"{directory}: sealed with {newest.id}")
+
+
+def _checkpoint_key(config: Config) -> list[Finding]:
+    path = config.checkpoint_key_file
+    if not os.path.lexists(path):  # the first start makes it
+        return [] if path.parent == config.state else _kept("checkpoint key", path.parent)
+    try:
+        key = load_signing_key(path, algorithm="EdDSA")
+    except ConfigurationError as error:
+        return wrong("checkpoint key", error)
+    return ok("checkpoint key", f"{path}: {key.id}")
 
 
 def _writable(part: str, directory: Path) -> list[Finding]:
-    nearest = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    nearest = next(place for place in (directory, *directory.absolute().parents) if os.path.exists(place))  # noqa: PTH110 - what cannot be looked at is not there
     if not nearest.is_dir():
         return wrong(part, f"{directory} cannot be made: {nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):

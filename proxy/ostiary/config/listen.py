@@ -42,9 +42,10 @@ class Proxies(Strict):
     """Their own addresses, as networks: `10.0.7.0/28`. Whoever has one of these can claim any address, so name no
     network that clients are in."""
     header: Literal["proxy-v2", "x-forwarded-for", "forwarded"]
-    """Where they say it. `proxy-v2`: in a PROXY protocol preamble, version 2, before anything else on a connection.
-    `x-forwarded-for`, `forwarded` (RFC 7239): in that header of each request, whose last hop counts that is not of
-    `addresses`. What they do not say is refused, 400."""
+    """Where they say it. `proxy-v2`: in a PROXY protocol preamble, version 2, before anything else on a connection, a
+    TLS handshake included. `x-forwarded-for`, `forwarded` (RFC 7239): in that header of each request, whose last hop
+    counts that is not of `addresses`. What they do not say is refused, 400; before TLS, where nothing can be answered,
+    the connection is cut."""
 
 
 class Listen(Strict):
@@ -88,8 +89,6 @@ class Listen(Strict):
                 for index, peer in enumerate(self.xfcc.peers)
                 if peer != STAND_IN_PEER and (lacks := _unprovable(peer, self.tls))
             )
-        if self.tls is not None and self.proxies is not None and self.proxies.header == "proxy-v2":
-            found.append((("proxies", "header"), "'proxy-v2' is not read in front of TLS in this version"))
         if "jwt" not in proofs:
             if self.dpop is not None:
                 found.append((("dpop",), "binds tokens, and this listener takes none"))

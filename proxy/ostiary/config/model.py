@@ -327,6 +327,11 @@ class Config(Strict):
         return self.audit.checkpoint_key or self.state / "checkpoint-key.pem"
 
     @property
+    def issuer_keys(self) -> Path:
+        """Where a worker leaves the issuers' keys for the next."""
+        return self.state / "issuer-keys"
+
+    @property
     def replay_file(self) -> Path:
         """Where the workers share what DPoP proofs were used."""
         return self.state / "proofs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from ostiary.clock import Clock
@@ -15,6 +16,7 @@ from ostiary.identity.failures import FailureLimit
 from ostiary.identity.jwks import JwksStore, KeyHealth
 from ostiary.identity.jwt import BearerAuthenticator, IssuerRules, JwtVerifier, TokenVerifier
 from ostiary.identity.keys import KeyReader
+from ostiary.identity.memory import KeyMemory
 from ostiary.identity.mtls import ActingAuthenticator, CertificateSource
 from ostiary.identity.settings import FILE_REFRESH, IssuerSettings, KeyFile, RefreshSettings
 from ostiary.identity.sources import source_of
@@ -60,13 +62,14 @@ def build_authenticator(
     bound_tokens: bool = False,
     dpop: DpopSettings | None = None,
     replays: ReplayStore | None = None,
+    memory: Path | None = None,
 ) -> ListenerAuthenticator:
     """An authenticator for a listener that takes these `proofs`; `cache_capacity` 0 verifies every token on every
     request.
 
     `certificates` is what knows whose certificate a request came with; proofs other than `jwt` need it. With
     `bound_tokens` no others are taken. `dpop` and `replays` come together: who proves possession of a key, and where
-    it is kept that they did.
+    it is kept that they did. `memory` is the directory where fetched keys are kept for the next worker.
     `failures` replaces the limit on invalid tokens from one address, `refresh` the defaults for fetched and for local
     keys alike.
     Raises `ValueError` for no issuer where tokens are taken, or one that occurs twice.
@@ -80,7 +83,7 @@ def build_authenticator(
         raise ValueError("proofs of possession and a store of those that were used come together")
     failures = failures or FailureLimit(clock=clock)
     possession = Possession(certificates=certificates, required=bound_tokens)
-    rules, stores = _rules(issuers, clock=clock, refresh=refresh)
+    rules, stores = _rules(issuers, clock=clock, refresh=refresh, memory=memory)
     tokens: TokenVerifier = JwtVerifier(issuers=rules, clock=clock, failures=failures)
     if cache_capacity > 0:
         tokens = CachingVerifier(verifier=tokens, clock=clock, capacity=cache_capacity)
@@ -102,7 +105,7 @@ def build_authenticator(
 
 
 def _rules(
-    issuers: Sequence[IssuerSettings], *, clock: Clock, refresh: RefreshSettings | None
+    issuers: Sequence[IssuerSettings], *, clock: Clock, refresh: RefreshSettings | None, memory: Path | None
 ) -> tuple[dict[str, IssuerRules], list[JwksStore]]:
     if not issuers:
         raise ValueError("no issuer: nobody could be identified")
@@ -111,13 +114,15 @@ def _rules(
     for settings in issuers:
         if settings.issuer in rules:
             raise ValueError(f"issuer {settings.issuer} occurs twice")
-        default = FILE_REFRESH if isinstance(settings.keys, KeyFile) else RefreshSettings()
+        local = isinstance(settings.keys, KeyFile)
+        default = FILE_REFRESH if local else RefreshSettings()
         store = JwksStore(
             issuer=settings.issuer,
             source=source_of(settings.issuer, settings.keys),
             reader=key_reader(settings),
             clock=clock,
             refresh=refresh or default,
+            memory=None if local or memory is None else KeyMemory(memory, issuer=settings.issuer, keys=settings.keys),
         )
         stores.append(store)
         rules[settings.issuer] = IssuerRules(settings=settings, keys=store)

@@ -8,6 +8,7 @@
   the cool-down the answer is no at once, and the next refresh is moved to the cool-down's end.
 - A failed attempt, or a set without one usable key, leaves the last good set in use until `max_age`
   (GHSA-fhv5-28vv-h8m8: a cache wiped on error). After that there are no keys: no is the only answer left.
+- What was fetched is kept by a `KeyMemory`, if there is one, and a store that is started begins with that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Final
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
 from ostiary.identity.keys import NO_KEYS, KeyReader, KeySet, KeySourceError, VerificationKey
+from ostiary.identity.memory import KeyMemory
 from ostiary.identity.settings import RefreshSettings
 from ostiary.identity.sources import KeySource
 from ostiary.models import Json
@@ -72,8 +74,10 @@ class JwksStore:
         clock: Clock,
         refresh: RefreshSettings,
         chance: Callable[[], float] = _chance,
+        memory: KeyMemory | None = None,
     ) -> None:
         self._issuer = issuer
+        self._memory = memory
         self._source = source
         self._reader = reader
         self._clock = clock
@@ -117,6 +121,7 @@ class JwksStore:
     async def start(self) -> None:
         """Begin keeping the keys. Returns when the first attempt has ended, or after `wait` seconds; never fails."""
         if self._keeper is None:
+            await self._recall()
             attempt = self._begin()
             self._keeper = asyncio.create_task(self._keep(), name=f"keys of {self._issuer}")
             await asyncio.wait({attempt}, timeout=self._refresh.wait)
@@ -198,12 +203,32 @@ class JwksStore:
             async with asyncio.timeout(self._refresh.deadline):
                 document = await self._source.read()
             self._accept(document)
+            await self._remember(document)
         except KeySourceError as error:
             self._failed(error.cause, str(error))
         except TimeoutError:
             self._failed("timeout", f"no answer within {self._refresh.deadline} s")
         except Exception as error:  # noqa: BLE001 - one issuer's document must not end the keeping of keys
             self._failed("internal", type(error).__name__)
+
+    async def _recall(self) -> None:
+        """Begin with what a worker before this one was told, as old as it is."""
+        found = None if self._memory is None else await asyncio.to_thread(self._memory.recall, self._clock.now())
+        if found is None or found[1] >= self._refresh.max_age:
+            return
+        try:
+            self._accept(found[0])
+        except KeySourceError as error:
+            _log.warning("issuer %s: the keys that were kept cannot be used: %s", self._issuer, error)
+            return
+        self._loaded_at = self._clock.monotonic() - found[1]
+
+    async def _remember(self, document: bytes) -> None:
+        if self._memory is not None:
+            try:
+                await asyncio.to_thread(self._memory.keep, document, self._clock.now())
+            except OSError as error:
+                _log.warning("issuer %s: its keys cannot be kept for the next worker: %s", self._issuer, error)
 
     def _accept(self, document: bytes) -> None:
         if document != self._document:

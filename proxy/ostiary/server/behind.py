@@ -15,7 +15,7 @@ from ostiary.problem import Problems
 from ostiary.server.connection import Awaited, Terms
 from ostiary.server.limits import Census, ListenerLimits
 from ostiary.server.outbox import Outbox
-from ostiary.server.preamble import read_preamble
+from ostiary.server.preamble import Preamble, read_preamble
 from ostiary.server.protocol import StrictProtocol
 from ostiary.server.proxies import PREAMBLE, Client, Proxies
 from ostiary.server.refused import OnRefused
@@ -34,14 +34,22 @@ class BehindProxy(StrictProtocol):
 
 
 class BehindPreamble(BehindProxy):
-    """A connection of a pinned proxy begins with a preamble, within `header_timeout`; no other connection may."""
+    """A connection of a pinned proxy begins with a preamble, within `header_timeout`; no other connection may.
 
+    Over TLS it stands before the handshake, and whoever read it there says so in `told`.
+    """
+
+    told: Preamble | None = None
     _preamble: bytes | None = None  # what has come of it; None where none is awaited
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        if self._pinned:
+        if not self._pinned or self._deaf:
+            return
+        if self.told is None:
             self._preamble = b""
+        elif self.told.client is not None:
+            self._speaks_for(self.told.client)
 
     def data_received(self, data: bytes) -> None:
         if self._preamble is not None:

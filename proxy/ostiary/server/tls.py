@@ -100,7 +100,8 @@ class TlsFront(asyncio.Protocol):
         self._app_state = app_state
         self._loop = _loop or asyncio.get_event_loop()
         self._transport: asyncio.Transport | None = None
-        self._peer: str | None = None
+        self._peer: str | None = None  # whom a refusal is reported of
+        self._counted: str | None = None
         self._greeting: asyncio.Task[None] | None = None
         self._early: list[bytes] = []  # what came before this side was ready for it: for the handshake, or behind it
         self._ended = False
@@ -114,10 +115,18 @@ class TlsFront(asyncio.Protocol):
         if client is not None:
             self._peer = unmapped(client[0])
         self._server_state.connections.add(cast("Any", self))  # so that a server that stops stops this too
-        if not self._terms.census.enter(self._peer):
+        self._enter(self._peer)
+        self._begin()
+
+    def _enter(self, counted: str | None) -> None:
+        """Go on as a connection of this peer, which None keeps out of the count for each peer, or refuse."""
+        self._counted = counted
+        if not self._terms.census.enter(counted):
             self._fail(Overloaded("connections"))
-            return
-        self._greeting = self._loop.create_task(self._greet(plain))
+
+    def _begin(self) -> None:
+        if self._transport is not None and not self._settled:
+            self._greeting = self._loop.create_task(self._greet(self._transport))
 
     def data_received(self, data: bytes) -> None:
         self._early.append(data)
@@ -148,7 +157,7 @@ class TlsFront(asyncio.Protocol):
 
     def _settle(self) -> None:
         self._settled = True
-        self._terms.census.leave(self._peer)
+        self._terms.census.leave(self._counted)
         self._server_state.connections.discard(cast("Any", self))
 
     async def _greet(self, plain: asyncio.Transport) -> None:
@@ -205,6 +214,7 @@ class TlsFront(asyncio.Protocol):
         if peer is not None:
             extensions: dict[str, Any] = {**EXTENSIONS, PEER_CERTIFICATE: peer}
             inner.extensions = MappingProxyType(extensions)
+        self._brief(inner)
         self._settle()  # it is counted by the other one, before anybody else can be
         secured.set_protocol(inner)
         inner.connection_made(secured)
@@ -212,6 +222,9 @@ class TlsFront(asyncio.Protocol):
             inner.data_received(b"".join(self._early))
         if self._ended:
             inner.eof_received()
+
+    def _brief(self, inner: StrictProtocol) -> None:
+        """Tell it what was learnt of the connection before the handshake."""
 
 
 def _feed(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
@@ -222,11 +235,6 @@ def _feed(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
         buffer[: len(piece)] = piece
         protocol.buffer_updated(len(piece))
         data = data[len(piece) :]
-
-
-def tls_protocol(strict: type[StrictProtocol], *, contexts: ContextSource) -> type[TlsFront]:
-    """The protocol class to give to `uvicorn.Config(http=...)` for TLS in front of one made by `strict_protocol`."""
-    return type("ConfiguredTlsFront", (TlsFront,), {"strict": strict, "contexts": contexts})
 
 
 def _peer_certificate(ssl_object: ssl.SSLObject) -> PeerCertificate | None:

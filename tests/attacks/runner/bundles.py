@@ -164,6 +164,21 @@ async def _none(press: Press) -> bytes:
     return packed({**files, ".signatures.json": json.dumps({"signatures": [forged]}).encode()})
 
 
+async def _no_tokens(press: Press) -> bytes:
+    """The file of signatures is there, and holds none."""
+    return packed({**press.wide, ".signatures.json": b'{"signatures":[]}'})
+
+
+async def _two(press: Press) -> bytes:
+    """A stranger's signature beside the publisher's."""
+    found = [json.loads((await press.with_signature(press.wide, key=key))[".signatures.json"]) for key in _SIGNERS]
+    tokens = [token for one in found for token in one["signatures"]]
+    return packed({**press.wide, ".signatures.json": json.dumps({"signatures": tokens}).encode()})
+
+
+_SIGNERS: Final = ("publisher.pem", "stranger.pem")
+
+
 async def _stranger(press: Press) -> bytes:
     return await press.signed(press.wide, key="stranger.pem")
 
@@ -224,7 +239,9 @@ async def _rego(press: Press) -> bytes:
 _VARIANTS: Final[dict[str, Make]] = {
     r"rollback|roll(ed)? back|older|downgrade|lower (revision|sequence)|previous revision|replay": _older,
     r"allows? (everything|all\b|anything)|default allow|allow := true|probe": _anything,
-    r"empty bundle|no (policy|rules)|without (a )?policy": _nothing,
+    r"(empty|no)( list| array)?( of)? signatures|signatures?( array| list)?( is)? empty": _no_tokens,
+    r"two signatures|second signature|(multiple|several) signatures": _two,
+    r"^empty$|empty bundle|no (policy|rules)|without (a )?policy": _nothing,
     r"delta|patch": _delta,
     r"hs256|hmac|symmetric": _symmetric,
     r"alg\W+none|\bnone\b": _none,

@@ -24,9 +24,16 @@ _STATUS: Final = re.compile(
     r"(?i)(?:http[ -]?|status[ -]?)?([1-5]\d\d)(?: error| response)?"
     r"(?:\s+(?:redirect(?:s|ed)?\s+)?(?:to\s+)?(\S+://\S+|/\S*))?"
 )
-_STATUS_BODY: Final = re.compile(r"(?i)(?:http[ -]?|status[ -]?)?([1-5]\d\d)(?: with(?: body)?|:) ([{\[].*)", re.DOTALL)
+_STATUS_BODY: Final = re.compile(
+    r"(?i)(?:http[ -]?|status[ -]?)?([1-5]\d\d)(?: with(?: body)?| and|:)? ([{\[].*)", re.DOTALL
+)
+_BODY_STATUS: Final = re.compile(r"(?i)([{\[].*[}\]]) (?:with|and|but)(?: http| status)* ([1-5]\d\d)", re.DOTALL)
+_NESTED: Final = re.compile(r"(?:(?:deep(?:ly)?|too deep) )?nest(?:ing|ed)(?: json)?(?::? ?(?P<depth>\d[\d _,]*))?")
 _REDIRECT: Final = re.compile(r"redirect(?:s|ed)?(?:(?:\s+to)?\s+(\S+))?")
-_MEMBER: Final = re.compile(r"(kty|use|alg|key_ops|kid|crv)=(\S+)(?: key)?")
+_MEMBER: Final = re.compile(r"(kty|use|alg|key_ops|kid|crv|e|n)=(\S+)(?: key)?")
+_MANY: Final = re.compile(r"(\d[\d _,]*) (?:distinct |different )?keys")
+_MOST_KEYS: Final = 5_000
+"""Megabytes more than any proxy should take; to make more takes the runner time."""
 _SLOW: Final = re.compile(
     r"(?:(?:answers? )?(?:slow|delay|sleep|after|late)s?(?:ed)?(?: by)?\s*:?\s*)?"
     r"(\d+(?:\.\d+)?) ?(ms|s|seconds)(?: late| delay)?"
@@ -69,6 +76,15 @@ async def closing(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def dripping(writer: asyncio.StreamWriter) -> None:
+    """The head at once, then a byte each half second."""
+    writer.write(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(1000):
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.5)
+
+
 def _late(seconds: float) -> Fault:
     async def late(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(seconds)
@@ -81,18 +97,35 @@ def document_fault(told: str) -> Fault | None:
     text = told.strip()
     words = re.sub(r"[-_ ]+", " ", text.lower())
     if re.fullmatch(
-        r"(?:hangs?|never answers?|accepts? and never answers?|time ?s? ?outs?|timeouts?|silent|no answer)", words
+        r"(?:hangs?|never answers?|accepts? and never answers?|time ?s? ?outs?|timed out|timeouts?|silent|no answer"
+        r"|slow)",
+        words,
     ):
         return hanging
+    if re.fullmatch(r"drips?|dripping|trickles?|trickling|slow(?:ly)? (?:body|bytes|byte by byte)|byte by byte", words):
+        return dripping
+    if re.fullmatch(
+        r"(?:resets?|close[sd]?|drops?|disconnects?|eof)(?: connection)? (?:after (?:the )?head(?:er)?s?|mid body"
+        r"|half ?way|in the middle(?: of the body)?)",
+        words,
+    ):
+        return answering(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+    if nested := _NESTED.fullmatch(text.lower()):
+        depth = int(re.sub(r"\D", "", nested["depth"] or "100000"))
+        return answering(http(b'{"result":' + b"[" * depth + b"]" * depth + b"}"))
     if re.fullmatch(r"(?:connection )?(?:resets?|closes?|closed|eof|aborts?|drops?)(?: connection)?", words):
         return closing
-    if re.fullmatch(r"(?:200 )?(?:empty body|nothing|no body|empty response)", words):
+    if re.fullmatch(r"(?:200 )?(?:with )?(?:an? )?(?:empty body|nothing|no body|empty response|empty answer)", words):
         return answering(http(b""))
-    if re.fullmatch(r"(?:200 )?(?:not json|no json|invalid json|garbage|html|text|plain text|malformed)", words):
+    if text.startswith("<") or re.fullmatch(
+        r"(?:200 )?(?:with )?(?:not json|no json|non json|invalid json|garbage|html|text|plain text"
+        r"|malformed(?: json)?)",
+        words,
+    ):
         return answering(http(b"<html>it works</html>"))
     if re.fullmatch(r"(?:200 )?(?:truncated(?: json)?|cut off)", words):
         return answering(http(b'{"keys":[{"kty":"RSA","result":{"allow":tr'))
-    if re.fullmatch(r"(?:200 )?(?:with )?(?:invalid|bad|not|broken) utf ?8", words):
+    if re.fullmatch(r"(?:200 )?(?:with )?(?:invalid|bad|not|broken|non) utf ?8(?: in .*)?", words):
         return answering(http(b'{"result":{"allow":true,"reasons":["\xff\xfe"]}}'))
     if re.fullmatch(r"(?:200 )?(?:gzip|gzip bomb|compressed|gzipped)", words):
         bomb = amounts.body("gzip(50 MB zeros)").whole()
@@ -103,6 +136,8 @@ def document_fault(told: str) -> Fault | None:
         return answering(http(b"", status=302, headers={"Location": redirect[1] or "http://127.0.0.1:1/"}))
     if body := _STATUS_BODY.fullmatch(text):
         return answering(http(body[2].encode(), status=int(body[1])))
+    if body := _BODY_STATUS.fullmatch(text):
+        return answering(http(body[1].encode(), status=int(body[2])))
     if status := _STATUS.fullmatch(text):
         location = {"Location": status[2] or "http://127.0.0.1:1/"} if status[1].startswith("3") else None
         return answering(http(b"{}", status=int(status[1]), headers=location))
@@ -151,10 +186,17 @@ def _key_stage(told: str, recipe: Mapping[str, Any]) -> KeyStage:
     if re.search(r"\boct\b|symmetric|\bhmac\b", words):
         secret = str(recipe.get("sign", "hmac:secret")).partition(":")[2] or "secret"
         return _keys({"kty": "oct", "kid": KEY_ID, "k": b64(secret.encode()), "alg": "HS256", "use": "sig"})
-    if re.search(r"\bweak\b|\b1024\b|\bsmall\b", words):
+    if re.search(r"\bweak\b|\b(?:rsa )?(?:512|768|1024)(?: ?bits?)?\b|\bsmall\b|\bshort key\b", words):
         return _keys(public_jwk("1024"))
+    if re.search(r"\b(?:another|other|different|wrong) (?:issuer|key)\b|\battacker\b", words):
+        return _keys(public_jwk("attacker" if "attacker" in words else "other"))
+    if many := _MANY.fullmatch(words):
+        count = min(int(re.sub(r"\D", "", many[1])), _MOST_KEYS)
+        return _keys(*(public_jwk(kid=f"k{number}") for number in range(1, count + 1)))
     if member := _MEMBER.fullmatch(told.strip()):
         value: Any = [member[2]] if member[1] == "key_ops" else member[2]
+        if member[1] in "en" and value.isdigit():
+            value = b64(int(value).to_bytes(4, "big").lstrip(b"\0"))
         named = str(recipe.get("sign", "")).partition(":")[2].removesuffix("-key")
         material = named if named in ("enc", "attacker", "other", "old") else "issuer"
         return _keys(public_jwk(material, **{member[1]: value}))
@@ -223,13 +265,22 @@ def opa_faults(told: str, revision: str = "1-0000000000000000") -> list[OpaFault
         stated = text.partition(" with ")[0].strip()
         own = [answering(http(stated.encode()))] if stated.startswith("{") else []
         return [OpaFault(fault) for fault in (*own, answering(http(json.dumps(_misrouted(revision)).encode())))]
-    if text[:1] in ("{", "[", '"') or text in ("null", "true", "false"):
+    if (text[:1] in ("{", "[", '"') or text in ("null", "true", "false")) and not _BODY_STATUS.fullmatch(text):
         return [OpaFault(answering(http(text.encode()))), OpaFault(answering(http(_with_provenance(text, revision))))]
     words = text.lower()
     if re.fullmatch(r"(?:is )?(?:down|refused|connection refused|unreachable|stopped|killed|unavailable|gone)", words):
         return [OpaFault(closing, always=True)]
-    if words in ("undefined", "empty"):
+    if re.fullmatch(
+        r"(?:is )?(?:undefined|empty|not ready)|(?:bundle (?:is )?)?not (?:yet )?(?:activated|loaded)"
+        r"|no (?:bundle|policy)",
+        words,
+    ):
         return [OpaFault(answering(http(b"{}")))]
+    if re.fullmatch(
+        r"(?:(?:a |an )?(?:stale|old(?:er)?|other|another|previous|wrong) (?:bundle|revision|policy))", words
+    ):
+        allow = json.dumps({**_misrouted("0-ffffffffffffffff"), "result": {**_allow("orders", "get-order")}})
+        return [OpaFault(answering(http(allow.encode())))]
     fault = document_fault(text)
     if fault is None:
         raise Unintelligible(f"{told!r} is nothing that an OPA of this runner does")
@@ -247,13 +298,16 @@ def _with_provenance(text: str, revision: str) -> bytes:
 
 def _misrouted(revision: str) -> dict[str, Any]:
     """A whole and well-formed allow, of another question."""
-    allow = {
-        "allow": True, "reasons": [], "caller": "web", "service": "billing", "endpoint": "create-order",
-        "permission": "web/orders/create-order/00000000", "grant": None,
+    return {"result": _allow("billing", "create-order"), "provenance": {"bundles": {"main": {"revision": revision}}}}
+
+
+def _allow(service: str, endpoint: str) -> dict[str, Any]:
+    return {
+        "allow": True, "reasons": [], "caller": "web", "service": service, "endpoint": endpoint,
+        "permission": f"web/orders/{endpoint}/00000000", "grant": None,
         "credential": {"lifetime": 60, "per_call": False}, "expires_at": None, "cache": {"max_age": 5, "vary": []},
         "requestable": None, "observed": False,
     }  # fmt: skip
-    return {"result": allow, "provenance": {"bundles": {"main": {"revision": revision}}}}
 
 
 @dataclass
@@ -389,6 +443,34 @@ async def _served(
 # What services answer.
 
 
+_LARGEST: Final = 256 << 20
+"""Bytes of an answer, which is made whole before it is sent."""
+
+_TERSE: Final = re.compile(r"([1-5]\d\d)(?:[ ,:]+([A-Za-z][A-Za-z-]*): ?(\S.*))?")
+
+
+def response_told(told: Any) -> dict[str, Any]:
+    """What a service is to answer, where that is a text: `302 Location: http://…`, or what a case has for an error.
+
+    Raises `Unintelligible`.
+    """
+    if isinstance(told, dict):
+        return dict(told)
+    if terse := _TERSE.fullmatch(str(told).strip()):
+        return {"status": int(terse[1]), "headers": {terse[2]: terse[3]} if terse[2] else {}}
+    return {"error": str(told)}
+
+
+def _pairs(headers: Any) -> dict[str, Any]:
+    """Headers by name, with a list of values where one is there more than once."""
+    if isinstance(headers, dict):
+        return dict(headers)
+    found: dict[str, Any] = {}
+    for name, value in headers:
+        found[name] = [*found[name], value] if name in found else [value]
+    return found
+
+
 def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None, dict[str, Any]]:
     """The bytes of a response, its body if it has one that is to be relayed as it is, and how it is sent.
 
@@ -397,7 +479,12 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     spec = Spec(dict(told))
     raw = spec.take("raw")
     status = int(spec.take("status", default=200))
-    headers = spec.take("headers", default={})
+    headers = _pairs(spec.take("headers", default={}))
+    for name in ("location", "set_cookie", "content_encoding", "www_authenticate"):
+        if (value := spec.take(name)) is not None:
+            headers["-".join(word.capitalize() for word in name.split("_"))] = value
+    many = int(spec.take("headers_count", "header_count", default=0))
+    headers |= {f"X-{number}": "a" for number in range(many)}
     body = spec.take("body")
     version = str(spec.take("version", "http_version", default="1.1")).removeprefix("HTTP/")
     for echoed in filter(None, [spec.take("echo", "reflect")]):
@@ -421,6 +508,8 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     lines = [f"HTTP/{version} {status} X"]
     for name, value in headers.items():
         lines += [f"{name}: {amounts.repeated(one)}" for one in (value if isinstance(value, list) else [str(value)])]
+    if content.length > _LARGEST:
+        raise Unintelligible(f"{body!r} is more than a service of this runner answers")
     whole = content.whole() if status not in (204, 304) else b""
     if not names & {"content-length", "transfer-encoding"} and status not in (204, 304):
         lines.append(f"Content-Length: {len(whole)}")

@@ -67,6 +67,10 @@ class attacked_proxy(running_proxy):  # noqa: N801 - a context manager, used lik
             build(place, self.permissions, self.rego, sequence=1)
         (place / "ostiary.yaml").write_text(self._configuration(trusted), encoding="utf-8")
 
+    def configure(self, place: Path) -> None:
+        """Write the configuration alone, for whoever starts the proxy otherwise."""
+        (place / "ostiary.yaml").write_text(self._configuration(Trusted(signer=NoSigner())), encoding="utf-8")
+
     def _configuration(self, trusted: Trusted) -> str:
         """JSON, which is YAML."""
         opa: dict[str, Any] = {"url": self.opa} if self.opa else {"managed": {"bundle": "bundle"}}

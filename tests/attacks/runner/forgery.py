@@ -37,10 +37,10 @@ ISSUER: Final = "https://idp.test"
 AUDIENCE: Final = "proxy"
 KEY_ID: Final = "k1"
 
-_DIGESTS: Final = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
+_DIGESTS: Final = {"1": hashes.SHA1(), "256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 _NOW: Final = re.compile(r"now(?:\s*([+-])\s*(\d+))?")
 _NESTED: Final = re.compile(r"nested(?:-(arrays?|objects?))?:(\d+)")
-_ASYMMETRIC: Final = re.compile(r"(rsa-pss|rsa|pss|ps|rs|ecdsa|ec|es|eddsa|ed25519)(?:-?(?:sha)?-?(256|384|512))?")
+_ASYMMETRIC: Final = re.compile(r"(rsa-pss|rsa|pss|ps|rs|ecdsa|ec|es|eddsa|ed25519)(?:-?(?:sha)?-?(1|256|384|512))?")
 _HMAC: Final = re.compile(r"(?:hmac|hs)(?:-?(?:sha)?-?(256|384|512))?")
 _KEYS: Final = {
     "": "issuer", "valid": "issuer", "valid-key": "issuer", "k1": "issuer", "issuer": "issuer", "issuer-key": "issuer",
@@ -50,6 +50,9 @@ _KEYS: Final = {
     "small-key": "1024", "short-key": "1024", "1024": "1024", "rsa-1024": "1024", "new-key": "new", "k2": "new",
 }  # fmt: skip
 """What cases call a key, and which of ours that is."""
+
+
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def b64(value: bytes) -> str:
@@ -174,6 +177,8 @@ class _Recipe:
         self._claims_more = spec.take("claims_raw_append", "claims_append", default="")
         self._sign = spec.take("sign", "signature", default="valid")
         self._mutations = spec.take("mutate", "mutation", default=[])
+        if (bound := spec.take("cnf")) is not None:
+            self._claims = {**self._claims, "cnf": bound}
         spec.done()
 
     def token(self) -> str:
@@ -216,7 +221,7 @@ class _Recipe:
             return b""
         if word == "random":
             return os.urandom(256)
-        if word in ("zero", "zeros", "zeroes", "null"):
+        if word in ("zero", "zeros", "zeroes", "null", "psychic") or key.replace(" ", "") in ("r=0,s=0", "0,0"):
             return bytes(64 if algorithm.startswith("ES") else 256)
         if word in ("original", "other", "other-token", "swapped", "reused"):
             return self._asymmetric("rs", "256", self._forge.key, original)
@@ -351,6 +356,18 @@ def _mutated(token: str, mutation: str) -> str:
         return f"{header}{argument}.{rest}"
     if word in ("pad", "padding"):
         return ".".join(part + "=" * (-len(part) % 4) for part in token.split("."))
+    if word in ("space", "whitespace", "newline", "crlf", "tab"):
+        return f"{header}{ {'newline': chr(10), 'crlf': chr(13) + chr(10), 'tab': chr(9)}.get(word, ' ') }.{rest}"
+    if word in ("trailing-bits", "non-canonical", "non-canonical-base64", "unused-bits"):
+        # 2048 bits in 342 characters: four of the last one's are nobody's.
+        return token[:-1] + _ALPHABET[_ALPHABET.index(token[-1]) ^ 1]
+    if word in ("swap-payload", "swap-claims", "replace-payload"):
+        payload, _, signature = rest.partition(".")
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return f"{header}.{b64(json.dumps({**claims, 'sub': argument or 'admin'}).encode())}.{signature}"
+    if part := re.fullmatch(r"flip[-: ]+(header|payload|claims|signature)", mutation.strip().lower()):
+        index = {"header": len(header) // 2, "signature": -10}.get(part[1], len(header) + 10)
+        return token[:index] + ("A" if token[index] != "A" else "B") + (token[index:][1:])
     if word.startswith("flip"):
         last = token[-1] if word.endswith(("last", "char")) or argument.startswith("last") else None
         index = len(token) - 1 if last is not None else len(token) - 10

@@ -24,7 +24,7 @@ from attacks.runner.faults import KeyFaultPlan, key_stages, opa_faults, upstream
 from attacks.runner.fixture import DEADLINE
 from attacks.runner.forgery import Forge
 from attacks.runner.labs import Findings, Lab, Place, no_more_disk
-from attacks.runner.listeners import EVERYWHERE, XFCC, env_listener, forwarded_by_peers
+from attacks.runner.listeners import EVERYWHERE, XFCC, confirmed, env_listener, forwarded_by_peers
 from attacks.runner.plans import Attempt, Plan, exact, tagged, whole, with_token
 from attacks.runner.service import Received, Reply
 from attacks.runner.slow import slow_client
@@ -37,23 +37,12 @@ _KINDS: Final[dict[str, Generator]] = {}
 
 _SECRET: Final = re.compile(rb"(?i)(?:bearer +|access_token=)([^\s\"&]{8,})")
 
-_DISK_FULL: Final = frozenset(
-    {
-        *(
-            "enospc",
-            "full",
-            "disk full",
-            "unwritable",
-            "not writable",
-            "erofs",
-            "read-only",
-            "readonly",
-            "efbig",
-            "eio",
-        ),
-        *("edquot", "eacces", "eperm", "permission denied", "no space", "no space left", "quota", "fails", "down"),
-    }
+_DISK_FULL: Final = re.compile(
+    r"(?:disk |sink |log |directory |file ?system |write |is )*(?:enospc|full|un-?writable|not writable|erofs"
+    r"|read-?only|efbig|eio|edquot|eacces|eperm|permission denied|no space(?: left)?(?: on device)?|(?:over )?quota"
+    r"|fail(?:s|ed)?|error|down|unavailable)(?: disk| sink| file ?system| directory)?"
 )
+_PLAIN_LISTENERS: Final = frozenset({"jwt", "bearer", "token", "plain", "http"})
 
 
 def generator(kind: str) -> Callable[[Generator], Generator]:
@@ -135,7 +124,10 @@ def _plain(case: Case, make: Callable[[Lab], tuple[bytes, list[str]]], *, forges
 
 @generator("jwt")
 def _jwt(case: Case, spec: Spec) -> Plan:
-    request, recipe = whole(spec.need("request")), spec.need("token", "jwt")
+    request, recipe = whole(spec.need("request")), spec.take("token", "jwt")
+    if recipe is None and b"{JWT}" not in request:
+        raise Unintelligible("there is no 'token'")
+    recipe = dict(recipe or {})
     Forge().forged(recipe)  # understood, or an error now
 
     def make(lab: Lab) -> tuple[bytes, list[str]]:
@@ -147,12 +139,16 @@ def _jwt(case: Case, spec: Spec) -> Plan:
 
 @generator("header")
 def _header(case: Case, spec: Spec) -> Plan:
-    request, name = spec.need("request"), spec.need("name", "header")
-    value, repeat = spec.take("value", default=""), spec.take("value_repeat", "repeat")
-    if repeat is not None:
-        start, piece, times = repeat if len(repeat) == 3 else ("", *repeat)
-        value = start + piece * int(times)
-    message = whole(request, headers={name: amounts.repeated(value)})
+    request = spec.need("request")
+    headers = {name: str(value) for name, value in dict(spec.take("headers", default={})).items()}
+    if not headers:
+        name, value = spec.need("name", "header"), spec.take("value", default="")
+        repeat = spec.take("value_repeat", "repeat")
+        if repeat is not None:
+            start, piece, times = repeat if len(repeat) == 3 else ("", *repeat)
+            value = start + piece * int(times)
+        headers = {name: value}
+    message = whole(request, headers={name: amounts.repeated(value) for name, value in headers.items()})
     return _plain(case, lambda lab: with_token(message, lab))
 
 
@@ -162,27 +158,49 @@ def _header_size(case: Case, spec: Spec) -> Plan:
     added: list[tuple[str, str]] = []
     one = spec.take("add_header", "header")
     many = spec.take("add_headers", "headers")
-    target = spec.take("target_length", "path_length", "query_length", "target")
+    longer, target = spec.take("path_length", "path"), spec.take("target_length", "query_length", "target", "query")
     for told in (one, many):
         if told is not None:
             added += _sized_headers(told)
-    if not added and target is None:
+    if not added and target is None and longer is None:
         raise Unintelligible("nothing is added")
     message = whole(request)
-    if target is not None:
-        length = int(target["length"]) if isinstance(target, dict) else int(target)
+    if longer is not None:
         method, path, rest = message.split(b" ", 2)
-        message = b" ".join((method, path + (b"?" if b"?" not in path else b"&") + b"q" * length, rest))
+        way, mark, query = path.partition(b"?")
+        message = b" ".join((method, way + b"p" * _length(longer) + mark + query, rest))
+    if target is not None:
+        method, path, rest = message.split(b" ", 2)
+        message = b" ".join((method, path + (b"?" if b"?" not in path else b"&") + b"q" * _length(target), rest))
     head, _, body = message.partition(b"\r\n\r\n")
     lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in added)
     message = head + b"\r\n" + lines + b"\r\n" + body
     return _plain(case, lambda lab: with_token(message, lab))
 
 
+def _length(told: Any) -> int:
+    return int(Spec(dict(told)).need("length", "size") if isinstance(told, dict) else told)
+
+
+@generator("target-size")
+@generator("uri-size")
+@generator("url-size")
+@generator("query-size")
+def _target_size(case: Case, spec: Spec) -> Plan:
+    told = {"request": spec.need("request"), "target": spec.need("length", "size", "bytes")}
+    return _header_size(case, Spec(told))
+
+
+@generator("path-size")
+def _path_size(case: Case, spec: Spec) -> Plan:
+    told = {"request": spec.need("request"), "path": spec.need("length", "size", "bytes")}
+    return _header_size(case, Spec(told))
+
+
 @generator("header-count")
 @generator("headers")
 def _header_count(case: Case, spec: Spec) -> Plan:
-    request, count = spec.need("request"), int(spec.need("count"))
+    request, count = spec.need("request"), int(spec.need("count", "add_headers", "headers"))
     told = {"count": count, "name": spec.take("name", default="X-{i}"), "length": int(spec.take("length", default=1))}
     message = whole(request, headers=dict(_sized_headers(told)))
     return _plain(case, lambda lab: with_token(message, lab))
@@ -240,6 +258,14 @@ def _sized_headers(told: Any) -> Iterator[tuple[str, str]]:
             yield (name if count == 1 or same else f"{name}-{number}"), value
 
 
+@generator("chunked")
+def _chunked(case: Case, spec: Spec) -> Plan:
+    inner = Spec({"request": "POST /orders", **spec.rest(), "chunked": True})
+    plan = _body(case, inner)
+    inner.done()
+    return plan
+
+
 @generator("body")
 def _body(case: Case, spec: Spec) -> Plan:
     request = spec.need("request", "request_line")
@@ -251,6 +277,9 @@ def _body(case: Case, spec: Spec) -> Plan:
         told, chunked = told.removeprefix("chunked "), True
     size, extension = spec.take("chunk_size"), int(spec.take("chunk_extension", default=0))
     trailers = int(spec.take("trailers", default=0))
+    declared, fields, chunks = spec.take("content_length", "length"), spec.take("fields"), spec.take("chunks")
+    if chunks is not None and told is None:
+        told, size, chunked = f"{int(chunks) * int(size or 1)} bytes", int(size or 1), True
     policy = spec.take("policy")
     # A policy that reads bodies is refused the request all the same if the body is over the limit.
     if policy is not None and not re.fullmatch(r"(denies|forbids|refuses) \S+( field)?", policy):
@@ -259,18 +288,22 @@ def _body(case: Case, spec: Spec) -> Plan:
         content = amounts.Filling(_PART, int(parts), b"--boundary--\r\n")
         kind = kind or "multipart/form-data"
         kind = kind if "boundary" in kind else f"{kind}; boundary=boundary"
-    elif told is None:
+    elif fields is not None:
+        content = amounts.Filling(b"a=b&", int(fields))
+        kind = kind or "application/x-www-form-urlencoded"
+    elif told is None and declared is None:
         raise Unintelligible("there is neither 'body' nor 'parts'")
     else:
         if isinstance(told, str) and re.fullmatch(r"\w+\(.*\)", told):
             amounts.body(re.sub(r"\d[\d _,]*", "1 ", told))  # understood, or an error now
-        content = None
+        told, content = "" if told is None else told, None
     if kind is not None:
         headers.setdefault("Content-Type", kind)
 
     async def attempt(lab: Lab) -> Findings:
         filling = content or await asyncio.to_thread(amounts.body, told)
-        framing = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(filling.length)}
+        length = filling.length if declared is None else int(declared)
+        framing = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(length)}
         head, secrets = with_token(whole(request, headers={**headers, **framing}, body=True) + b"\r\n", lab)
         pieces = filling.pieces()
         if chunked:
@@ -282,11 +315,16 @@ def _body(case: Case, spec: Spec) -> Plan:
 
 
 def _chunks(pieces: Iterable[bytes], size: int | None, extension: bytes, trailers: int) -> Iterator[bytes]:
-    """Chunks of a size, each with the extension, and so many trailers behind the last."""
+    """Chunks of a size, each with the extension, and so many trailers behind the last; many small ones at a time."""
+    chunks = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), size or len(piece)):
             part = piece[start : start + size] if size else piece
-            yield b"%x%s\r\n%s\r\n" % (len(part), extension, part)
+            chunks += b"%x%s\r\n%s\r\n" % (len(part), extension, part)
+            if len(chunks) >= 1 << 16:
+                yield bytes(chunks)
+                chunks.clear()
+    yield bytes(chunks)
     yield b"0\r\n"
     for number in range(trailers):
         yield b"X-Trailer-%d: a\r\n" % number
@@ -362,6 +400,9 @@ def _demands(told: str) -> dict[str, int]:
 def _timing(case: Case, spec: Spec) -> Plan:
     """Two credentials, one wrong in its first byte and one in its last: neither is told from the other."""
     request, samples = spec.need("request"), min(int(spec.take("samples", default=500)), 600)
+    compared = str(spec.take("token", "tokens", "compare", "variants", default="first and last"))
+    if not re.search(r"(?i)first.*last|last.*first", compared):
+        raise Unintelligible(f"{compared!r} are no credentials that this runner compares")
     message = whole(request)
 
     async def attempt(lab: Lab) -> Findings:
@@ -401,7 +442,7 @@ def _timing(case: Case, spec: Spec) -> Plan:
 
 @generator("upstream")
 def _upstream(case: Case, spec: Spec) -> Plan:
-    request, told = whole(spec.need("request")), dict(spec.need("upstream_response", "response"))
+    request, told = whole(spec.need("request")), faults.response_told(spec.need("upstream_response", "response"))
     times = int(spec.take("repeat", default=1))
     error = told.pop("error", None)
     if error is not None:
@@ -429,7 +470,7 @@ def replying(told: bytes, credentials: list[str], *, close: bool = False, delay:
     async def reply(received: Received, writer: asyncio.StreamWriter) -> bool:
         credential = "".join(received.values("authorization"))
         credentials.append(credential.partition(" ")[2])
-        raw = re.sub(rb"\{(?:AUTHORIZATION|CREDENTIAL|UPSTREAM_\w+)\}", credential.encode("latin-1"), told)
+        raw = _with_credential(told, credential)
         await asyncio.sleep(delay)
         for start in range(0, len(raw), 1 << 16):
             writer.write(raw[start : start + (1 << 16)])
@@ -437,6 +478,19 @@ def replying(told: bytes, credentials: list[str], *, close: bool = False, delay:
         return not close
 
     return reply
+
+
+def _with_credential(told: bytes, credential: str) -> bytes:
+    """The answer with the credential in it, as long as it says that it is."""
+    head, blank, body = told.partition(b"\r\n\r\n")
+    longer = _echoed(body, credential)
+    length = b"Content-Length: %d" % len(body)
+    head = head.replace(length, b"Content-Length: %d" % len(longer)) if len(longer) != len(body) else head
+    return _echoed(head, credential) + blank + longer
+
+
+def _echoed(told: bytes, credential: str) -> bytes:
+    return re.sub(rb"\{(?:AUTHORIZATION|CREDENTIAL|UPSTREAM_\w+)\}", credential.encode("latin-1"), told)
 
 
 def _relayed(body: bytes | None, credentials: list[str]) -> Callable[[Answer], str | None]:
@@ -455,7 +509,7 @@ def _relayed(body: bytes | None, credentials: list[str]) -> Callable[[Answer], s
             return "the decision's id was relayed from the service"
         if b"EVIL" in answer.body or any("EVIL" in value for value in told):
             return "an answer that nobody asked for was relayed"
-        if body is not None and answer.body != body:
+        if body is not None and answer.body not in [body, *(_echoed(body, f"Bearer {one}") for one in credentials)]:
             return f"a body of {len(body)} bytes was relayed as {len(answer.body)}"
         return None
 
@@ -528,6 +582,12 @@ def _elsewhere(case: Case, request: bytes, origin: str) -> Plan:
     return Plan(case=case, attempt=attempt, place=Place(origin=origin))
 
 
+def _missing_credential(case: Case, request: bytes, told: str) -> Plan:
+    if not re.fullmatch(r"(?i)(?:is )?(?:missing|none|absent|unavailable|gone|removed|empty|fails|lost)", told.strip()):
+        raise Unintelligible(f"{told!r} is no state of a credential that this runner can cause")
+    return _no_credential(case, request)
+
+
 def _no_credential(case: Case, request: bytes) -> Plan:
     """What a credential is for cannot be looked up: OPA decides, and does not tell what endpoints there are."""
 
@@ -588,29 +648,36 @@ def _early_answer(case: Case, spec: Spec) -> Plan:
 @generator("env")
 def _env(case: Case, spec: Spec) -> Plan:
     listener = spec.take("listener")
-    if listener is not None and listener != "jwt":
-        headers, forwarded = dict(spec.take("headers", default={})), spec.take("xfcc")
-        headers |= {} if forwarded is None else {XFCC: str(forwarded)}
-        request, recipe = whole(spec.take("request", default="GET /orders/123"), headers=headers), spec.take("token")
-        Forge().forged(recipe)  # understood, or an error now
-        return env_listener(
-            case, str(listener), spec.take("peer", "client", "client_cert", "certificate"), request, recipe
-        )
-    request = whole(spec.take("request", default="GET /orders/123"))
-    recipe = spec.take("token")
+    headers, forwarded = dict(spec.take("headers", default={})), spec.take("xfcc")
+    headers |= {} if forwarded is None else {XFCC: str(forwarded)}
+    request, recipe = whole(spec.take("request", default="GET /orders/123"), headers=headers), spec.take("token")
+    bound = spec.take("cnf", "token_cnf", "confirmation")
+    if bound is not None:
+        recipe = confirmed(recipe, bound)
     if recipe is not None:
-        Forge().forged(recipe)
+        Forge().forged(recipe)  # understood, or an error now
+    if listener is not None and listener not in _PLAIN_LISTENERS:
+        return env_listener(
+            case, str(listener), spec.take("peer", "client", "client_cert", "cert", "certificate"), request, recipe
+        )
     for name, make in (("opa", _env_opa), ("jwks", _env_jwks), ("audit", _env_audit), ("dns", _env_dns)):
         if spec.has(name):
             return make(case, request, recipe, spec.take(name))
     for name in ("grants", "grant_store"):
         if spec.has(name):
             return sequences.store_down(case, [spec.take(name)])
+    if spec.has("upstream"):
+        return _upstream_error(case, request, str(spec.take("upstream")))
+    for name in ("credential", "credentials", "signing_key", "swap"):
+        if spec.has(name):
+            return _missing_credential(case, request, str(spec.take(name)))
     variables = spec.take("env", "environ", "environment", "vars", default=None)
     if variables is None:
         variables = {name: spec.take(name) for name in spec.names if name.isupper() or name.endswith("_proxy")}
     if isinstance(variables, str) and "=" in variables:
         variables = dict([variables.split("=", 1)])
+    if not variables and (listener is not None or bound is not None):
+        return Plan(case=case, attempt=_once(case, request, recipe), wire=True, forges=bound is not None)
     if not variables or not isinstance(variables, dict):
         raise Unintelligible("nothing around the proxy is said to be different")
     environment = {name: str(value) for name, value in variables.items()}
@@ -675,7 +742,7 @@ async def conversed(lab: Lab, message: bytes, *, source: str | None = None) -> C
 
 
 def _env_audit(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
-    if told.strip().lower() not in _DISK_FULL:
+    if not _DISK_FULL.fullmatch(told.strip().lower()):
         raise Unintelligible(f"{told!r} is no fault of the audit that this runner can cause")
 
     async def attempt(lab: Lab) -> Findings:
@@ -806,7 +873,10 @@ def _slow(case: Case, spec: Spec) -> Plan:
 def _connections(case: Case, spec: Spec) -> Plan:
     """One peer opens more than it may have; all of them end, and another peer is served meanwhile."""
     count = int(spec.need("count"))
-    spec.take("state", "idle")
+    state = str(spec.take("state", default="idle"))
+    if not re.fullmatch(r"(?i)(?:idle|open|silent|half-?open|keep-?alive|established)", state.strip()):
+        raise Unintelligible(f"{state!r} is no state that this runner leaves connections in")
+    spec.take("idle_s", "duration_s", "hold_s")  # they are held until they are ended
 
     async def attempt(lab: Lab) -> Findings:
         many = asyncio.create_task(asyncio.to_thread(_occupied, lab.address, count))

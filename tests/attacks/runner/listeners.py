@@ -1,8 +1,9 @@
 """Listeners that take certificates: `mtls`, `mtls+jwt`, `xfcc` and `xfcc+jwt`, beside the plain one that is `jwt`.
 
 A listener takes one kind of proof and a proxy has one listener, so each is a proxy of its own. They share the service,
-OPA with one bundle, and the issuers: whoever is one caller here and another there is so by the proof alone. The trust
-domain is `corp`; the proxy in front that may forward certificates is `spiffe://corp/proxy`.
+OPA with one bundle, and the issuers: whoever is one caller here and another there is so by the proof alone. What is
+about the cache is tried on listeners that share that too (`shared`). The trust domain is `corp`; the proxy in front
+that may forward certificates is `spiffe://corp/proxy`. `CN=web` is a plain certificate of an authority of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from attacks.runner import fixture
 from attacks.runner.corpus import Case, Unintelligible, filled
@@ -29,7 +30,7 @@ from attacks.runner.plans import Plan
 from attacks.runner.service import Service
 from attacks.runner.verdicts import judged, message_parts
 from attacks.runner.wire import Conversation, Garbled
-from support.tls import Pair, client_context, dns, root, uri
+from support.tls import DAY, NOW, Pair, client_context, dns, root, uri
 
 LISTENERS: Final = ("jwt", "mtls", "mtls+jwt", "xfcc", "xfcc+jwt")
 PINNED: Final = "spiffe://corp/proxy"
@@ -39,10 +40,24 @@ OWNER: Final = "spiffe://corp/sa/web"
 OTHER: Final = "spiffe://corp/sa/other"
 
 XFCC: Final = "X-Forwarded-Client-Cert"
+PLAIN_ISSUER: Final = "https://ca.test"
+"""Who vouches for certificates that are no workload's."""
 _DOMAIN: Final = "corp"
-_SPIFFE: Final = re.compile(r"spiffe://[^\s,;()]+")
-_STRANGER: Final = re.compile(r"(?i)\b(?:untrusted|self-signed|unknown|attacker|other ca|another ca|stranger)\b")
-_NOBODY: Final = frozenset({"", "none", "nobody", "no certificate", "without certificate", "anonymous"})
+_SPIFFE: Final = re.compile(r"spiffe://[^\s,;()\"]+")
+_COMMON_NAME: Final = re.compile(r"(?i)\bCN\s*=\s*([\w.-]+)")
+_STRANGER: Final = re.compile(
+    r"(?i)\b(?:untrusted|self-?signed|unknown|attacker|(?:an)?other ca|wrong ca|foreign ca|stranger)\b"
+)
+_EXPIRED: Final = re.compile(r"(?i)\bexpired\b")
+_NOBODY: Final = re.compile(
+    r"(?i)(?:none|nobody|anonymous|null|(?:no|without)(?: an?| any)?(?: client| peer)?(?: cert(?:ificate)?))?"
+)
+_ABOUT_PEERS: Final = re.compile(
+    r"(?i)\b(?:an?|the|ca|ou|by|peer|client|cert(?:ificate)?|svid|x\.?509|san|uri|spiffe|id|identity|subject|with|from"
+    r"|of|untrusted|self-?signed|unknown|attacker|other|another|wrong|foreign|stranger|expired|plain)\b"
+    r"|\bO\s*=\s*[\w. -]+|[=:,/()\"]"
+)
+_SHORT: Final = re.compile(r"(?i)(?:sa/)?(web|other|admin|nobody)")
 _CARRIES_TOKEN: Final = re.compile(rb"\{(?:TOKEN|JWT)\}")
 
 
@@ -54,44 +69,64 @@ def _authority(name: str) -> Pair:
     return root(name)
 
 
+Flaw = Literal["stranger", "expired"]
+"""Of a certificate: an authority that nobody knows, or an end that has passed."""
+
+
 @functools.cache
-def _certificate(name: str, trusted: bool) -> Pair:
+def _certificate(name: str, flaw: Flaw | None) -> Pair:
     """Of the workload of that name. One of another trust domain has the authority of `corp` above it too, so that the
-    proxy has to judge it; what is not `trusted` has an authority that nobody knows."""
-    return _authority("corp" if trusted else "stranger").issue(uri(name))
+    proxy has to judge it. `CN=name` is a plain one."""
+    common_name = _COMMON_NAME.fullmatch(name)
+    authority = _authority(flaw if flaw == "stranger" else "plain" if common_name else "corp")
+    ends = NOW - DAY / 2 if flaw == "expired" else NOW + DAY
+    return authority.issue(subject=common_name[1], ends=ends) if common_name else authority.issue(uri(name), ends=ends)
 
 
 @functools.cache
-def _shown(name: str | None, trusted: bool) -> ssl.SSLContext:
+def _shown(name: str | None, flaw: Flaw | None) -> ssl.SSLContext:
     with tempfile.TemporaryDirectory() as place:
-        pair = None if name is None else _certificate(name, trusted)
+        pair = None if name is None else _certificate(name, flaw)
         return client_context(_authority("servers"), shows=pair, directory=Path(place))
 
 
 def bound_to(name: str) -> dict[str, str]:
     """The `cnf` of a token that only this workload may use."""
-    return {"x5t#S256": b64(hashlib.sha256(_certificate(name, True).der).digest())}
+    return {"x5t#S256": b64(hashlib.sha256(_certificate(name, None).der).digest())}
 
 
 def named(told: Any) -> str | None:
-    """The workload that a peer is said to be, None for one that shows no certificate. Raises `Unintelligible`."""
-    if isinstance(told, str) and _STRANGER.search(told):
-        found = _SPIFFE.search(told)
-        return found[0] if found else OWNER
-    if told is None or str(told).strip().lower() in _NOBODY:
+    """The workload, or the plain name, that a peer is said to be; None for one that shows no certificate.
+
+    Raises `Unintelligible`.
+    """
+    text = "" if told is None else str(told).strip()
+    if _NOBODY.fullmatch(text):
         return None
-    if _SPIFFE.fullmatch(str(told)):
-        return str(told)
-    raise Unintelligible(f"{told!r} is no peer that this runner has a certificate of")
+    if short := _SHORT.fullmatch(text):
+        return f"spiffe://{_DOMAIN}/sa/{short[1].lower()}"
+    workload, plain = _SPIFFE.search(text), _COMMON_NAME.search(text)
+    found = workload or plain
+    rest = text if found is None else text.replace(found[0], " ", 1)
+    if _ABOUT_PEERS.sub(" ", rest).strip() or (found is None and not _flaw(text)):
+        raise Unintelligible(f"{told!r} is no peer that this runner has a certificate of")
+    return workload[0] if workload else f"CN={plain[1]}" if plain else OWNER
+
+
+def _flaw(told: Any) -> Flaw | None:
+    """What is said to be wrong with a peer's certificate."""
+    if not isinstance(told, str):
+        return None
+    return "expired" if _EXPIRED.search(told) else "stranger" if _STRANGER.search(told) else None
 
 
 # The lab.
 
 
 def listening(listener: str, names: Iterable[str], *, permissions: str = fixture.PERMISSIONS) -> Place:
-    """A place with these listeners, where these workloads may do what `web` may."""
+    """A place with these listeners, where who shows these certificates may do what `web` may."""
     names = sorted(set(names))
-    callers = "".join(f'  workload-{number}: {{spiffe: "{name}"}}\n' for number, name in enumerate(names))
+    callers = "".join(f"  workload-{number}: {_caller(name)}\n" for number, name in enumerate(names))
     granted = "".join(
         f"  - {{caller: workload-{number}, service: orders, endpoints: [create-order, get-order]}}\n"
         for number in range(len(names))
@@ -101,29 +136,49 @@ def listening(listener: str, names: Iterable[str], *, permissions: str = fixture
     return Place(permissions=permissions, extra={"listeners": listener})
 
 
+def _caller(name: str) -> str:
+    if plain := _COMMON_NAME.fullmatch(name):
+        return f'{{issuer: {PLAIN_ISSUER}, subject: "{plain[1]}"}}'
+    return f'{{spiffe: "{name}"}}'
+
+
 @contextlib.asynccontextmanager
 async def listeners_lab(place: Place) -> AsyncIterator[Lab]:
     """`known["listeners"]` has a lab for each kind that the place names; the first of them is the lab itself."""
     names = place.extra["listeners"].split()
-    async with contextlib.AsyncExitStack() as stack:
-        service = await stack.enter_async_context(Service().running())
-        keys = await stack.enter_async_context(KeyServer(good={"idp": jwks()}).running())
-        here = await stack.enter_async_context(short_directory())
-        await asyncio.to_thread(build, here, place.permissions, {}, sequence=1)
-        await stack.enter_async_context(opa(here, "--bundle", str(here / "bundle"), socket=here / "opa.sock"))
-        _authority("servers").issue(dns("localhost")).write(here, "server")
-        (here / "corp.pem").write_bytes(_authority("corp").pem)
+    async with surroundings(place) as (service, keys, here), contextlib.AsyncExitStack() as stack:
         found: dict[str, Lab] = {}
         for name in names:
-            proxy = attacked_proxy(
-                issuers={ISSUER: keys.url("idp")} if "jwt" in name else {},
-                origins={"orders": f"http://127.0.0.1:{service.port}"},
-                limits={**fixture.PATIENT, **place.limits},
-                opa=f"unix://{here / 'opa.sock'}",
-                extra={"listen": _listen(name, here)},
-            )
+            proxy = listening_proxy(name, place, service, keys, here)
             found[name] = await stack.enter_async_context(_lab(proxy, service, keys, listeners=found))
         yield found[names[0]]
+
+
+@contextlib.asynccontextmanager
+async def surroundings(place: Place) -> AsyncIterator[tuple[Service, KeyServer, Path]]:
+    """What is around the listeners of a place: the service, the issuers' keys, and a directory with OPA's socket
+    (`opa.sock`) and the certificates."""
+    async with (
+        Service().running() as service,
+        KeyServer(good={"idp": jwks()}).running() as keys,
+        short_directory() as here,
+    ):
+        await asyncio.to_thread(build, here, place.permissions, {}, sequence=1)
+        _authority("servers").issue(dns("localhost")).write(here, "server")
+        for name in ("corp", "plain"):
+            (here / f"{name}.pem").write_bytes(_authority(name).pem)
+        async with opa(here, "--bundle", str(here / "bundle"), socket=here / "opa.sock"):
+            yield service, keys, here
+
+
+def listening_proxy(name: str, place: Place, service: Service, keys: KeyServer, here: Path) -> attacked_proxy:
+    return attacked_proxy(
+        issuers={ISSUER: keys.url("idp")} if "jwt" in name else {},
+        origins={"orders": f"http://127.0.0.1:{service.port}"},
+        limits={**fixture.PATIENT, **place.limits},
+        opa=f"unix://{here / 'opa.sock'}",
+        extra={"listen": _listen(name, here)},
+    )
 
 
 def _listen(name: str, here: Path) -> Mapping[str, Any]:
@@ -134,16 +189,17 @@ def _listen(name: str, here: Path) -> Mapping[str, Any]:
             "certificate": str(here / "server.pem"),
             "key": str(here / "server-key.pem"),
             "trust_domains": {_DOMAIN: str(here / "corp.pem")},
+            "client_ca": {"issuer": PLAIN_ISSUER, "file": str(here / "plain.pem"), "subject": "common_name"},
         }
     if "xfcc" in proofs:
         listen["xfcc"] = {"peers": [PINNED], "trust_domains": [_DOMAIN]}
     return listen
 
 
-def on(lab: Lab, listener: str, peer: str | None = None, *, trusted: bool = True) -> Lab:
+def on(lab: Lab, listener: str, peer: str | None = None, *, flaw: Flaw | None = None) -> Lab:
     """The lab of that listener, as this peer reaches it."""
     one: Lab = lab.known["listeners"][listener]
-    return one if listener == "jwt" else dataclasses.replace(one, tls=_shown(peer, trusted))
+    return one if listener == "jwt" else dataclasses.replace(one, tls=_shown(peer, flaw))
 
 
 # Cases.
@@ -175,7 +231,8 @@ async def still_served(lab: Lab, listener: str) -> Findings:
 def env_listener(case: Case, listener: str, peer: Any, request: bytes, recipe: Mapping[str, Any] | None) -> Plan:
     """A request by that peer. Where the listener takes certificates alone, a token that must not do for somebody else
     is tried on the one that takes both as well: bound to its owner, who has used it."""
-    words = re.findall(r"\w+", listener.lower().replace("bearer", "jwt"))
+    told = re.sub(r"client[- ]?cert(?:ificate)?s?", "mtls", listener.lower())
+    words = re.findall(r"\w+", re.sub(r"bearer|token", "jwt", told).replace(" and ", " "))
     known = "+".join(sorted(words, key=lambda word: word == "jwt"))
     if known not in LISTENERS:
         raise Unintelligible(f"{listener!r} is no kind of listener")
@@ -186,9 +243,9 @@ def env_listener(case: Case, listener: str, peer: Any, request: bytes, recipe: M
     forwards = XFCC.lower().encode() in request.lower()
     if forwards and known.startswith("mtls") and (name == PINNED or case.expected == "reject-4xx"):
         known = known.replace("mtls", "xfcc")
-    trusted = case.expected != "connection-closed" and not (isinstance(peer, str) and _STRANGER.search(peer))
+    flaw: Flaw | None = _flaw(peer) or ("stranger" if case.expected == "connection-closed" else None)
     # Without a handshake there is nobody to answer.
-    expected = case.expected if trusted else "connection-closed"
+    expected = case.expected if flaw is None else "connection-closed"
     bound = recipe is not None and "cnf" in recipe.get("claims", {})
     if bound:
         # A listener that takes certificates alone does not read the token.
@@ -201,7 +258,7 @@ def env_listener(case: Case, listener: str, peer: Any, request: bytes, recipe: M
     async def attempt(lab: Lab) -> Findings:
         token = lab.forge.forged(recipe)
         message = filled(request, TOKEN=token, JWT=token)
-        found = await tried_on(on(lab, known, name, trusted=trusted), case, message, [token], expected=expected)
+        found = await tried_on(on(lab, known, name, flaw=flaw), case, message, [token], expected=expected)
         if replayed and "mtls" in known:
             found += await _replayed(lab, case, request, recipe, name)
         return found + await still_served(lab, known)
@@ -213,11 +270,27 @@ def _with_thumbprint(recipe: dict[str, Any], peer: str | None) -> dict[str, Any]
     """`<… spiffe://corp/sa/web …>` and `<… peer …>` as `x5t#S256` are the certificate of that workload."""
     told = recipe["claims"]["cnf"]
     text = str(told.get("x5t#S256", "")) if isinstance(told, dict) else ""
-    if not re.fullmatch(r"<[^<>]*>", text):
+    found = re.search(r"spiffe://[^\s>]+|CN=[\w.-]+", text)
+    if found is None and not re.fullmatch(r"<[^<>]*>", text):
         return recipe
-    found = re.search(r"spiffe://[^\s>]+", text)
     name = found[0] if found else peer if "peer" in text else None
     return recipe if name is None else {**recipe, "claims": {**recipe["claims"], "cnf": {**told, **bound_to(name)}}}
+
+
+def confirmed(recipe: Mapping[str, Any] | None, told: Any) -> dict[str, Any]:
+    """The token of that recipe, bound as it is told beside it: `cnf` itself, whose certificate it is, or in a word
+    whether it is the peer's. Raises `Unintelligible`."""
+    if not isinstance(told, dict):
+        text = str(told).strip()
+        if re.fullmatch(r"(?i)(?:the )?(?:peer|own|same|match(?:es|ing)?)", text):
+            text = "<thumbprint of the peer>"
+        elif re.fullmatch(r"(?i)(?:wrong|random|mis-?match(?:es|ed|ing)?|another|different|foreign|unknown)", text):
+            text = "<thumbprint>"
+        elif not re.fullmatch(r"<[^<>]*>", text):
+            text = f"<thumbprint of {named(text)}>"
+        told = {"x5t#S256": text}
+    given = dict(recipe or {})
+    return {**given, "claims": {**given.get("claims", {}), "cnf": told}}
 
 
 async def _replayed(
@@ -267,37 +340,66 @@ class Proof:
     """Who shows a certificate, or whose was shown to the proxy in front."""
     owner: str | None = None
     """Whom its token is bound to."""
+    sender: str | None = None
+    """Who forwards a certificate."""
 
     def reached(self, lab: Lab) -> Lab:
-        return on(lab, self.listener, PINNED if "xfcc" in self.listener else self.workload)
+        return on(lab, self.listener, self.sender if "xfcc" in self.listener else self.workload)
 
     @property
     def header(self) -> str:
-        return f"{XFCC}: By={PINNED};URI={self.workload}\r\n" if "xfcc" in self.listener else ""
+        if "xfcc" not in self.listener or self.workload is None:
+            return ""
+        plain = _COMMON_NAME.fullmatch(self.workload)
+        return f"{XFCC}: By={PINNED};" + (f'Subject="{plain[0]}"\r\n' if plain else f"URI={self.workload}\r\n")
 
     @property
     def has_token(self) -> bool:
         return "jwt" in self.listener
 
 
-CERTIFIED: Final = re.compile(r"(?i)\bmtls\b|\bclient cert|\bxfcc\b|x-forwarded-client-cert|spiffe:")
-_BOUND: Final = r"(?i)\b(?:bound to|cnf)(?: (?:of|the certificate of))?[ =:]*(spiffe://[^\s,;()]+)"
-_BY: Final = (
-    r"(?i)(?:\b(?:over|from|via|by|as|on|with) )?(?:\b(?P<how>mtls|client cert(?:ificate)?|xfcc"
-    r"|x-forwarded-client-cert|spiffe(?: id(?:entity)?)?)\b(?: (?:as|by|for|from|of|peer|identity|listener))*"
-    r"|(?<![\w=])(?=spiffe:))[ =:]*(?:URI=)?(?P<who>spiffe://[^\s,;()]+|(?:web|other|admin|nobody)\b)"
+CERTIFIED: Final = re.compile(r"(?i)\bmtls\b|\bclient cert|\bxfcc\b|x-forwarded-client-cert|spiffe:|\bCN=")
+_BOUND: Final = r"(?i)\b(?:bound to|cnf)(?: (?:of|the certificate of))?[ =:]*(spiffe://[^\s,;()]+|CN=[\w.-]+)"
+_WHO: Final = (
+    r"[ =:]*(?:By=[^\s;]+;)?(?:URI=|Subject=|sub(?:ject)?[ =])?\"?"
+    r"(?P<who>spiffe://[^\s,;()\"]+|CN=[\w.-]+|(?:web|other|admin|nobody)\b)\"?"
 )
-_BARE: Final = r"(?i)\b(?:without|with no|no) (?:client )?(?:certificate|cert|mtls)\b"
+_WORDS: Final = (
+    r"(?: (?:an?|the|as|by|for|from|of|with|peer|identity|listener|client|cert(?:ificate)?|spiffe(?: id(?:entity)?)?))*"
+)
+_FORWARDED: Final = rf"(?i)\b(?P<how>xfcc|x-forwarded-client-cert)\b(?: (?:header|element))?{_WORDS}{_WHO}"
+_BY: Final = (
+    r"(?i)(?:\b(?:over|from|via|by|as|on|with) )?(?:\b(?P<how>mtls|client cert(?:ificate)?|spiffe(?: id(?:entity)?)?)\b"
+    rf"{_WORDS}|(?<![\w=])(?=spiffe:|CN=)){_WHO}"
+)
+_SENDER: Final = (
+    r"(?i)\b(?:from|via|by|through|over|sent by)(?: mtls)? (?:an? |the )?(?:(?:peer|proxy|workload) )?(?P<who>spiffe://[^\s,;()]+"
+    r"|(?P<far>(?:unpinned|untrusted|other|another|foreign|unknown)(?: (?:peer|proxy|workload|source))?)"
+    r"|(?:pinned|trusted)(?: (?:peer|proxy|source))?|(?:proxy|envoy|ingress|peer)\b)"
+)
+_BARE: Final = r"(?i)\b(?:without|with no|no) (?:an? |any )?(?:client )?(?:certificate|cert|mtls)\b"
 
 
 def proof(take: Callable[[str], re.Match[str] | None], *, again: bool) -> Proof:
     """What a step's text says of certificates, taken out of it: `take` is that of the text. `again`: the token is one
     that was there before."""
-    owner, bare, by = take(_BOUND), take(_BARE), take(_BY)
+    owner, bare, forwarded = take(_BOUND), take(_BARE), take(_FORWARDED)
+    by = forwarded or take(_BY)
     if by is None and bare is None:
         return Proof(owner=owner and owner[1])
-    how = "xfcc" if by and "x" in (by["how"] or "").lower() else "mtls"
-    who = by and (by["who"] if ":" in by["who"] else f"spiffe://{_DOMAIN}/sa/{by['who'].lower()}")
+    sender = take(_SENDER) if forwarded else None
+    who = None if by is None else named(by["who"])
     tokens = take(r"(?i)\b(?:bearer|jwt)\b|(?=\b(?:token|sub(?:ject)?[ =]))") is not None or owner is not None
-    tokens = tokens or again
-    return Proof(listener=f"{how}+jwt" if tokens else how, workload=who, owner=owner and owner[1])
+    how = "xfcc" if forwarded else "mtls"
+    return Proof(
+        listener=f"{how}+jwt" if tokens or again else how,
+        workload=who,
+        owner=owner and owner[1],
+        sender=None if bare else _forwarder(sender),
+    )
+
+
+def _forwarder(told: re.Match[str] | None) -> str:
+    if told is None:
+        return PINNED
+    return OTHER if told["far"] else told["who"] if ":" in told["who"] else PINNED

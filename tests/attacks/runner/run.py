@@ -17,6 +17,7 @@ from attacks.runner.labs import Findings, Lab, bundle_lab, keys_lab, opa_lab, pl
 from attacks.runner.listeners import listeners_lab
 from attacks.runner.plans import NotYet, Plan
 from attacks.runner.sequences import cache_lab
+from attacks.runner.shared import shared_lab
 
 _AT_ONCE: Final = 4
 """Labs that run at a time: more would only wait for one another on a machine with few cores."""
@@ -164,6 +165,7 @@ def _groups(found: list[Plan]) -> list[tuple[Opening, list[Plan]]]:
         "bundle": bundle_lab,
         "cache": cache_lab,
         "listeners": listeners_lab,
+        "shared": shared_lab,
     }
     grouped: dict[tuple[str, str], list[Plan]] = {}
     for plan in found:

@@ -101,6 +101,8 @@ class Step:
     """Whether it sends a request that can be judged."""
     seconds: float = 0.0
     """From the beginning, before which it does not happen."""
+    pause: float = 0.0
+    """How long it takes, in seconds, and does nothing."""
     opa: bool = False
     long: bool = False
     expects: int | None = None
@@ -115,18 +117,19 @@ def planned(case: Case, steps: list[Any]) -> Plan:
     text = " / ".join(steps)
     if re.search(r"(?i)grant (store|database|db)", text):
         return store_down(case, steps)
-    if re.search(r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|^request path|requests? .*refund", text) and not (
-        re.search(r"/grants", text)
+    if not re.search(r"/grants", text) and (
+        re.search(r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|^request path|requests? .*refund", text)
+        or (case.family == "jit" and re.search(r"(?i)\bttl\b|\bduration\b|\bclock\b|single[- ]use|max_uses", text))
     ):
         raise NotYet("grants")
-    read = [_read(step) for step in steps]
+    read = [_read(step, streams=bool(_STREAM.match(str(steps[0])))) for step in steps]
     whose = [index for index, step in enumerate(read) if step.asks]
     if not whose:
         raise Unintelligible("no step sends a request")
     arrows = any("->" in step for step in steps)
     # Where no step says what it is to bring, each is what the expectation is about.
     each = case.expected == "reject-4xx" and not arrows and all(step.asks for step in read)
-    timed = any(step.seconds > TOTAL for step in read)
+    timed = any(step.seconds + step.pause > TOTAL for step in read)
 
     async def attempt(lab: Lab) -> Findings:
         world = World(lab, case, tag=f"?step={os.urandom(6).hex()}" if timed else "", began=time.monotonic())
@@ -142,7 +145,8 @@ def planned(case: Case, steps: list[Any]) -> Plan:
         return found + await lab.served()
 
     if CERTIFIED.search(text):
-        return Plan(case=case, attempt=attempt, lab="listeners", place=_listening(case, read), slow=timed)
+        lab = "shared" if case.family == "cache" and not timed else "listeners"
+        return Plan(case=case, attempt=attempt, lab=lab, place=_listening(case, read), slow=timed)
     if any(step.opa for step in read):
         return Plan(case=case, attempt=attempt, lab="opa")
     if timed:
@@ -194,8 +198,8 @@ def rotates_keys(steps: list[Any]) -> bool:
 # Reading them.
 
 _SAYS_NOTHING: Final = re.compile(
-    r"(?i)\b(?:a|an|the|with|and|then|of|for|to|on|in|by|is|request|again|path|same|bearer|token|once|more|caller|another"
-    r"|reused?|replayed|immediately|still|s|valid|good|activation|within)\b|[(),.;:]"
+    r"(?i)\b(?:a|an|the|with|and|then|of|for|to|on|in|by|is|as|requests?|again|path|same|bearer|jwt|token|once|more|caller"
+    r"|another|reused?|replayed|immediately|still|s|valid|good|activation|within)\b|[(),.;:]"
 )
 
 
@@ -217,12 +221,20 @@ class _Text:
             raise Unintelligible(f"{rest!r} in the step {step!r} is not understood")
 
 
-def _read(step: str) -> Step:
+def _read(step: str, *, streams: bool = False) -> Step:
+    """What a step does. `streams`: something is under way meanwhile, which is what a new bundle is about."""
     for pattern, make in _ACTIONS.items():
         found = re.fullmatch(pattern, step.strip(), re.IGNORECASE)
         if found is not None:
-            return make(found)
-    return _request(step)
+            return _revoke(found) if streams and make is _push else make(found)
+    return _request(_plainly(step))
+
+
+def _plainly(step: str) -> str:
+    """The same, said in fewer ways."""
+    step = re.sub(r"(?i)\bmethod[ =:]+(?=jwt|bearer|mtls|xfcc)", "", step)
+    step = re.sub(r"^\s*([AB])\s*:", r"token \1", step)
+    return re.sub(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) https?://([^\s/]+)(/\S*)", r"\1 \3 Host \2", step)
 
 
 @dataclass
@@ -237,15 +249,19 @@ def _request(step: str) -> Step:
     status = text.take(r"(?:->|→|=>)\s*(\d{3})")
     text.take(r"(?i)\(?\b(?:not granted|not permitted|denied|revoked|not allowed)\b\)?")
     expects = int(status[1]) if status else None
-    expiry = text.take(r"exp\s*=\s*t0?\s*\+\s*(\d+)")
+    expiry = text.take(r"(?i)\bexp(?:ir(?:y|es|ing))?\s*(?:=|in\b|after\b)?\s*(?:(?:t0?|now)\s*\+\s*)?(\d+)(?: ?s\b)?")
     clock = text.take(r"\bt0?(?:\s*\+\s*(\d+))?(?:\s*\+\s*(leeway))?(?:\s*:|(?=\s|$))")
     text.take(r"(?i)within \d+ m?s of activation")
     later = text.take(r"(?i)\b(?:at|after) (\d+) ?s\b")
     seconds = float((clock and clock[1]) or (later and later[1]) or 0) + (LEEWAY if clock and clock[2] else 0)
-    both = text.take(r"(?i)\btoken A and token B\b|\bA and B\b|\bweb and other\b")
-    together = text.take(r"(?i)\b(?:concurrently|in parallel|at the same time|simultaneously|at once|together)\b")
+    both = text.take(r"(?i)\b(?:(?:token|caller|user) )?(?:A|web) and (?:(?:token|caller|user) )?(?:B|other)\b")
+    together = text.take(
+        r"(?i)\b(?:concurrent(?:ly)?|(?:in )?parallel|at the same time|simultaneous(?:ly)?|at once|together)\b"
+    )
     if both and together:
-        text.take(r"\bB\b")
+        text.take(r"\bGET /orders/123(?= |$)")
+        text.take(r"^\s*\d+\b")
+        text.take(r"(?i)\b(?:B|other)\b")
         text.done(step)
         return Step(act=_together)
     line = text.take(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/\S*)")
@@ -267,7 +283,7 @@ def _request(step: str) -> Step:
         paths = [path.replace(span[0], str(number)) for number in range(int(span[1]), int(span[2]) + 1)]
     else:
         paths = [path]
-    name = "other.test" if host and host[1].lower() in ("b", "other", "other.test") else "proxy.test"
+    name = "other.test" if host and host[1].lower().rstrip(",;") in ("b", "other", "other.test") else "proxy.test"
 
     async def act(world: World, judge: bool) -> Findings:
         if same_request and world.message is not None:
@@ -296,20 +312,32 @@ def _identity(text: _Text) -> _Identity:
         identity.issuer = ISSUER_B if issuer[1].upper() == "B" or "b" in issuer[1].partition("//")[2][:5] else ISSUER
     if subject := text.take(r"(?i)\bsub(?:ject)?[ =](\S+)"):
         identity.subject = subject[1]
-    elif token := text.take(r"\btoken ([AB])\b"):
-        identity.subject = {"A": "web", "B": "other"}[token[1]]
+    elif token := text.take(
+        r"\b(?i:token|jwt|bearer|caller|user|identity)(?: (?i:of|for|by|as))?[ =:]+(A|B|web|other|admin|nobody)\b"
+    ):
+        identity.subject = {"A": "web", "B": "other"}.get(token[1], token[1])
     elif name := text.take(r"(?i)\b(?:as |by )(web|other|admin|nobody)\b|^\s*(web|other|admin|nobody)\b"):
         identity.subject = (name[1] or name[2]).lower()
-    for claim in ("scope", "role", "roles", "groups", "tenant", "azp", "client_id", "jti", "acr", "amr"):
+    for claim in ("scope", "role", "roles", "groups", "tenant", "azp", "client_id", "jti", "acr", "amr", "aud"):
         if found := text.take(rf"\b{claim}(?:\s*=\s*|\s+)([^\s,;()]+)"):
             identity.claims[claim] = found[1]
     return identity
 
 
+_ADDRESS: Final = r"(?:(?P<address>\d+\.\d+\.\d+\.\d+)|(?P<letter>(?-i:[AB])))(?=[\s,;)]|$)"
+
+
 def _source(text: _Text, identity: _Identity) -> str | None:
     """The address that a step comes from. One that is trusted is what a permission of the caller `near` demands."""
-    near = text.take(r"(?i)\bfrom (?:a |the )?(?:trusted|allowed|office|internal) (?:ip|address|network)\b")
-    far = text.take(r"(?i)\bfrom (?:an? |the )?(?:other|another|untrusted|foreign|external) (?:ip|address|network)\b")
+    place = r"(?:ips?|address|network|subnet|range|source|client|host)"
+    near = text.take(rf"(?i)\bfrom (?:an? |the )?(?:trusted|allowed|office|internal) {place}\b")
+    far = text.take(
+        rf"(?i)\bfrom (?:an? |the )?(?:other|another|untrusted|foreign|external|different|disallowed) {place}\b"
+    )
+    told = None if near or far else text.take(rf"(?i)(?:\bfrom |\bvia |\bas )?(?:\b{place}[ =:]+|\bfrom ){_ADDRESS}")
+    if told is not None:
+        inside = told["letter"] == "A" or re.match(r"10\.|127\.0\.0\.2$|192\.168\.", told["address"] or "") is not None
+        near, far = (told, None) if inside else (None, told)
     if near or far:
         identity.subject = "near"
     return NEAR if near else "127.0.0.3" if far else None
@@ -532,7 +560,7 @@ def _revoke(found: re.Match[str]) -> Step:
 
 
 def _opa(found: re.Match[str]) -> Step:
-    told = found["fault"]
+    told = re.sub(r"\s*(?:->|→|=>)\s*\d{3}$", "", found["fault"])
     if re.fullmatch(r"(?i)(?:is )?(?:back|up(?: again)?|recovers?|answers(?: again)?|restarts?)", told):
 
         async def act(world: World, judge: bool) -> Findings:
@@ -558,10 +586,20 @@ def _opa(found: re.Match[str]) -> Step:
     return Step(act=fails, opa=True)
 
 
+def _pause(found: re.Match[str]) -> Step:
+    seconds = float(found["seconds"])
+
+    async def act(world: World, judge: bool) -> Findings:
+        await asyncio.sleep(seconds)
+        return []
+
+    return Step(act=act, asks=False, pause=seconds)
+
+
 def _distinct(found: re.Match[str]) -> Step:
     """A tenth of them: enough to fill every bound of this world many times."""
     count = min(int(re.sub(r"\D", "", found["count"])) // 10, 10_000)
-    path = found["path"]
+    path, callers = found["path"] or "/orders/123", found["what"] is not None
 
     async def act(world: World, judge: bool) -> Findings:
         lab = world.lab
@@ -576,7 +614,8 @@ def _distinct(found: re.Match[str]) -> Step:
             async with connected(lab.address) as client:
                 for _ in left:
                     target = re.sub(r"\{\w+\}", os.urandom(8).hex(), path)
-                    await client.send(_message("GET", target, lab.host, token))
+                    own = lab.forge.token(nonce=os.urandom(8).hex()) if callers else token
+                    await client.send(_message("GET", target, lab.host, own))
                     one = await client.answer()
                     if one is None or one.status != 200:
                         odd.add(one.status if one else 0)
@@ -598,12 +637,23 @@ def _distinct(found: re.Match[str]) -> Step:
     return Step(act=act, long=True)
 
 
+_STREAM: Final = re.compile(
+    r"(?i)start (?:a )?(?:\d+ ?s )?(?:(?:chunked|long|streaming|slow|upload(?: of)?|request|body) )*"
+    r"(?P<method>POST|PUT|PATCH) (?P<path>/\S*)"
+)
+_BUNDLE: Final = r"(?:a |the )?(?:new |updated |another )?(?:policy )?(?:bundle|policy|permissions?|map)"
+
 _ACTIONS: Final[dict[str, Callable[[re.Match[str]], Step]]] = {
-    r"(?:push|publish|activate|load)\w* (?:a |the )?(?:new )?(?:bundle|policy)\b.*": _push,
-    r"start (?:a )?\d+ ?s (?:chunked |long |streaming )?(?P<method>POST|PUT|PATCH) (?P<path>/\S*)": _stream,
+    rf"(?:push|publish|activate|load|deploy|swap)\w*(?: in)? {_BUNDLE}\b.*": _push,
+    rf"{_BUNDLE}(?: update| change)? (?:is |was )?(?:pushed|published|activated|deployed|loaded|updated?|changed?"
+    r"|revokes|removes|drops|denies|without|with|that|restores)\b.*": _push,
+    _STREAM.pattern.removeprefix("(?i)"): _stream,
     r"revoke\b.*": _revoke,
     r"(?:permission|rule|access) (?:is )?(?:revoked|removed)\b.*": _revoke,
     r"OPA (?:(?:returns?|answers?|says|responds?)(?: with)? )?(?P<fault>.+)": _opa,
-    r"(?P<count>\d[\d _,]*) (?:distinct|different|unique|random) (?P<path>/\S+)(?: in \d+ ?s)?": _distinct,
+    r"(?P<count>\d[\d _,]*) (?:distinct|different|unique|random) "
+    r"(?:(?P<what>tokens?|identities|callers?)(?: (?:on|for))? ?)?(?:GETs? )?"
+    r"(?:requests? (?:to|for) )?(?P<path>/\S+)?(?: as web)?(?: in \d+ ?s)?": _distinct,
+    r"(?:wait|sleep|pause)s?(?: for)? (?P<seconds>\d+) ?s(?:econds?)?": _pause,
 }
 """Steps that are no request, whole."""

@@ -29,6 +29,11 @@ def slow_client(case: Case, spec: Spec) -> Plan:
     request = spec.take("request", default="GET /orders/123")
     length = spec.take("content_length", "length")
     count = int(spec.take("connections", "count", default=1))
+    size, rate = spec.take("bytes", "chunk"), spec.take("rate", "bytes_per_s", "bytes_per_second")
+    if rate is not None:
+        interval = float(size or 1) / float(rate)
+    spec.take("duration_s", "duration", "total_s")  # it goes on until it is cut off
+    spec.take("window", "receive_window")  # nothing is read at all
     make = _part(part)
     raw = whole(request)
     if make is _reading:
