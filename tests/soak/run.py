@@ -29,6 +29,7 @@ from support.faults import changed_proxy
 from support.identity import KeyServer, answer, raw_server
 from support.machine import descriptors
 from support.proxy import RunningProxy, Trusted, children, memory
+from support.trail import Place, verified
 from support.upstream import RawUpstream, Seen, UpstreamConnection
 
 CLIENTS = 12
@@ -46,6 +47,8 @@ GROWTH = 32 * 1024 * 1024
 STALL = "the machine stands still"
 """Seen and not inflicted: this process had no turn for a second. Then others had none either, and deadlines pass."""
 STALLED = 1.0
+LEFT_BY_A_DEATH = frozenset({"resume", "torn", "open"})
+"""What the audit may say of a worker that was killed."""
 TWO_FRAMINGS = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n"
 TRACES = {
     "OPA is killed": {503},
@@ -154,6 +157,7 @@ class Soak:
                 await self._settled(proxy, idle)
                 self._judge(world, service)
                 self._judge_audit(proxy, world, service)
+                await self._judge_trail(proxy)
                 self._judge_growth()
                 self._account(world, service)
 
@@ -322,7 +326,7 @@ class Soak:
                 found |= TRACES.get(fault.name, set())
         return found
 
-    # The audit. (`ostiary audit verify` belongs here as soon as there is one.)
+    # The audit.
 
     def _judge_audit(self, proxy: RunningProxy, world: World, service: Service) -> None:
         """Two lines for what was let through, one for a refusal; nothing is recorded twice and nothing is missing."""
@@ -363,6 +367,15 @@ class Soak:
             ):
                 continue
             self.wrong.append(f"{found} on record of {one}")
+
+    async def _judge_trail(self, proxy: RunningProxy) -> None:
+        """After a clean end the chains are whole, but for what a death is known to leave."""
+        if (status := await asyncio.to_thread(proxy.stop)) != 0:
+            self.wrong.append(f"the proxy ended with {status}")
+        trail = await asyncio.to_thread(verified, Place(proxy.place))
+        self.wrong += [f"{one.kind} {one.file}:{one.line} {one.what}" for one in trail.findings]
+        notes = {one.kind for one in trail.remarks if not one.finding}
+        self.wrong += [f"the trail has a note of {kind}" for kind in sorted(notes - LEFT_BY_A_DEATH)]
 
     def _account(self, world: World, service: Service) -> None:
         outcomes = Counter(str(one.status) for one in world.outcomes)
