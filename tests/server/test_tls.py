@@ -17,7 +17,7 @@ import uvloop
 from ostiary.peer import PEER_CERTIFICATE, PeerCertificate
 from ostiary.server import ListenerLimits, UnsafeListener, refuse_unless_strict, server_context
 from ostiary.server.tls import TlsFront
-from support.server import PATIENCE, Recorder, Seen, eventually, listener
+from support.server import PATIENCE, Client, Recorder, Seen, eventually, listener
 from support.tls import Pair, client_context, dial, dns, root, workload
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -184,12 +184,30 @@ def test_connections_are_counted_before_their_handshake_and_counted_out_again(pl
             assert dialled.client.response().status == 200
 
 
-def test_a_server_that_stops_waits_for_no_handshake(place: Place) -> None:
-    with listener(Recorder(), tls=place.contexts()) as served:
+def test_a_server_that_stops_waits_for_a_handshake_as_long_as_for_any_client(place: Place) -> None:
+    with listener(Recorder(), ListenerLimits(drain_grace=0.1), tls=place.contexts()) as served:
         sock = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
         eventually(lambda: served.server.server_state.connections)
     with sock, contextlib.suppress(ConnectionError):
         assert sock.recv(1) == b""
+    assert served.refused == []
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=["uvloop", "asyncio"])
+def test_a_handshake_that_a_server_meets_when_it_stops_is_ended_and_one_request_is_answered(
+    place: Place, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    with listener(Recorder(), tls=place.contexts(), loop_factory=loop) as served:
+        sock = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
+        eventually(lambda: served.server.server_state.connections)
+        served.server.should_exit = True
+        eventually(lambda: not served.server.servers[0].sockets)
+        with client_context(place.authority).wrap_socket(sock, server_hostname="localhost") as secured:
+            client = Client(secured)
+            secured.sendall(GET)
+            answer = client.response()
+            assert (answer.status, answer.header(b"connection")) == (200, b"close")
+            assert secured.recv(1) == b""
 
 
 def test_a_new_context_is_for_new_connections_and_leaves_the_others_alone(place: Place) -> None:

@@ -108,6 +108,7 @@ class TlsFront(asyncio.Protocol):
         self._greets = False  # TLS has the transport
         self._lost = False
         self._settled = False  # handed over, refused or given up
+        self._grace: asyncio.TimerHandle | None = None  # until a server that stops gives this up
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = plain = cast("asyncio.Transport", transport)
@@ -140,8 +141,9 @@ class TlsFront(asyncio.Protocol):
             self._fail(HandshakeFailed(_cause(exc)))  # otherwise the handshake ends too, and knows better why
 
     def shutdown(self) -> None:
-        """The server stops: nothing has been asked on this connection yet."""
-        self._fail(None)
+        """The server stops: the handshake may still end within the grace, and then one request is answered."""
+        if self._grace is None and not self._settled:
+            self._grace = self._loop.call_later(self._terms.limits.drain_grace, self._fail, None)
 
     def _fail(self, refusal: AccessError | None) -> None:
         if self._settled:
@@ -157,6 +159,8 @@ class TlsFront(asyncio.Protocol):
 
     def _settle(self) -> None:
         self._settled = True
+        if self._grace is not None:
+            self._grace.cancel()
         self._terms.census.leave(self._counted)
         self._server_state.connections.discard(cast("Any", self))
 
@@ -218,6 +222,8 @@ class TlsFront(asyncio.Protocol):
         self._settle()  # it is counted by the other one, before anybody else can be
         secured.set_protocol(inner)
         inner.connection_made(secured)
+        if self._grace is not None:
+            inner.shutdown()  # before its first byte is read
         if self._early:
             inner.data_received(b"".join(self._early))
         if self._ended:
