@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego sbom dist opa clean constraints loris fuzz soak attacks
+.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy sbom dist opa clean constraints loris fuzz soak attacks
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ fuzz: $(VENV)/.dev ## a million random cases, on all cores; CASES=, SEED=, TARGE
 
 bench-rego: $(VENV)/.run opa ## what 100,000 permissions cost in OPA; PARTS="memory batch" for some of it, or --sizes
 	$(BIN)/python -m benchmarks.rego $(PARTS)
+
+bench-policy: $(VENV)/.run ## what the tools for policy cost with 100,000 permissions; PARTS=diff for some of it
+	$(BIN)/python -m benchmarks.policy $(PARTS)
 
 sbom: $(VENV)/.dev ## a CycloneDX document of what a deployment runs, in build/sbom.cdx.json
 	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.processes import BUILD
@@ -30,17 +31,17 @@ def merged(earlier: Mapping[str, Any], part: Part) -> dict[str, Any]:
     return {**earlier, **part.members, "targets": others + own}
 
 
-def write(part: Part) -> None:
-    """Put it into `RESULT`, with what it was measured on."""
-    document = merged(_earlier(), part) | {"machine": machine()}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+def write(part: Part, *, result: Path = RESULT) -> None:
+    """Put it into the file `result`, with what it was measured on."""
+    document = merged(_earlier(result), part) | {"machine": machine()}
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _earlier() -> dict[str, Any]:
+def _earlier(result: Path) -> dict[str, Any]:
     """What is there, if it is of this form."""
     try:
-        found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if "machine" in found else {}

@@ -1,4 +1,4 @@
-"""`ostiary bundle build`, `sign`, `verify` and `inspect`"""
+"""`ostiary bundle build`, `sign`, `verify`, `inspect`; `diff` and `report` are in `review`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ostiary import assets
+from ostiary.cli import review
 from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.cli.sources import needed_opa, policy_directory
 from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, read_archive, signed
@@ -32,6 +33,10 @@ _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 @app.callback()
 def _bundle() -> None:
     """Policy bundles: what OPA loads."""
+
+
+app.command("diff")(review.diff)
+app.command("report")(review.report)
 
 
 @app.command("build")

@@ -124,6 +124,18 @@ def read_archive(file: BinaryIO, *, largest: int = LARGEST) -> Contents:
     )
 
 
+def read_contents(file: BinaryIO, *, largest: int = LARGEST) -> dict[str, bytes]:
+    """Every file of an archive by its name, in memory, with the bounds of `read_archive`. Raises as that does."""
+    read_archive(file, largest=largest)
+    file.seek(0)
+    with _members(file, largest) as (members, _):
+        return {
+            name: content.read()
+            for name, member in _files(members)
+            if (content := members.extractfile(member)) is not None
+        }
+
+
 def read_manifest(file: BinaryIO) -> dict[str, Json]:
     """The manifest of an archive, which is its first file where it was built here. Raises `ArchiveError`, and OSError.
 

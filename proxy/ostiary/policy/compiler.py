@@ -61,7 +61,7 @@ def compile_map(
             if not spells_number(name)
         },
         "callers": callers,
-        "sole": _sole(callers),
+        "sole": sole_callers(callers),
         **terms.tables(alone=not hooks),
         "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
         "hooks": dict.fromkeys(sorted(hooks), True),
@@ -124,12 +124,18 @@ def _callers(callers: Mapping[str, Caller]) -> dict[str, Json]:
         "subjects": subjects,
         "workloads": workloads,
         "claims": claims,
-        "indexed": {issuer: sorted(found) for issuer, found in sorted(claims.items())},
+        "indexed": indexed_claims(claims),
         "demands": demands,
     }
 
 
-def _sole(callers: Mapping[str, Json]) -> dict[str, Json]:
+def indexed_claims(claims: Mapping[str, Json]) -> dict[str, Json]:
+    """Issuer to the claims that its callers are found by."""
+    return {issuer: sorted(found) for issuer, found in sorted(claims.items())}
+
+
+def sole_callers(callers: Mapping[str, Json]) -> dict[str, Json]:
+    """Issuer and subject to the one caller that a token without claims makes of them."""
     found: dict[str, Json] = {}
     for issuer, named in callers["subjects"].items():
         for subject, names in named.items():

@@ -176,24 +176,32 @@ class Terms:
             terms = (tuple(found["standing"]), tuple(found["eligible"]))
             short = PLAIN if alone and terms == _PLAIN else str(len(ids))
             access.setdefault(caller, {}).setdefault(service, {})[endpoint] = ids.setdefault(terms, short)
-        return {"access": access, "terms": {each: self._document(*terms, alone=alone) for terms, each in ids.items()}}
+        documents = {
+            each: terms_document(*([self._variants[content] for content in kind] for kind in terms), alone=alone)
+            for terms, each in ids.items()
+        }
+        return {"access": access, "terms": documents}
 
-    def _document(self, standing: Sequence[str], eligible: Sequence[str], *, alone: bool) -> dict[str, Json]:
-        kinds = {
-            "standing": [self._variants[content] for content in standing],
-            "eligible": [self._variants[content] for content in eligible],
-        }
-        conditions = [variant.get("conditions", {}) for variants in kinds.values() for variant in variants]
-        names = {name for each in conditions for name in each.get("when", {})}
-        depends: dict[str, Json] = {
-            "vary": sorted({_DEPENDS_ON[name] for name in names if name in _DEPENDS_ON}),
-            "hours": "hours" in names,
-            "custom": sorted({name for each in conditions for name in each.get("custom", {})}),
-        }
-        always = {name: depends[name] for name in ("vary", "hours")}
-        found = {name: value for name, value in (kinds | depends).items() if value} | always
-        marks = {
-            "depends": any(depends.values()),
-            "alone": alone and len(standing) == 1 and not eligible and not depends["custom"],
-        }
-        return found | {name: True for name, holds in marks.items() if holds}
+
+def terms_document(standing: Sequence[Json], eligible: Sequence[Json], *, alone: bool) -> dict[str, Json]:
+    """Terms as they are stored: the variants, and what an answer that looked at them depends on."""
+    kinds = {"standing": [*standing], "eligible": [*eligible]}
+    conditions = [variant.get("conditions", {}) for variants in kinds.values() for variant in variants]
+    names = {name for each in conditions for name in each.get("when", {})}
+    depends: dict[str, Json] = {
+        "vary": sorted({_DEPENDS_ON[name] for name in names if name in _DEPENDS_ON}),
+        "hours": "hours" in names,
+        "custom": sorted({name for each in conditions for name in each.get("custom", {})}),
+    }
+    always = {name: depends[name] for name in ("vary", "hours")}
+    found = {name: value for name, value in (kinds | depends).items() if value} | always
+    marks = {
+        "depends": any(depends.values()),
+        "alone": alone and len(standing) == 1 and not eligible and not depends["custom"],
+    }
+    return found | {name: True for name, holds in marks.items() if holds}
+
+
+def plain_terms() -> dict[str, Json]:
+    """The terms whose id is `PLAIN`."""
+    return terms_document(*([json.loads(content) for content in kind] for kind in _PLAIN), alone=True)
