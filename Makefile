@@ -52,7 +52,7 @@ test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 MINUTES ?= 10
 soak: $(VENV)/.dev opa ## mixed traffic and faults for ten minutes, and five hundred deaths; MINUTES=, SEED=, SEEDS="-k '[3]'"
 	PYTHONPATH=.:tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
-	$(BIN)/python -m pytest -o 'python_files=soak_*.py' $(PYTEST_ARGS) $(SEEDS) tests/soak
+	$(BIN)/python -m pytest -o 'python_files=soak_*.py' --numprocesses auto --dist load $(SEEDS) tests/soak
 
 check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
 	$(BIN)/ruff format --check

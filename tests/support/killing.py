@@ -18,6 +18,8 @@ from support.upstream import RawUpstream
 
 CLIENTS = 8
 """Connections that ask all the time."""
+REQUESTS = 20
+"""What is asked on one connection. The next one may come to another worker, so none is killed that nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ async def kill_workers(*, kills: int, seed: int) -> Outcome:
             for _ in range(kills):
                 victims = proxy.worker_pids
                 before = len(upstream.requests)
-                await eventually(lambda before=before: len(upstream.requests) > before + CLIENTS)
+                await eventually(lambda before=before: len(upstream.requests) > before + CLIENTS * REQUESTS)
                 await asyncio.sleep(chance.uniform(0, 0.3))
                 os.kill(chance.choice(victims), signal.SIGKILL)
                 await eventually(lambda: proxy.health()[1]["workers_ready"] == 2, seconds=30)
@@ -81,7 +83,8 @@ async def _ask(proxy: RunningProxy, token: str) -> None:
     while True:
         with contextlib.suppress(OSError, EOFError, TimeoutError):
             async with connected(proxy.port) as client:
-                while True:
+                for _ in range(REQUESTS):
                     await client.send(request)
                     await client.response()
+            continue
         await asyncio.sleep(0.01)
