@@ -21,6 +21,7 @@ KERNEL = {
     "interfaces",
     "clock",
     "bounded",
+    "shares",
     "disk",
     "exchange",
     "problem",

@@ -275,6 +275,13 @@ class TooManyDecisions(AccessError):
     retry_after = 1
 
 
+class TooManyRequests(AccessError):
+    status = 429
+    reason = "too-many-requests"
+    sentence = "This identity has too many requests to the service under way."
+    retry_after = 1
+
+
 class TooManyFailures(AccessError):
     status = 429
     reason = "too-many-failures"

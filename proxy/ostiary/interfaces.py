@@ -83,8 +83,11 @@ Renew: TypeAlias = Callable[[], Awaitable[Credential]]
 
 
 class Upstream(Protocol):
-    async def forward(self, exchange: Exchange, target: Target, credential: Credential, renew: Renew) -> None:
-        """Carry the request there and the response back, streamed; refuse with 502 or 504.
+    async def forward(
+        self, exchange: Exchange, target: Target, identity: Identity, credential: Credential, renew: Renew
+    ) -> None:
+        """Carry the request there and the response back, streamed; refuse with 502 or 504, or with 429 where this
+        identity has its share of what there is for all.
 
         A credential for one call is sent once: who sends a request again calls `renew` for another one.
         """

@@ -19,6 +19,9 @@ Method: TypeAlias = Literal["jwt", "jwt-svid", "mtls", "xfcc"]
 IdentityKey: TypeAlias = tuple[str, str, Method, bytes, bytes]
 """All that a policy sees of an identity: issuer, subject, method of proof, digests of the actor and of the claims."""
 
+Owner: TypeAlias = tuple[str, str]
+"""Whose an identity is: its issuer and subject."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -48,7 +51,8 @@ class Identity:
     `issuer` and `subject` are always non-empty strings. `claims` holds only those that the issuer's configuration
     lists. `expires_at` is in whole Unix seconds: nothing derived from this identity outlives it.
     `token_id` is the token's `jti`, for the audit; the token itself is kept nowhere.
-    `key` is equal for identities that no policy can tell apart, and only for those.
+    `key` is equal for identities that no policy can tell apart, and only for those. `owner` is issuer and subject: what
+    a limit for each identity counts by, whatever claims its tokens have.
     """
 
     issuer: str
@@ -59,10 +63,12 @@ class Identity:
     token_id: str | None = None
     actor: Mapping[str, Json] | None = None
     key: IdentityKey = field(init=False, repr=False, compare=False)
+    owner: Owner = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         key = (self.issuer, self.subject, self.method, _digest(self.actor), _digest(self.claims))
         object.__setattr__(self, "key", key)
+        object.__setattr__(self, "owner", key[:2])
 
     def document(self) -> dict[str, Json]:
         """The `subject` of the decision contract."""

@@ -75,7 +75,7 @@ class Pipeline:
                 credential = await self._swapper.swap(request, decision)
                 await record.commit(credential)  # no record, no access
                 renew = partial(self._renew, record, request, decision)
-                await self._upstream.forward(exchange, target, credential, renew)
+                await self._upstream.forward(exchange, target, identity, credential, renew)
             except AccessError as refusal:
                 record.refused(refusal)
                 await self._problems.answer(exchange, refusal, decision.requestable if decision else None)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ostiary.audit import AuditHealth, FileAuditLog
+from ostiary.audit.losses import NAMED
 from ostiary.clock import ManualClock, SystemClock
 from ostiary.errors import AuditUnavailable, HostUnknown, IdentityInvalid, MessageMalformed
 from support.audit import (
@@ -279,6 +280,8 @@ async def test_strangers_beyond_their_quota_are_counted_and_reported_in_one_line
         "worker": "w0",
         "since": found[3]["since"],
         "over_quota": {"host-unknown": 4, "identity-invalid": 3, "message-malformed": 1},
+        "identities": [],
+        "other_identities": {},
         "no_room": {},
     }
     assert log.health().lost == 8
@@ -302,6 +305,74 @@ async def test_the_quota_of_strangers_fills_again_and_binds_nobody_identified(tm
     assert found == [("refusal", "message-malformed")] * 2 + denied + [("lost",)]
 
 
+async def refused(log: FileAuditLog, subject: str, *reasons: str) -> None:
+    for reason in reasons:
+        stages = Stages(identify=identity(subject=subject), decide=decision(allow=False, reasons=(reason,)))
+        await stages.pipeline(log)(*stages.asgi())
+
+
+async def test_what_an_identity_is_refused_beyond_its_quota_is_counted_as_its_own(tmp_path: Path) -> None:
+    """Others have theirs, and so have strangers; whoever is let through has both lines, whatever was refused before."""
+    log = file_log(
+        tmp_path, clock=ManualClock(), refusals_per_second=1, refusals_burst=2, strangers_burst=1, report_interval=0.05
+    )
+    await log.start()
+    await refused(log, "web", "permission-missing", "unknown-endpoint", "permission-missing", "unknown-endpoint")
+    await refused(log, "web", "permission-missing")
+    await refused(log, "other", "permission-missing")
+    log.refused(MessageMalformed(), decision_id="d-1", peer=None)
+    allowed = await forward(log)
+    await until(lambda: "lost" in kinds(tmp_path))
+    await log.close()
+
+    found = lines(tmp_path)
+    (lost,) = (line for line in found if line["kind"] == "lost")
+    web = {"permission-missing": 2, "unknown-endpoint": 1}
+    assert lost == {
+        "schema": 1,
+        "kind": "lost",
+        "time": lost["time"],
+        "worker": "w0",
+        "since": lost["since"],
+        "over_quota": {},
+        "identities": [{"issuer": "https://idp.test", "subject": "web", "over_quota": web}],
+        "other_identities": {},
+        "no_room": {},
+    }
+    subjects = [line["identity"] and line["identity"]["subject"] for line in found if line["kind"] == "refusal"]
+    assert subjects == ["web", "web", "other", None]
+    assert [line["kind"] for line in found if line.get("decision_id") == allowed] == ["decision", "completion"]
+    assert log.health().lost == 3
+
+
+async def test_the_quota_of_an_identity_is_shared_by_its_tokens_and_fills_again(tmp_path: Path) -> None:
+    clock = ManualClock()
+    log = file_log(tmp_path, clock=clock, refusals_per_second=2, refusals_burst=1)
+    await log.start()
+    for claims, seconds in (({"n": 1}, 0.0), ({"n": 2}, 0.0), ({"n": 3}, 0.5)):
+        clock.advance(seconds)
+        stages = Stages(identify=identity(claims=claims), decide=decision(allow=False, reasons=("permission-missing",)))
+        await stages.pipeline(log)(*stages.asgi())
+    await log.close()
+
+    subjects = [line["input"]["subject"] for line in lines(tmp_path) if line["kind"] == "refusal"]
+    assert [subject["properties"]["claims"] for subject in subjects] == [{"n": 1}, {"n": 3}]
+
+
+async def test_a_report_names_so_many_identities_and_counts_the_others(tmp_path: Path) -> None:
+    log = file_log(tmp_path, refusals_burst=0, refusals_per_second=0)
+    await log.start()
+    for number in range(NAMED + 3):
+        await refused(log, f"{number}-{'x' * 1000}", "permission-missing")
+    await log.close()
+
+    (lost,) = lines(tmp_path)
+    assert len(lost["identities"]) == NAMED
+    assert lost["identities"][0]["subject"] == f"0-{'x' * 510}[+490]"
+    assert lost["other_identities"] == {"permission-missing": 3}
+    assert log.health().lost == NAMED + 3
+
+
 async def test_what_a_request_brings_stays_on_its_line(tmp_path: Path) -> None:
     log = file_log(tmp_path)
     await log.start()
@@ -321,6 +392,12 @@ async def test_what_a_request_brings_stays_on_its_line(tmp_path: Path) -> None:
     assert (judged["kind"], judged["identity"]["subject"]) == ("refusal", attack)
     assert judged["input"]["subject"]["properties"]["claims"] == {attack: [attack]}
     assert parsed["detail"] == attack
+
+
+@pytest.mark.parametrize("settings", [{"strangers_burst": -1}, {"refusals_per_second": -0.1}])
+def test_no_quota_is_negative(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not negative"):
+        file_log(tmp_path, **settings)
 
 
 @pytest.mark.parametrize("settings", [{"deadline": 0}, {"queue_bytes": 0}, {"report_interval": 0}])

@@ -184,6 +184,23 @@ def test_what_comes_between_the_last_lines_and_those_that_follow_is_shown_once(p
     assert [*shown, next(following)["decision_id"]] == [f"{1:032x}", f"{2:032x}"]
 
 
+@pytest.mark.parametrize("length", [10, 70_000])
+def test_a_line_that_was_half_written_is_shown_once_it_is_whole(place: Place, length: int) -> None:
+    """However long its half is."""
+    written(place, [[1]], end=False)
+    (file,) = place.audit.glob("*.ndjson")
+    whole = file.read_bytes()
+    line = whole.splitlines(keepends=True)[-1].replace(f"{1:032x}".encode(), f"{2:032x}".encode())
+    line = line[:-2] + b',"padding":"' + b"x" * 80_000 + b'"}\n'
+    file.write_bytes(whole + line[:length])
+    now = sizes([place.audit])
+    assert now == {file: len(whole)}
+    shown = [line["decision_id"] for line in last([place.audit], 10, Selection(), until=now)]
+    following = follow([place.audit], Selection(), since=now)
+    file.write_bytes(whole + line)
+    assert [*shown, next(following)["decision_id"]] == [f"{1:032x}", f"{2:032x}"]
+
+
 def test_no_terminal_obeys_what_a_stranger_sent(place: Place) -> None:
     """In the files it is escaped, and so it has to be where their lines are shown as JSON."""
     log = trail_log(place)

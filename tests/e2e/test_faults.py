@@ -98,6 +98,32 @@ async def test_who_asks_for_too_many_decisions_is_told_when_to_come_again(opa_bi
         assert len(upstream.requests) == len(answers) - len(refused) + 2
 
 
+async def test_one_identity_leaves_half_of_a_service_s_connections_to_others(opa_binary: Path) -> None:
+    """However slowly it sends. What it is refused is recorded: it was permitted."""
+    async with (
+        RawUpstream(replies(response())).running() as upstream,
+        running_proxy(upstreams={"orders": upstream.port}, config_extra="limits: {upstream_connections: 2}\n") as proxy,
+    ):
+        _, slow = await asyncio.open_connection("127.0.0.1", proxy.port)
+        lines = [f"{name}: {value}\r\n" for name, value in {**proxy.headers("web"), "Content-Length": "9"}.items()]
+        slow.write(f"POST /orders HTTP/1.1\r\n{''.join(lines)}\r\na".encode())
+        await until(lambda: bool(upstream.requests))
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            refused = await client.get(proxy.url("/orders"), headers=proxy.headers("web", tenant="another"))
+            other = await client.get(proxy.url("/orders"), headers=proxy.headers("reporting"))
+        assert (refused.status_code, refused.json()["reasons"]) == (429, ["too-many-requests"])
+        assert (refused.headers["retry-after"], other.status_code) == ("1", 200)
+        decision_id = refused.headers["ostiary-decision-id"]
+
+        def recorded() -> list[dict[str, Any]]:
+            return [line for line in proxy.audit_lines() if line.get("decision_id") == decision_id]
+
+        await eventually(lambda: [line["kind"] for line in recorded()] == ["decision", "completion"])
+        end = recorded()[1]
+        assert (end["outcome"], end["status"], end["reasons"]) == ("refused", 429, ["too-many-requests"])
+        slow.transport.abort()
+
+
 async def test_an_upstream_that_is_not_there_is_502(proxy: RunningProxy) -> None:
     assert await asyncio.to_thread(asked, proxy) == (502, ["upstream-failed"])
 

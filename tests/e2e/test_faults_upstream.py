@@ -181,16 +181,23 @@ WRONG = {
 }
 
 
-def request(proxy: RunningProxy, path: str = "/orders/42", *, service: str = "orders", close: bool = False) -> bytes:
+def request(
+    proxy: RunningProxy,
+    path: str = "/orders/42",
+    *,
+    subject: str = "web",
+    service: str = "orders",
+    close: bool = False,
+) -> bytes:
     ending = "Connection: close\r\n\r\n" if close else "\r\n"
-    lines = f"Host: {service}.localhost\r\nAuthorization: Bearer {proxy.token()}\r\n{ending}"
+    lines = f"Host: {service}.localhost\r\nAuthorization: Bearer {proxy.token(subject)}\r\n{ending}"
     return f"GET {path} HTTP/1.1\r\n{lines}".encode()
 
 
-async def raw_answer(proxy: RunningProxy) -> bytes:
+async def raw_answer(proxy: RunningProxy, *, subject: str = "web") -> bytes:
     """All that a client gets until the proxy ends the connection."""
     async with connected(proxy.port) as client:
-        await client.send(request(proxy, close=True))
+        await client.send(request(proxy, subject=subject, close=True))
         return await client.ended()
 
 
@@ -286,7 +293,11 @@ async def test_a_service_that_hangs_holds_up_nobody_else(opa_binary: object) -> 
             upstreams={"orders": hanging.port, "billing": well.port}, permissions=TWO_SERVICES, config_extra=limits
         ) as proxy,
     ):
-        stuck = [asyncio.create_task(raw_answer(proxy)) for _ in range(8)]
+        stuck = [
+            asyncio.create_task(raw_answer(proxy, subject=subject))
+            for subject in ("web", "reporting", "support", "billing")
+            for _ in range(2)
+        ]
         await until(lambda: len(hanging.requests) == 4)
         async with connected(proxy.port) as client:
             for _ in range(20):
@@ -305,7 +316,13 @@ services:
   billing: {endpoints: {list-bills: GET /bills}}
 callers:
   web: {issuer: http://idp.localhost, subject: web}
+  reporting: {issuer: http://idp.localhost, subject: reporting}
+  support: {issuer: http://idp.localhost, subject: support}
+  billing: {issuer: http://idp.localhost, subject: billing}
 permissions:
   - {caller: web, service: orders, endpoints: [get-order]}
+  - {caller: reporting, service: orders, endpoints: [get-order]}
+  - {caller: support, service: orders, endpoints: [get-order]}
+  - {caller: billing, service: orders, endpoints: [get-order]}
   - {caller: web, service: billing, endpoints: [list-bills]}
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -47,26 +49,54 @@ def failing(place: Path) -> Callable[..., Ended]:
     """Run a proxy with these changes to its configuration, which keep it from starting."""
 
     def fail(config_extra: str = "", **changes: str) -> Ended:
-        names = {
-            "workers": "workers: 1",
-            "data": '"127.0.0.1:0"',
-            "admin": '"unix:run/admin.sock"',
-            "opa": "{managed: {bundle: bundle}}",
-        }
-        written = changed_proxy(
-            place,
-            upstreams={"orders": 9},
-            config_extra=config_extra,
-            changes={names[name]: text for name, text in changes.items()},
-        )
-        text = written._configuration(Trusted(signer=DemoIssuer(place)))
-        (place / "ostiary.yaml").write_text(text)
+        configured(place, config_extra, **changes)
         return run_until_it_ends(place)
 
     return fail
 
 
+def configured(place: Path, config_extra: str = "", **changes: str) -> None:
+    """Write the configuration of a proxy, with these changes."""
+    names = {
+        "workers": "workers: 1",
+        "data": '"127.0.0.1:0"',
+        "admin": '"unix:run/admin.sock"',
+        "opa": "{managed: {bundle: bundle}}",
+    }
+    written = changed_proxy(
+        place,
+        upstreams={"orders": 9},
+        config_extra=config_extra,
+        changes={names[name]: text for name, text in changes.items()},
+    )
+    text = written._configuration(Trusted(signer=DemoIssuer(place)))
+    (place / "ostiary.yaml").write_text(text)
+
+
 Failing = Callable[..., Ended]
+
+
+async def test_a_reload_that_comes_while_it_starts_ends_nothing(place: Path) -> None:
+    """SIGUSR2 by its default does. Here the proxy waits for an OPA that does not say its version."""
+    configured(place, opa="{managed: {bundle: bundle, binary: ./slow-opa}}")
+    os.mkfifo(place / "go-on")
+    slow = place / "slow-opa"
+    slow.write_text(f"#!/bin/sh\n: > {place}/asked\nread word < {place}/go-on\n")
+    slow.chmod(0o700)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ostiary", "run", cwd=place, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        await eventually((place / "asked").exists)
+        process.send_signal(signal.SIGUSR2)
+        await asyncio.to_thread((place / "go-on").write_text, "on\n")
+        async with asyncio.timeout(30):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, b"slow-opa" in said) == (1, True)
 
 
 def test_a_bundle_that_is_not_there(failing: Failing, place: Path) -> None:

@@ -19,7 +19,7 @@ from fuzz.streams import TOKEN
 from fuzz.targets import TARGETS
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Renew, TargetResolver, Upstream
-from ostiary.models import Credential, Target
+from ostiary.models import Credential, Identity, Target
 from ostiary.upstream import Forwarder
 
 SEED = 20_000
@@ -95,9 +95,11 @@ class Late(FuzzedProxy):
         class OneBehind:
             before: Target | None = None
 
-            async def forward(self, exchange: Exchange, target: Target, credential: Credential, renew: Renew) -> None:
+            async def forward(
+                self, exchange: Exchange, target: Target, identity: Identity, credential: Credential, renew: Renew
+            ) -> None:
                 self.before, aim = target, self.before or target
-                await forwarder.forward(exchange, aim, credential, renew)
+                await forwarder.forward(exchange, aim, identity, credential, renew)
 
         return OneBehind()
 
@@ -107,10 +109,12 @@ class Careless(FuzzedProxy):
 
     def upstream(self, forwarder: Forwarder) -> Upstream:
         class Passing:
-            async def forward(self, exchange: Exchange, target: Target, credential: Credential, renew: Renew) -> None:
+            async def forward(
+                self, exchange: Exchange, target: Target, identity: Identity, credential: Credential, renew: Renew
+            ) -> None:
                 value = exchange.header(b"authorization") or b""
                 passed = dataclasses.replace(credential, header=(b"authorization", value))
-                await forwarder.forward(exchange, target, passed, renew)
+                await forwarder.forward(exchange, target, identity, passed, renew)
 
         return Passing()
 

@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ostiary.identity.replay import _PLACES
 NOW = 1_790_000_000.0
 ISSUED = int(NOW)
 ENDS = ISSUED + 60
+DAY = 86_400
 
 
 def digest(number: object) -> bytes:
@@ -72,9 +74,9 @@ async def test_of_many_at_once_one_is_the_first(path: Path) -> None:
 
 async def test_what_is_too_old_is_forgotten_and_its_place_used_again(table: ReplayTable) -> None:
     for round_ in range(5):
-        now, ends = NOW + round_ * 61, ENDS + round_ * 61
+        later = round_ * 61
         for number in range(400):  # of 1024 places: with many more, one bucket is full by chance now and then
-            assert await spend(table, (round_, number), now=now, ends=ends)
+            assert await spend(table, (round_, number), now=NOW + later, ends=ENDS + later, issued=ISSUED + later)
 
 
 async def test_what_could_still_be_used_is_never_forgotten_and_a_full_table_refuses(tmp_path: Path) -> None:
@@ -86,19 +88,97 @@ async def test_what_could_still_be_used_is_never_forgotten_and_a_full_table_refu
         await spend(table, "one more")
     for number in range(_PLACES):
         assert not await spend(table, number)
-    assert await spend(table, "one more", now=ENDS, ends=ENDS + 60)
+    assert await spend(table, "one more", now=ENDS, ends=ENDS + 60, issued=ENDS)
     await table.close()
 
 
-async def test_the_clock_of_the_table_is_the_latest_that_anybody_has_seen(table: ReplayTable, path: Path) -> None:
-    """A worker whose clock is behind would otherwise take again what one that is ahead had forgotten."""
-    behind = ReplayTable.attach(path)
-    assert await spend(table, 1)
-    assert await spend(table, 2, now=NOW + 100, ends=ENDS + 100)
-    assert not await spend(behind, 1, now=NOW)
-    assert not await spend(behind, 3, now=NOW)
-    assert await spend(behind, 4, now=NOW, ends=ENDS + 100)
-    await behind.close()
+async def at(table: ReplayTable, number: object, seconds: int, *, good_for: int = 60, clock: int | None = None) -> bool:
+    """Spend a proof that was issued so many seconds after NOW, by a clock that says so, too, or another time."""
+    now = NOW + (seconds if clock is None else clock)
+    return await spend(table, number, now=now, issued=ISSUED + seconds, ends=ISSUED + seconds + good_for)
+
+
+@asynccontextmanager
+async def small_table(path: Path) -> AsyncIterator[ReplayTable]:
+    """One bucket: how much is in it is no matter of chance."""
+    ReplayTable.create(path, capacity=1, now=NOW)
+    table = ReplayTable.attach(path)
+    yield table
+    await table.close()
+
+
+async def test_what_one_worker_forgot_is_refused_by_all_whose_clocks_are_behind(tmp_path: Path) -> None:
+    """And nothing else is."""
+    async with small_table(tmp_path / "small") as table, small_table(tmp_path / "small") as behind:
+        for number in range(_PLACES):
+            assert await at(table, number, number // 2)
+        assert await at(table, "ahead", 100)
+        assert not await at(behind, 0, 0)
+        assert not await at(behind, "never used, for all one knows", 0)
+        assert [await at(behind, number, number // 2) for number in range(2, _PLACES)] == [False] * (_PLACES - 2)
+        with pytest.raises(Overloaded):
+            await at(behind, "new", 1)
+
+
+async def test_a_clock_that_was_ahead_for_a_while_costs_nothing(table: ReplayTable, path: Path) -> None:
+    """Nothing is used twice all the same: neither then, nor when the time comes that the clock had shown."""
+    assert await at(table, "before", 0)
+    assert await at(table, "ahead", DAY)
+    for seconds in (5, 600):
+        assert await at(table, ("corrected", seconds), seconds)
+        assert not await at(table, ("corrected", seconds), seconds)
+    assert not await at(table, "before", 0)
+
+    ReplayTable.create(path, capacity=1024, now=NOW + 700)
+    again = ReplayTable.attach(path)
+    assert await at(again, "started anew", 700)
+    for seconds in (DAY, 2 * DAY):
+        assert not await at(again, "ahead", DAY, clock=seconds)
+    assert await at(again, "another", DAY)
+    await again.close()
+
+
+async def test_what_was_forgotten_by_a_clock_that_was_ahead_is_refused_when_its_time_comes(tmp_path: Path) -> None:
+    async with small_table(tmp_path / "small") as table:
+        for number in range(2 * _PLACES):
+            assert await at(table, number, DAY + 61 * (number // _PLACES))
+        assert not await at(table, "corrected", 0)  # it might be among them
+        for number in range(2 * _PLACES):
+            assert not await at(table, number, DAY + 61 * (number // _PLACES))
+        assert await at(table, "later", DAY + 200)
+
+
+async def test_a_proof_that_is_good_for_longer_since_is_not_used_again(tmp_path: Path) -> None:
+    async with small_table(tmp_path / "small") as table:
+        for number in range(_PLACES):
+            assert await at(table, number, 0)
+        assert await at(table, "its place is taken", 61)
+        for number in range(_PLACES):
+            assert not await at(table, number, 0, good_for=300, clock=62)
+
+
+async def test_a_table_that_began_when_the_clock_was_ahead_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "proofs"
+    ReplayTable.create(path, capacity=1024, now=NOW + DAY)
+    table = ReplayTable.attach(path)
+    assert await at(table, "ahead", DAY)
+    await table.close()
+    ReplayTable.create(path, capacity=1024, now=NOW)
+    table = ReplayTable.attach(path)
+    assert [await at(table, "new", 0), await at(table, "new", 0)] == [True, False]
+    assert [await at(table, "before", -1), await at(table, "ahead", DAY)] == [False, False]
+    await table.close()
+
+
+async def test_a_table_of_another_size_refuses_what_the_one_before_it_knew(table: ReplayTable, path: Path) -> None:
+    """Whatever the clock says by then."""
+    assert await at(table, "ahead", DAY)
+    for capacity, expected in ((2048, True), (4096, False)):
+        ReplayTable.create(path, capacity=capacity, now=NOW)
+        again = ReplayTable.attach(path)
+        assert not await at(again, "ahead", DAY)
+        assert await at(again, "later", DAY + 1) is expected
+        await again.close()
 
 
 async def test_what_was_made_before_the_table_is_refused(tmp_path: Path) -> None:
@@ -206,5 +286,5 @@ async def test_a_worker_that_is_killed_takes_neither_the_lock_nor_the_table_with
         os.kill(child.pid, signal.SIGKILL)
         await asyncio.to_thread(child.join)
         assert not await spend(table, "before")
-    assert await spend(table, "after", now=NOW + 2)
-    assert not await spend(table, "after", now=NOW + 2)
+    for expected in (True, False):
+        assert await spend(table, "after", now=NOW + 62, ends=ENDS + 62, issued=ISSUED + 62) is expected

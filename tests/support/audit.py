@@ -275,7 +275,12 @@ class Stages:
         return _returned(self._swap)
 
     async def forward(
-        self, carried: Exchange, aimed: Target, given: Credential, renew: Callable[[], Awaitable[Credential]]
+        self,
+        carried: Exchange,
+        aimed: Target,
+        proven: Identity,
+        given: Credential,
+        renew: Callable[[], Awaitable[Credential]],
     ) -> None:
         if self._upstream is not None:
             await self._upstream(carried)

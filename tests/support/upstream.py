@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 
 from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
-from ostiary.models import Credential, Target
+from ostiary.models import Credential, Identity, Target
 from ostiary.problem import Problems
 from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
 
@@ -34,6 +34,12 @@ def credential(number: int = 0, *, per_call: bool = False, **fields: Any) -> Cre
     """The credential of the n-th swap."""
     header = (b"authorization", b"Bearer " + SECRET + b"-%d" % number)
     return Credential(**{"header": header, "id": f"jti-{number}", "expires_at": 2**40, "per_call": per_call, **fields})
+
+
+def identity(exchange: Exchange) -> Identity:
+    named = exchange.header(b"subject")
+    subject = exchange.id if named is None else named.decode()
+    return Identity(issuer="https://idp.test", subject=subject, method="jwt", expires_at=2**40)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -259,7 +265,10 @@ async def fronted(
     decorations: tuple[tuple[bytes, bytes], ...] = (),
     drain_timeout: float = 0.1,
 ) -> AsyncIterator[Front]:
-    """A listener whose every request is forwarded to the service `orders`. `swap` makes the n-th credential."""
+    """A listener whose every request is forwarded to the service `orders`. `swap` makes the n-th credential.
+
+    Each request has an identity of its own, unless a header `Subject` says whose it is.
+    """
     loop = asyncio.get_running_loop()
     forwarder = Forwarder({"orders": settings}, drain_timeout=drain_timeout)
     await forwarder.start()
@@ -278,7 +287,7 @@ async def fronted(
         path = exchange.raw_path.decode("latin-1")
         target = Target(service="orders", segments=(), path=path, query=query or None, pairs=())
         try:
-            await forwarder.forward(exchange, target, await renew(), renew)
+            await forwarder.forward(exchange, target, identity(exchange), await renew(), renew)
         except AccessError as refusal:
             front.refusals.append(refusal)
             await problems.answer(exchange, refusal)

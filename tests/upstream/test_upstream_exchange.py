@@ -17,6 +17,7 @@ from support.upstream import (
     credential,
     forwarding,
     fronted,
+    identity,
     parse,
     until,
 )
@@ -304,7 +305,7 @@ async def test_a_request_of_an_unconfigured_service_is_refused() -> None:
 
     target = Target(service="billing", segments=(), path="/", query=None, pairs=())
     with pytest.raises(UpstreamFailed, match="no upstream is configured"):
-        await forwarder.forward(exchange, target, credential(), renew)  # type: ignore[arg-type]
+        await forwarder.forward(exchange, target, identity(exchange), credential(), renew)  # type: ignore[arg-type]
 
 
 async def test_a_client_that_leaves_ends_the_upstream_call_while_it_waits() -> None:

@@ -1,8 +1,9 @@
 """The audit in files: what the pipeline and the listener are given.
 
 A forwarded request waits for its `decision` line; nothing else waits. Lines that nobody waits for are bounded: what
-does not fit is counted, and the counts are written as a `lost` line. A flood of requests from strangers thus costs a
-quota of lines and then one line per `report_interval`, neither the disk nor the proxy's service to others.
+does not fit is counted, and the counts are written as a `lost` line. Strangers together have a quota of lines, and each
+identity has one for what it is refused. A flood of either thus costs a quota and then one line per `report_interval`,
+neither the disk nor the proxy's service to others. What was let through is recorded whatever there is of it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Final
 
 from ostiary.audit.forwarded import Parts
 from ostiary.audit.lines import SCHEMA, Timestamps, render
-from ostiary.audit.quota import Losses, Quota
+from ostiary.audit.losses import Losses
 from ostiary.audit.record import ExchangeRecord, parser_refusal
 from ostiary.audit.writer import GroupWriter, Outage, Sink
 from ostiary.clock import Clock
 from ostiary.errors import AccessError, AuditUnavailable
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Record
+from ostiary.models import Owner
+from ostiary.shares import Bucket, Buckets
 
 _log = logging.getLogger("ostiary.audit")
 
@@ -52,7 +55,9 @@ class FileAuditLog:
 
     `worker` names this process in the lines that are about it. `deadline` is how long a request waits for its line
     (seconds), `queue_bytes` how much may wait to be written. `strangers_per_second` and `strangers_burst` bound the
-    lines about requests without an identity; `report_interval` (seconds) is how often those left out are reported.
+    lines about requests without an identity, `refusals_per_second` and `refusals_burst` those about what one identity
+    is refused, for each of the `identities` that were refused last. `report_interval` (seconds) is how often those left
+    out are reported.
     """
 
     def __init__(
@@ -65,17 +70,23 @@ class FileAuditLog:
         queue_bytes: int = 8 << 20,
         strangers_per_second: float = 20.0,
         strangers_burst: int = 2000,
+        refusals_per_second: float = 100.0,
+        refusals_burst: int = 10_000,
+        identities: int = 10_000,
         report_interval: float = 10.0,
     ) -> None:
         if deadline <= 0 or queue_bytes < 1 or report_interval <= 0:
             raise ValueError("deadline, queue_bytes and report_interval are above zero")
+        if min(strangers_per_second, strangers_burst, refusals_per_second, refusals_burst) < 0:
+            raise ValueError("a quota is not negative")
         self._clock = clock
         self.monotonic = clock.monotonic
         self._worker = worker
         self._report_interval = report_interval
         self._stamps = Timestamps()
         self._parts = Parts()
-        self._quota = Quota(rate=strangers_per_second, burst=strangers_burst)
+        self._strangers = Bucket(rate=strangers_per_second, burst=strangers_burst, now=clock.monotonic())
+        self._identified: Buckets[Owner] = Buckets(rate=refusals_per_second, burst=refusals_burst, capacity=identities)
         self._losses = Losses()
         self._report: asyncio.TimerHandle | None = None
         self._closed = False
@@ -117,7 +128,7 @@ class FileAuditLog:
         host: bytes | None = None,
     ) -> None:
         """Record what the listener refused before there was an exchange, as far as it was understood."""
-        if not self.admits_stranger(refusal.reason):
+        if not self.admits(refusal.reason, None):
             return
         document = parser_refusal(
             refusal, decision_id=decision_id, now=self.now(), peer=peer, method=method, target=target, host=host
@@ -140,10 +151,12 @@ class FileAuditLog:
     def now(self) -> str:
         return self._stamps.format(self._clock.now())
 
-    def admits_stranger(self, entry: str) -> bool:
-        if self._quota.take(self._clock.monotonic()):
+    def admits(self, entry: str, owner: Owner | None) -> bool:
+        now = self._clock.monotonic()
+        quota = self._strangers if owner is None else self._identified.of(owner, now)
+        if quota.take(now):
             return True
-        self._lose(self._losses.over_quota, entry)
+        self._lose(self._losses.by(owner), entry)
         return False
 
     def commit(self, line: bytes) -> Awaitable[None]:

@@ -14,6 +14,7 @@ from ostiary.clock import Clock, SystemClock
 from ostiary.errors import AccessError, AuditUnavailable
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Record
+from ostiary.models import Owner
 
 
 class MemoryAuditLog:
@@ -52,7 +53,7 @@ class MemoryAuditLog:
     def monotonic(self) -> float:
         return self._clock.monotonic()
 
-    def admits_stranger(self, entry: str) -> bool:
+    def admits(self, entry: str, owner: Owner | None) -> bool:
         return True
 
     async def commit(self, line: bytes) -> None:

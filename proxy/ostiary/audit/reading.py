@@ -6,6 +6,7 @@ What is read here is not proved by anything: that is what verifying is for. Line
 from __future__ import annotations
 
 import heapq
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,8 +95,15 @@ def requests(directories: Sequence[Path], selection: Selection) -> Iterator[dict
 
 
 def sizes(directories: Sequence[Path]) -> dict[Path, int]:
-    """How far each file is written now, in bytes. Raises OSError."""
-    return {path: path.stat().st_size for files in audit_files(directories).values() for _, path in files}
+    """How far each file is written now, in bytes, to the end of a line: who begins there has the next one whole. Raises
+    OSError."""
+    found = {}
+    for files in audit_files(directories).values():
+        for _, path in files:
+            with opened(path) as file:
+                if file is not None:
+                    found[path] = _end(file)
+    return found
 
 
 def last(
@@ -179,6 +187,19 @@ def _last_of(
                 if len(found) >= count:
                     return found
     return found
+
+
+def _end(file: BinaryIO) -> int:
+    """Where the last line ends that is written whole."""
+    place = file.seek(0, os.SEEK_END)
+    while place > 0:
+        size = min(_BLOCK, place)
+        place -= size
+        file.seek(place)
+        newline = file.read(size).rfind(b"\n")
+        if newline >= 0:
+            return place + newline + 1
+    return 0
 
 
 def _backwards(file: BinaryIO, end: int) -> Iterator[bytes]:

@@ -4,6 +4,9 @@
     refused               one `refusal` line, with input and result if it came as far as a decision
     answered by the proxy one `answer` line (a CORS preflight, a document of `/.well-known/`)
 
+The last two are counted instead where there are too many of them from one identity, or from strangers (`losses`). What
+is forwarded always has its lines.
+
 All lines of a request have its `decision_id`. A credential that is renewed for a retry (a second `commit`) adds a
 `credential` line: the decision stands, so it is not repeated, and each credential's `jti` is on disk before it is
 used. A commit that fails leaves a `refusal`; whether its `decision` line reached the disk is then not known.
@@ -22,7 +25,7 @@ from ostiary.audit.forwarded import Parts, completion_line, decision_line, ident
 from ostiary.audit.lines import SCHEMA, capped, render
 from ostiary.errors import AccessError, AuditUnavailable, ClientDisconnected
 from ostiary.exchange import Exchange
-from ostiary.models import AccessRequest, Credential, Decision, Identity, Target
+from ostiary.models import AccessRequest, Credential, Decision, Identity, Owner, Target
 
 MAX_PATH: Final = 2048
 MAX_HOST: Final = 255
@@ -40,8 +43,9 @@ class Ledger(Protocol):
     def monotonic(self) -> float:
         """Seconds."""
 
-    def admits_stranger(self, entry: str) -> bool:
-        """Whether a line about somebody unidentified fits the quota; if not, it has been counted."""
+    def admits(self, entry: str, owner: Owner | None) -> bool:
+        """Whether a line about what was not let through fits the quota of who asked, None for somebody unidentified.
+        If not, it has been counted."""
 
     def commit(self, line: bytes) -> Awaitable[None]:
         """Done once the line is on disk. Raises `AuditUnavailable`."""
@@ -135,15 +139,15 @@ class ExchangeRecord:
             self._post_uncommitted(self._refusal_document, entry or "refused")
 
     def _post_uncommitted(self, document: Callable[[], dict[str, Any]], entry: str) -> None:
-        stranger = self._identity is None
-        if stranger and not self._ledger.admits_stranger(entry):
+        owner = None if self._identity is None else self._identity.owner
+        if not self._ledger.admits(entry, owner):
             return
         try:
             line = render(document())
         except ValueError:
             self._request = self._decision = None  # what cannot be rendered is in these; the refusal itself can
             line = render(document())
-        self._ledger.post(line, entry, stranger=stranger)
+        self._ledger.post(line, entry, stranger=owner is None)
 
     def _decision_line(self, request: AccessRequest, decision: Decision, credential: Credential) -> bytes:
         line = decision_line(

@@ -6,6 +6,7 @@ A command's module is imported when the command is used: the parts of a proxy ta
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Final
 
 import typer
@@ -57,6 +58,9 @@ def _ostiary(
 
 def main() -> None:
     """Exit status 0: done. 1: the answer is no. 2: something that people wrote, or the command itself, is wrong."""
+    # By default it ends a process. A service manager may send it to a proxy that is starting, which takes a second, or
+    # minutes if it gets an OPA first, and has nothing to restart yet. (As a handler, so that no child inherits it.)
+    signal.signal(signal.SIGUSR2, lambda *_: None)
     from ostiary.cli.output import reporting_mistakes  # imported here: a worker has no use for it
 
     with reporting_mistakes():

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-
-from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
 from ostiary.errors import TooManyDecisions
 from ostiary.interfaces import Authorizer
-from ostiary.models import AccessRequest, Decision
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """Tokens of one identity, as they were at `at` (monotonic seconds)."""
-
-    tokens: float
-    at: float
+from ostiary.models import AccessRequest, Decision, Owner
+from ostiary.shares import Buckets, Places, half
 
 
 class LimitedAuthorizer:
@@ -44,38 +33,22 @@ class LimitedAuthorizer:
         self._authorizer = authorizer
         self._clock = clock
         self._in_flight = in_flight
-        self._share = max(in_flight // 2, 1)
-        self._rate = rate
-        self._burst = float(burst)
-        self._buckets: BoundedMap[tuple[str, str], _Bucket] = BoundedMap(identities)
+        self._buckets: Buckets[Owner] = Buckets(rate=rate, burst=float(burst), capacity=identities)
         self._count = 0
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._places: Places[Owner] = Places(half(in_flight))
 
     async def decide(self, request: AccessRequest) -> Decision:
         if self._count >= self._in_flight:
             raise TooManyDecisions(f"{self._count} decisions are under way")
-        asker = (request.identity.issuer, request.identity.subject)
-        if self._counts[asker] >= self._share:
+        asker = request.identity.owner
+        if not self._places.enter(asker):
             raise TooManyDecisions("this identity waits for more decisions than one may")
-        self._spend(asker)
         self._count += 1
-        self._counts[asker] += 1
         try:
+            now = self._clock.monotonic()
+            if not self._buckets.of(asker, now).take(now):
+                raise TooManyDecisions("this identity asks for more decisions than one may")
             return await self._authorizer.decide(request)
         finally:
             self._count -= 1
-            self._counts[asker] -= 1
-            if not self._counts[asker]:
-                del self._counts[asker]
-
-    def _spend(self, key: tuple[str, str]) -> None:
-        now = self._clock.monotonic()
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = _Bucket(self._burst, now)
-            self._buckets.put(key, bucket)
-        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) * self._rate)
-        bucket.at = now
-        if bucket.tokens < 1:
-            raise TooManyDecisions("this identity asks for more decisions than one may")
-        bucket.tokens -= 1
+            self._places.leave(asker)

@@ -49,10 +49,11 @@ class ReplayStore(Protocol):
     """What has been used, for all workers of the machine."""
 
     async def spend(self, digest: bytes, *, issued_at: int, expires_at: int, now: float) -> bool:
-        """True for exactly one call with this digest, atomically, until `expires_at` (Unix seconds).
+        """True for at most one call with this digest, atomically and for ever; a digest has one `issued_at`.
 
-        False too where it cannot be known whether it was used: a proof from before the store began, or one that has
-        expired by the store's own clock. Raises `Overloaded` (503) where there is no room or no answer in time.
+        Times are Unix seconds. False too for what has expired, and where it cannot be known whether it was used: a
+        proof from before the store began, or from no later than another that it forgot. Raises `Overloaded` (503) where
+        there is no room or no answer in time.
         """
 
 

@@ -9,20 +9,10 @@ address with somebody who floods it (a NAT, a load balancer) shares the refusal 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ostiary.addresses import owner
-from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
 from ostiary.errors import TooManyFailures
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """What a peer had left at `at` (monotonic seconds)."""
-
-    left: float
-    at: float
+from ostiary.shares import Buckets
 
 
 class FailureLimit:
@@ -35,29 +25,17 @@ class FailureLimit:
         if rate <= 0 or burst < 1:
             raise ValueError("the limits on failures are numbers above 0")
         self._clock = clock
-        self._rate = rate
-        self._burst = float(burst)
-        self._buckets: BoundedMap[str, _Bucket] = BoundedMap(peers)
+        self._buckets: Buckets[str] = Buckets(rate=rate, burst=float(burst), capacity=peers)
 
     def check(self, address: str) -> None:
         """Raise `TooManyFailures` if this peer has nothing left."""
         if not len(self._buckets):
             return
-        bucket = self._buckets.get(owner(address))
-        if bucket is not None and self._refilled(bucket).left < 1:
+        bucket = self._buckets.known(owner(address))
+        if bucket is not None and bucket.left(self._clock.monotonic()) < 1:
             raise TooManyFailures("invalid tokens from one address")
 
     def count(self, address: str) -> None:
         """This peer sent an invalid token."""
-        peer = owner(address)
-        bucket = self._buckets.get(peer)
-        if bucket is None:
-            bucket = _Bucket(self._burst, self._clock.monotonic())
-            self._buckets.put(peer, bucket)
-        self._refilled(bucket).left -= 1
-
-    def _refilled(self, bucket: _Bucket) -> _Bucket:
         now = self._clock.monotonic()
-        bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._rate)
-        bucket.at = now
-        return bucket
+        self._buckets.of(owner(address), now).charge(now)

@@ -9,42 +9,18 @@ before a byte is written to it (a second name look-up may say something else tha
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import httpcore
 import httpx
 
+from ostiary.addresses import REFUSED, Refused, is_loopback, refusal, unmapped
 from ostiary.identity.keys import KeySourceError
 from ostiary.identity.settings import check_url
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-# Where no issuer lives, and much of value does.
-REFUSED_NETWORKS: Final[tuple[Network, ...]] = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "0.0.0.0/8",  # "this host": connects to loopback (RFC 1122 section 3.2.1.3)
-            "169.254.0.0/16",  # link-local (RFC 3927); 169.254.169.254 is nearly everybody's metadata service
-            "100.100.100.200/32",  # metadata: Alibaba Cloud
-            "168.63.129.16/32",  # metadata: Azure's wire server
-            "192.0.0.192/32",  # metadata: Oracle Cloud
-            "224.0.0.0/4",  # multicast
-            "255.255.255.255/32",  # broadcast
-            "::/128",  # unspecified: connects to loopback
-            "fe80::/10",  # link-local (RFC 4291)
-            "fd00:ec2::/32",  # metadata: AWS
-            "fd20:ce::254/128",  # metadata: Google Cloud
-            "ff00::/8",  # multicast
-        ),
-    )
-)
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 _STEP: Final = 60.0  # seconds for one step of an exchange; the deadline of the whole is the caller's
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
@@ -69,11 +45,11 @@ class DocumentFetcher:
         *,
         ca_file: Path | None = None,
         token_file: Path | None = None,
-        refused: Iterable[Network] = REFUSED_NETWORKS,
+        refused: Refused = REFUSED,
     ) -> None:
         self._ca_file = ca_file
         self._token_file = token_file
-        self._refused = tuple(refused)
+        self._refused = refused
 
     async def get(self, url: str) -> bytes:
         """The body of a 200. Raises `KeySourceError`; the caller sets the deadline."""
@@ -138,7 +114,7 @@ async def _body(response: httpx.Response) -> bytes:
 class GuardedTransport(httpx.AsyncBaseTransport):
     """httpx over an httpcore pool whose connections are checked; HTTP/1.1, nothing kept alive between documents."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None, refused: Iterable[Network], loopback_only: bool) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None, refused: Refused, loopback_only: bool) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=1,
@@ -187,9 +163,9 @@ class _Body(httpx.AsyncByteStream):
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Connects, then asks the socket where it is. With `loopback_only`, a name that leads elsewhere is refused."""
 
-    def __init__(self, *, refused: Iterable[Network], loopback_only: bool) -> None:
+    def __init__(self, *, refused: Refused, loopback_only: bool) -> None:
         self._backend = httpcore.AnyIOBackend()
-        self._refused = tuple(refused)
+        self._refused = refused
         self._loopback_only = loopback_only
 
     async def connect_tcp(
@@ -222,22 +198,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """Whether this peer (a socket address) may be spoken to."""
         if not isinstance(peer, tuple) or not peer:
             return False
-        try:
-            address = _embedded(ipaddress.ip_address(str(peer[0]).partition("%")[0]))
-        except ValueError:
+        address = str(peer[0])
+        if refusal(address, refused=self._refused) is not None:
             return False
-        if self._loopback_only and not address.is_loopback:
-            return False
-        return not any(address in network for network in self._refused)
-
-
-def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that an IPv6 one stands for (mapped, 6to4, NAT64), or the address itself."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+        return not self._loopback_only or is_loopback(unmapped(address))
 
 
 _CONNECTION_ERRORS: Final = (

@@ -2,6 +2,9 @@
 
 Who waits for whom: the client is read only when the upstream takes more, and the upstream only when the client does.
 Requests without a body, nearly all of them, need no task besides the one that they arrive in.
+
+Whatever an exchange may take of a service's connections, one identity has half of them at most: who sends or reads
+slowly, for as long as `total_timeout` lets it, leaves as many to the others.
 """
 
 from __future__ import annotations
@@ -10,10 +13,19 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from ostiary.errors import AccessError, ClientDisconnected, InternalError, Overloaded, UpstreamFailed, UpstreamTimeout
+from ostiary.errors import (
+    AccessError,
+    ClientDisconnected,
+    InternalError,
+    Overloaded,
+    TooManyRequests,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Renew
-from ostiary.models import Credential, Target
+from ostiary.models import Credential, Identity, Owner, Target
+from ostiary.shares import Places, half
 from ostiary.upstream.body import RequestBody
 from ostiary.upstream.connection import Connection
 from ostiary.upstream.parser import ClosedBeforeResponse
@@ -30,13 +42,14 @@ _CLOSE: Final = (b"connection", b"close")
 
 
 class _Origin:
-    """One upstream: its pool, and what renders its requests and judges its responses."""
+    """One upstream: its pool, who has how much of it, and what renders its requests and judges its responses."""
 
-    __slots__ = ("pool", "reader", "settings", "writer")
+    __slots__ = ("places", "pool", "reader", "settings", "writer")
 
     def __init__(self, settings: UpstreamSettings, internal: frozenset[str]) -> None:
         self.settings = settings
         self.pool = Pool(settings)
+        self.places: Places[Owner] = Places(half(settings.max_connections))
         self.writer = RequestWriter(settings)
         self.reader = ResponseReader(settings, internal=internal)
 
@@ -77,16 +90,16 @@ class Forwarder:
         return {service: origin.pool.facts() for service, origin in self._origins.items()}
 
     def forward(
-        self, exchange: Exchange, target: Target, credential: Credential, renew: Renew
+        self, exchange: Exchange, target: Target, identity: Identity, credential: Credential, renew: Renew
     ) -> Coroutine[Any, Any, None]:
         """Forward the exchange and relay the answer.
 
         `renew` gives a fresh credential, recorded like the first: it is asked for when a request must be sent again and
         its credential was for one call only.
 
-        Raises `UpstreamFailed` (502) and `UpstreamTimeout` (504), `Overloaded` (503), `BodyTooLarge` (413),
-        `RequestTimeout` (408), `MalformedRequest` (400) and `ClientDisconnected`. Raised after the response started
-        (`exchange.response_started`), it says why the response remains incomplete.
+        Raises `UpstreamFailed` (502) and `UpstreamTimeout` (504), `Overloaded` (503), `TooManyRequests` (429),
+        `BodyTooLarge` (413), `RequestTimeout` (408), `MalformedRequest` (400) and `ClientDisconnected`. Raised after
+        the response started (`exchange.response_started`), it says why the response remains incomplete.
         """
         origin = self._origins.get(target.service)
         if origin is None:
@@ -94,7 +107,7 @@ class Forwarder:
         loop = self._loop
         if loop is None:
             raise Overloaded("the proxy is closing")
-        return _Call(exchange, target, credential, renew, origin, loop).run(self._watch)
+        return _Call(exchange, target, identity.owner, credential, renew, origin, loop).run(self._watch)
 
     def _sweep(self, now: float) -> bool:
         more = False
@@ -112,6 +125,7 @@ class _Call(Watched):
         "_credential",
         "_loop",
         "_origin",
+        "_owner",
         "_renew",
         "_target",
         "_upload",
@@ -121,6 +135,7 @@ class _Call(Watched):
         self,
         exchange: Exchange,
         target: Target,
+        owner: Owner,
         credential: Credential,
         renew: Renew,
         origin: _Origin,
@@ -128,6 +143,7 @@ class _Call(Watched):
     ) -> None:
         super().__init__(exchange, loop, total=origin.settings.total_timeout)
         self._target = target
+        self._owner = owner
         self._credential = credential
         self._renew = renew
         self._origin = origin
@@ -137,6 +153,9 @@ class _Call(Watched):
         self._connection: Connection | None = None
 
     async def run(self, watch: Watch) -> None:
+        if not self._origin.places.enter(self._owner):
+            # At once, and not after a wait for others: a queue that one identity fills is one that the others are in.
+            raise TooManyRequests("this identity has as many exchanges with the service under way as one may")
         watch.add(self, self._loop)
         try:
             outbound = self._origin.writer.write(self.exchange, self._target, self._credential)
@@ -174,6 +193,7 @@ class _Call(Watched):
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
         self._release()  # a connection on which the upstream is owed the rest of a body is closed by that
+        self._origin.places.leave(self._owner)
 
     def _send(self, connection: Connection, opening: tuple[bytes, ...]) -> None:
         self._connection = connection

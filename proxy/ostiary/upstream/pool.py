@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from ostiary import addresses
 from ostiary.errors import Overloaded, UpstreamFailed, UpstreamTimeout
-from ostiary.upstream import address
 from ostiary.upstream.connection import Connection
 from ostiary.upstream.settings import UpstreamSettings
 
@@ -187,7 +187,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         failure: OSError | UpstreamFailed | None = None
         for ip in await self._addresses(loop):
-            refused = address.refusal(ip)
+            refused = addresses.refusal(ip)
             if refused is not None:
                 failure = failure or UpstreamFailed(f"{ip} is no address of an upstream: {refused}")
                 continue

@@ -43,7 +43,8 @@ class UpstreamSettings:
     """One upstream: where it is, and every limit on what it may take. Times are seconds, sizes bytes.
 
     `host_header` is what the upstream reads in `Host`, by default its own authority. `tls` is used when `scheme` is
-    `https`. `max_connections` counts those of one worker; `max_waiting` requests may wait `wait_timeout` each for one.
+    `https`. `max_connections` counts those of one worker, half of them for one identity; `max_waiting` requests may
+    wait `wait_timeout` each for one.
 
     `first_byte_timeout` runs from the last byte of the request to the complete response head, `idle_timeout` between
     two pieces of the response, or of a request body that the upstream does not take. `client_idle_timeout` bounds how
