@@ -53,7 +53,7 @@ async def held(front: Front, request: bytes, subject: str, count: int) -> AsyncI
 @pytest.mark.parametrize("request_", [SLOW_SENDER, SLOW_READER], ids=["sends", "reads"])
 async def test_who_is_slow_takes_half_of_the_connections_and_no_more(request_: bytes) -> None:
     async with (
-        forwarding(upload_or_download, max_connections=4) as (front, upstream),
+        forwarding(upload_or_download, max_connections=4, wait_timeout=0.05) as (front, upstream),
         held(front, request_, ANN, 2),
     ):
         answer = await front.call(headers=ANN)
@@ -67,7 +67,7 @@ async def test_who_is_slow_takes_half_of_the_connections_and_no_more(request_: b
 
 async def test_a_place_comes_back_with_the_end_of_an_exchange() -> None:
     """Whether it is complete or the client has gone."""
-    async with forwarding(upload_or_download, max_connections=2) as (front, _):
+    async with forwarding(upload_or_download, max_connections=2, wait_timeout=0.05) as (front, _):
         for _ in range(3):
             async with held(front, SLOW_SENDER, ANN, 1) as (writer,):
                 assert (await front.call(headers=ANN)).status == 429
@@ -90,16 +90,18 @@ async def test_who_waits_for_a_connection_has_it_counted() -> None:
         await free.wait()
         await connection.send(OK)
 
-    async with forwarding(hold, max_connections=4, wait_timeout=5) as (front, _):
+    async with forwarding(hold, max_connections=4, max_waiting=2, wait_timeout=5) as (front, _):
         of_all: list[asyncio.Task[Any]] = [
             asyncio.create_task(front.call(headers=f"Subject: {name}\r\n")) for name in ("a", "b", "c", "d")
         ]
         await until(lambda: front.forwarder.facts()["orders"].open == 4)
         waiting = [asyncio.create_task(front.call(headers=ANN)) for _ in range(2)]
         await until(lambda: front.forwarder.facts()["orders"].waiting == 2)
-        assert (await front.call(headers=ANN)).status == 429
+        waiting.append(asyncio.create_task(front.call(headers=ANN)))
+        await asyncio.sleep(0.05)
+        assert (await front.call(headers=ANN)).status == 429  # one of hers may wait, as half of all that may
         free.set()
-        assert [(await call).status for call in (*of_all, *waiting)] == [200] * 6
+        assert [(await call).status for call in (*of_all, *waiting)] == [200] * 7
         assert (await front.call(headers=ANN)).status == 200
 
 
@@ -111,3 +113,27 @@ async def test_what_is_refused_for_all_gives_its_place_back() -> None:
         for _ in range(3):
             assert (await front.call(headers=BOB)).status == 503
         assert [type(refusal) for refusal in front.refusals] == [Overloaded] * 3
+
+
+async def test_what_is_over_waits_for_its_turn() -> None:
+    """A busy identity is slowed down by its share, and refused nothing while its requests end."""
+    async with forwarding(upload_or_download, max_connections=4, wait_timeout=10) as (front, upstream):
+        calls = [asyncio.create_task(front.call(headers=ANN)) for _ in range(20)]
+        assert [(await call).status for call in calls] == [200] * 20
+        assert front.forwarder.facts()["orders"].open <= 2
+    assert len(upstream.requests) == 20
+
+
+async def test_who_goes_while_it_waits_leaves_its_turn_to_the_next() -> None:
+    async with forwarding(upload_or_download, max_connections=2, wait_timeout=5) as (front, _):
+        async with held(front, SLOW_SENDER, ANN, 1) as (writer,):
+            _, gone = await front.open()
+            gone.write(b"GET / HTTP/1.1\r\nHost: orders.test\r\n%b\r\n" % ANN.encode())
+            await asyncio.sleep(0.05)
+            waiting = asyncio.create_task(front.call(headers=ANN))
+            await asyncio.sleep(0.05)
+            gone.transport.abort()
+            await asyncio.sleep(0.05)
+            writer.write(b"bc")
+            assert (await waiting).status == 200
+        assert (await front.call(headers=ANN)).status == 200

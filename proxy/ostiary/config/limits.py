@@ -50,7 +50,7 @@ class Limits(Strict):
     504."""
     upstream_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Open connections of one worker to one service; beyond them a request is 503. One identity has at most half of
-    them, and at least one; what it asks beyond that is 429."""
+    them, and at least one; what it asks beyond that waits for a second, and is 429 then."""
     upstream_keep_alive: Annotated[float, Duration(least=0, most=3600)] = 30.0
     """How long an idle connection to an upstream is kept."""
     upstream_connection_age: Annotated[float, Duration(least=0.1, most=7 * 86400)] = 300.0

@@ -128,10 +128,10 @@ def read_contents(file: BinaryIO, *, largest: int = LARGEST) -> dict[str, bytes]
     """Every file of an archive by its name, in memory, with the bounds of `read_archive`. Raises as that does."""
     read_archive(file, largest=largest)
     file.seek(0)
-    with _members(file, largest) as (members, _):
+    with _members(file, largest) as (members, unpacked):
         return {
             name: content.read()
-            for name, member in _files(members)
+            for name, member in _files(members, unpacked)
             if (content := members.extractfile(member)) is not None
         }
 

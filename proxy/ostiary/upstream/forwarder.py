@@ -2,9 +2,6 @@
 
 Who waits for whom: the client is read only when the upstream takes more, and the upstream only when the client does.
 Requests without a body, nearly all of them, need no task besides the one that they arrive in.
-
-Whatever an exchange may take of a service's connections, one identity has half of them at most: who sends or reads
-slowly, for as long as `total_timeout` lets it, leaves as many to the others.
 """
 
 from __future__ import annotations
@@ -18,16 +15,15 @@ from ostiary.errors import (
     ClientDisconnected,
     InternalError,
     Overloaded,
-    TooManyRequests,
     UpstreamFailed,
     UpstreamTimeout,
 )
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Renew
 from ostiary.models import Credential, Identity, Owner, Target
-from ostiary.shares import Places, half
 from ostiary.upstream.body import RequestBody
 from ostiary.upstream.connection import Connection
+from ostiary.upstream.fairness import Turns
 from ostiary.upstream.parser import ClosedBeforeResponse
 from ostiary.upstream.pool import Pool, PoolFacts
 from ostiary.upstream.request import OutboundRequest, RequestWriter
@@ -42,14 +38,14 @@ _CLOSE: Final = (b"connection", b"close")
 
 
 class _Origin:
-    """One upstream: its pool, who has how much of it, and what renders its requests and judges its responses."""
+    """One upstream: its pool, whose turn it is, and what renders its requests and judges its responses."""
 
-    __slots__ = ("places", "pool", "reader", "settings", "writer")
+    __slots__ = ("pool", "reader", "settings", "turns", "writer")
 
     def __init__(self, settings: UpstreamSettings, internal: frozenset[str]) -> None:
         self.settings = settings
         self.pool = Pool(settings)
-        self.places: Places[Owner] = Places(half(settings.max_connections))
+        self.turns = Turns(settings)
         self.writer = RequestWriter(settings)
         self.reader = ResponseReader(settings, internal=internal)
 
@@ -123,6 +119,7 @@ class _Call(Watched):
         "_body",
         "_connection",
         "_credential",
+        "_entered",
         "_loop",
         "_origin",
         "_owner",
@@ -148,16 +145,17 @@ class _Call(Watched):
         self._renew = renew
         self._origin = origin
         self._loop = loop
+        self._entered = False
         self._body: RequestBody | None = None
         self._upload: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
 
     async def run(self, watch: Watch) -> None:
-        if not self._origin.places.enter(self._owner):
-            # At once, and not after a wait for others: a queue that one identity fills is one that the others are in.
-            raise TooManyRequests("this identity has as many exchanges with the service under way as one may")
         watch.add(self, self._loop)
         try:
+            if not self._origin.turns.enter(self._owner):
+                await self._origin.turns.wait(self._owner)
+            self._entered = True
             outbound = self._origin.writer.write(self.exchange, self._target, self._credential)
             opening: tuple[bytes, ...] = (outbound.head,)
             if outbound.framing is not None:
@@ -193,7 +191,8 @@ class _Call(Watched):
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
         self._release()  # a connection on which the upstream is owed the rest of a body is closed by that
-        self._origin.places.leave(self._owner)
+        if self._entered:
+            self._origin.turns.leave(self._owner)
 
     def _send(self, connection: Connection, opening: tuple[bytes, ...]) -> None:
         self._connection = connection
