@@ -44,6 +44,9 @@ opa: $(VENV)/.run ## find or install Open Policy Agent
 demo: opa ## run the demo: issuer, three services, OPA and the proxy
 	@$(BIN)/ostiary demo
 
+# Hundreds of processes are started: each would compile the package anew where the environment says not to keep it.
+test soak attacks: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import httpcore
 import httpx
 
-from ostiary.identity.keys import KeySourceError
+from ostiary.identity.keys import MAX_DOCUMENT_BYTES, KeySourceError
 from ostiary.identity.settings import check_url
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -47,7 +47,6 @@ REFUSED_NETWORKS: Final[tuple[Network, ...]] = tuple(
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 _STEP: Final = 60.0  # seconds for one step of an exchange; the deadline of the whole is the caller's
-MAX_DOCUMENT_BYTES: Final = 256 * 1024
 _HEADERS: Final = {
     "accept": "application/jwk-set+json, application/json",
     "accept-encoding": "identity",
