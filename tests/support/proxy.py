@@ -250,6 +250,14 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
         return await asyncio.to_thread(self.__exit__, *error)
 
     @contextlib.contextmanager
+    def prepared(self) -> Iterator[Path]:
+        """Its directory with all that it needs, for tests that start it themselves, or that it cannot start in."""
+        with self._directory() as place:
+            self.trusted = self.trusted or Trusted(signer=DemoIssuer(place))
+            self._write(place, self.trusted)
+            yield place
+
+    @contextlib.contextmanager
     def _running(self) -> Iterator[RunningProxy]:
         with self._directory() as place:
             trusted = self.trusted or Trusted(signer=DemoIssuer(place))
