@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A worker for each core; the tests of a module stay together, because they share a proxy.
-PYTEST_ARGS ?= --numprocesses auto --dist loadscope
+# The tests of a module stay together, because they share a proxy. How many workers, and in what order: tests/conftest.py.
+PYTEST_ARGS ?= --numprocesses auto --dist loadscope --no-loadscope-reorder
 # Run once more without the product's `assert` statements: nothing may depend on one. (pytest keeps those of the tests.)
 OPTIMISED := -W "ignore:assertions not in test modules:pytest.PytestConfigWarning" \
   $(addprefix tests/,config credential identity kernel verify)
@@ -43,6 +43,9 @@ opa: $(VENV)/.run ## find or install Open Policy Agent
 
 demo: opa ## run the demo: issuer, three services, OPA and the proxy
 	@$(BIN)/ostiary demo
+
+# Hundreds of processes are started: each would compile the package anew where the environment says not to keep it.
+test soak attacks: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego

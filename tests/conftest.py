@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,57 @@ from ostiary.opa.install import ensure_opa
 # What `assert` says in the tests' own parts is said under `python -O`, too, and tells what differed.
 pytest.register_assert_rewrite("support")
 
+# Where it is installed (by what writes the bill of materials), jsonschema has it compile the grammar of URIs, which takes
+# each worker seconds; no schema here checks one.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 # How long an example takes is the machine's business, and a slow one is no failure of the promise.
 settings.register_profile("ostiary", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ostiary")
+
+
+FIRST = (
+    "attacks/test_attacks.py",
+    "decision/test_cache_soundness.py",
+    "e2e/test_restarts.py",
+    "soak/test_soak.py",
+    "e2e/test_killed_workers.py",
+    "docs/test_docs_pages.py",
+    "fuzz/test_fuzz.py",
+    "e2e/test_supervisor_life.py",
+    "e2e/test_faults_machine.py",
+    "e2e/test_demo.py",
+    "policy/test_rego_cost.py",
+    "e2e/test_supervisor_start.py",
+    "e2e/test_faults.py",
+    "e2e/test_faults_issuer.py",
+    "e2e/test_forwarding_identities.py",
+    "audit/test_audit_death.py",
+    "e2e/test_policy_change.py",
+    "attacks/test_runner.py",
+    "e2e/test_package.py",
+    "e2e/test_faults_upstream.py",
+)
+"""Modules that take the longest, so that no core has nothing to do while the last of them runs."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # what is made while tests are collected stays
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Some more than there are cores: a good part of what tests do is to wait."""
+    return len(os.sched_getaffinity(0)) + 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

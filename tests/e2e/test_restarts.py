@@ -168,7 +168,7 @@ async def test_a_drain_answers_all_that_is_asked_on_open_connections(opa_binary:
         RawUpstream(slowly).running() as upstream,
         running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
     ):
-        async with under_load(proxy.port, requests_of(proxy), kept=16, short=0, until_last=True) as load:
+        async with under_load(proxy.port, requests_of(proxy), kept=16, short=0, pause=0, until_last=True) as load:
             await load.more(100)
             proxy.process.send_signal(signal.SIGTERM)
             assert await ended(proxy.process) == 0
@@ -347,6 +347,13 @@ async def test_a_restart_that_is_under_way_is_no_obstacle_to_an_end(opa_binary: 
 # A socket that is passed.
 
 
+@pytest.fixture(scope="module")
+def place(opa_binary: Path) -> Iterator[Path]:
+    """Where a proxy could run."""
+    with running_proxy(upstreams={"orders": 9}).prepared() as prepared:
+        yield prepared
+
+
 @pytest.mark.parametrize(
     ("what", "count", "said"),
     [
@@ -357,30 +364,27 @@ async def test_a_restart_that_is_under_way_is_no_obstacle_to_an_end(opa_binary: 
         ("elsewhere", 1, "and listen.data is 127.0.0.1:0"),
     ],
 )
-async def test_what_was_passed_has_to_be_the_listener_that_is_configured(
-    opa_binary: Path, what: str, count: int, said: str
+def test_what_was_passed_has_to_be_the_listener_that_is_configured(
+    place: Path, what: str, count: int, said: str
 ) -> None:
     """A proxy never listens where its configuration does not say that it does."""
-    async with running_proxy(upstreams={"orders": 9}) as proxy:
-        assert await asyncio.to_thread(proxy.stop) == 0
-        with made(what, proxy.place) as passed:
-            done = await asyncio.to_thread(
-                subprocess.run,
-                [*passing(passed.fileno(), count=count), sys.executable, "-m", "ostiary", "run"],
-                cwd=proxy.place,
-                capture_output=True,
-                text=True,
-                timeout=30,
-                pass_fds=[passed.fileno()],
-                check=False,
-            )
-        assert done.returncode == 2
-        assert said in done.stderr
+    with made(what, place) as passed:
+        done = subprocess.run(
+            [*passing(passed.fileno(), count=count), sys.executable, "-m", "ostiary", "run"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            pass_fds=[passed.fileno()],
+            check=False,
+        )
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def made(what: str, place: Path) -> socket.socket | BinaryIO:
     if what == "file":
-        return (place / "log").open("rb")
+        return (place / "ostiary.yaml").open("rb")
     if what == "unix":
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(place / "other.sock"))

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.proxy import RunningProxy, Trusted, alive, children, command_line, running_proxy
+from support.proxy import TRUSTING_NOBODY, RunningProxy, Trusted, alive, children, command_line, running_proxy
 
-START = 20.0
+START = 60.0
 """Seconds for a start that fails to have failed."""
+PATIENCE = 60.0
+"""Seconds for what is to happen: only so that what does not happen ends."""
 
 
 @dataclass
@@ -55,6 +57,7 @@ def run_until_it_ends(place: Path) -> Ended:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env={**os.environ, **TRUSTING_NOBODY},
         timeout=START,
         check=False,
     )
@@ -96,7 +99,7 @@ async def all_gone(pids: list[int], *, seconds: float = 5.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> float:
+async def eventually(holds: Callable[[], bool], *, seconds: float = PATIENCE) -> float:
     """Wait until it holds; how long that took."""
     began = time.monotonic()
     while not await asyncio.to_thread(holds):
@@ -105,7 +108,7 @@ async def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> flo
     return time.monotonic() - began
 
 
-async def ended(process: subprocess.Popen[bytes], *, seconds: float = 20.0) -> int:
+async def ended(process: subprocess.Popen[bytes], *, seconds: float = PATIENCE) -> int:
     """Its exit status, once it has ended."""
     return await asyncio.to_thread(process.wait, seconds)
 

@@ -20,6 +20,8 @@ CLIENTS = 8
 """Connections that ask all the time."""
 REQUESTS = 20
 """What is asked on one connection. The next one may come to another worker, so none is killed that nobody asks."""
+PAUSE = 0.01
+"""Seconds that each takes between two requests at most: a worker that starts has to have something of the machine."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ async def kill_workers(*, kills: int, seed: int) -> Outcome:
             changes={"audit: {path: audit/}": "audit: {path: audit/, max_bytes: 64KiB}"},
         ) as proxy,
     ):
-        asking = [asyncio.create_task(_ask(proxy, proxy.token())) for _ in range(CLIENTS)]
+        asking = [asyncio.create_task(_ask(proxy, random.Random(number))) for number in range(CLIENTS)]
         try:
             for _ in range(kills):
                 victims = proxy.worker_pids
@@ -54,7 +56,7 @@ async def kill_workers(*, kills: int, seed: int) -> Outcome:
                 await eventually(lambda before=before: len(upstream.requests) > before + CLIENTS * REQUESTS)
                 await asyncio.sleep(chance.uniform(0, 0.3))
                 os.kill(chance.choice(victims), signal.SIGKILL)
-                await eventually(lambda: proxy.health()[1]["workers_ready"] == 2, seconds=30)
+                await eventually(lambda: proxy.health()[1]["workers_ready"] == 2)
         finally:
             for task in asking:
                 task.cancel()
@@ -77,14 +79,15 @@ def _judged(proxy: RunningProxy, upstream: RawUpstream, kills: int) -> Outcome:
     )
 
 
-async def _ask(proxy: RunningProxy, token: str) -> None:
+async def _ask(proxy: RunningProxy, chance: random.Random) -> None:
     """Ask until cancelled. What is cut off is asked again: that is what a client does."""
-    request = f"GET /orders/42 HTTP/1.1\r\nHost: orders.localhost\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    headers = f"Host: orders.localhost\r\nAuthorization: Bearer {proxy.token()}\r\n"
+    request = f"GET /orders/42 HTTP/1.1\r\n{headers}\r\n".encode()
     while True:
         with contextlib.suppress(OSError, EOFError, TimeoutError):
             async with connected(proxy.port) as client:
                 for _ in range(REQUESTS):
                     await client.send(request)
                     await client.response()
-            continue
-        await asyncio.sleep(0.01)
+                    await asyncio.sleep(chance.uniform(0, PAUSE))
+        await asyncio.sleep(PAUSE)

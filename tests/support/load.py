@@ -1,4 +1,4 @@
-"""Clients that ask without pause and never ask twice: what they do not get, somebody has lost.
+"""Clients that ask all the time and never ask twice: what they do not get, somebody has lost.
 
 Each does what HTTP/1.1 lets it do and no more: it sends on a connection until an answer says that it was the last, and
 then opens another. A connection that cannot be opened, or ends before its answer, is a failure.
@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 
 from support.forwarding import Client, connected
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for an answer: a proxy that is just starting may keep a client waiting, and not for ever."""
+
+PAUSE = 0.01
+"""Seconds that a client takes between two requests: together they ask a thousand times a second, and leave those who
+start meanwhile some of the machine."""
 
 
 @dataclass
@@ -46,7 +50,7 @@ async def under_load(
     *,
     kept: int = 8,
     short: int = 4,
-    pause: float = 0.0,
+    pause: float = PAUSE,
     until_last: bool = False,
 ) -> AsyncIterator[Load]:
     """Clients on 127.0.0.1:`port`: `kept` keep their connections, `short` open one for each request.

@@ -44,9 +44,9 @@ MAX_POLICY_AGE = 300.0
 
 @dataclass(frozen=True)
 class Organisation:
-    """Rules of an organisation, as `package policy` has them, and which of the hooks they are."""
+    """Rules of an organisation, as `package policy` has them: heads and bodies, and which of the hooks they are."""
 
-    rego: str = ""
+    rules: Mapping[str, str] = field(default_factory=dict)
     hooks: tuple[str, ...] = ()
     reads_query: bool = False
 
@@ -54,14 +54,24 @@ class Organisation:
 class LivePolicy:
     """What OPA holds, replaced by the test, with a revision of the test's own: a `BatchQuery` and an `EndpointSource`.
 
-    It has no bundle, so that another map is there at once, and the revision is told of here.
+    It has no bundle, so that another map is there at once, and the revision is told of here. The rules of all
+    `organisations` are there from the beginning, since OPA takes long to compile others; data say whose count.
     """
 
-    def __init__(self, server: OpaServer, client: OpaClient, place: Path) -> None:
+    def __init__(
+        self, server: OpaServer, client: OpaClient, place: Path, organisations: Sequence[Organisation]
+    ) -> None:
         self._server = server
         self._client = client
         self._place = place
+        self._organisations = tuple(organisations)
         self.sequence = 0
+        rules = [
+            f"{head} if {{\n\tdata.organisation == {number}\n\t{body}\n}}\n"
+            for number, organisation in enumerate(self._organisations)
+            for head, body in organisation.rules.items()
+        ]
+        server.put("policies/organisation", "\n".join(["package policy\n", *rules]))
 
     @property
     def revision(self) -> str:
@@ -71,7 +81,7 @@ class LivePolicy:
         file = self._place / "permissions.yaml"
         file.write_text(json.dumps(permissions), encoding="utf-8")  # JSON is YAML
         content = compile_map(load_permissions(file), hooks=organisation.hooks, reads_query=organisation.reads_query)
-        self._server.put("policies/organisation", f"package policy\n\n{organisation.rego}\n")
+        self._server.put("data/organisation", json.dumps(self._organisations.index(organisation)))
         self._server.put("data/ostiary/map", json.dumps(content))
         self.sequence += 1
 
@@ -271,12 +281,14 @@ class World:
 
 
 @contextlib.contextmanager
-def live_policy(opa: Path, place: Path, runner: asyncio.Runner) -> Iterator[LivePolicy]:
-    """An OPA with our Rego and nothing else."""
+def live_policy(
+    opa: Path, place: Path, runner: asyncio.Runner, organisations: Sequence[Organisation]
+) -> Iterator[LivePolicy]:
+    """An OPA with our Rego, and the rules of those organisations."""
     with serving_rego(opa, assets.rego(), place) as server:
         client = OpaClient(address=OpaAddress(socket=place / "opa.sock"), deadline=10)
         runner.run(client.__aenter__())
         try:
-            yield LivePolicy(server, client, place)
+            yield LivePolicy(server, client, place, organisations)
         finally:
             runner.run(client.__aexit__(None, None, None))

@@ -1,6 +1,7 @@
 """The models behind `ostiary.yaml`. A field's docstring is its text in the JSON Schema and in docs/configuration.md.
 
 A `Config` is frozen and can be pickled, secrets included: a worker that is spawned gets the one that was checked.
+Defaults that are models are constructed, not validated: that would build the model in a worker, which needs none.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class ServiceSettings(Strict):
     """Names in a request's Host that mean this service, without a port. Compared in lower case."""
     upstream: Annotated[UpstreamOrigin, StandIn("https://stand-in.invalid")]
     """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
-    credential: Credential = Credential()
+    credential: Credential = Credential.model_construct()
     cors: Cors | None = None
     public_url: UpstreamOrigin | None = None
     """The origin by which clients reach the service, where that is not the listener's own scheme with the host and port
@@ -283,13 +284,13 @@ class Config(Strict):
         StandIn({"stand-in": {"hosts": ["stand-in.invalid"], "upstream": "https://stand-in.invalid"}}),
     ]
     """The services of the permission map, by name."""
-    signing: Signing = Signing()
+    signing: Signing = Signing.model_construct()
     opa: Annotated[Opa, StandIn({"managed": {"bundle": "stand-in"}})]
     audit: Audit = Field(default_factory=dict, validate_default=True)
     grants: Grants | None = None
-    limits: Limits = Limits()
-    errors: Errors = Errors()
-    logging: Logging = Logging()
+    limits: Limits = Limits.model_construct()
+    errors: Errors = Errors.model_construct()
+    logging: Logging = Logging.model_construct()
 
     @property
     def admin_address(self) -> TcpAddress | UnixAddress:

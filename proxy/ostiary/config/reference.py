@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from ostiary.config.model import Config
+from ostiary.policy.schema import docstrings
 from ostiary.policy.values import Duration, Size, written_duration, written_size
 
 _INTRODUCTION: Final = """\
@@ -40,12 +41,14 @@ def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
     below: list[tuple[str, type[BaseModel]]] = []
     yield "| key | value | default | |"
     yield "|---|---|---|---|"
+    written = docstrings(model)
+    row = "| `{}` | {} | {} | {} |".format
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         nested, suffix = _nested(field.annotation)
         if nested is not None:
             below.append((f"{key}{suffix}", nested))
-        yield f"| `{key}` | {_kind(field, nested, suffix)} | {_default(field, nested)} | {_prose(field, nested)} |"
+        yield row(key, _kind(field, nested, suffix), _default(field, nested), _prose(written.get(name), nested))
     yield ""
     for key, nested in below:
         yield f"{'###' if prefix else '##'} `{key}`"
@@ -147,9 +150,9 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _prose(field: FieldInfo, nested: type[BaseModel] | None) -> str:
-    if field.description:
-        return _one_line(field.description)
+def _prose(written: str | None, nested: type[BaseModel] | None) -> str:
+    if written is not None:
+        return _one_line(written)
     return _one_line(nested.__doc__) if nested is not None else ""
 
 

@@ -19,11 +19,10 @@ import httpcore
 import httpx
 
 from ostiary.addresses import REFUSED, Refused, is_loopback, refusal, unmapped
-from ostiary.identity.keys import KeySourceError
+from ostiary.identity.keys import MAX_DOCUMENT_BYTES, KeySourceError
 from ostiary.identity.settings import check_url
 
 _STEP: Final = 60.0  # seconds for one step of an exchange; the deadline of the whole is the caller's
-MAX_DOCUMENT_BYTES: Final = 256 * 1024
 _HEADERS: Final = {
     "accept": "application/jwk-set+json, application/json",
     "accept-encoding": "identity",

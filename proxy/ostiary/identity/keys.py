@@ -29,6 +29,8 @@ from ostiary.strictjson import NotStrict, read_object
 
 PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
+MAX_DOCUMENT_BYTES: Final = 256 * 1024
+"""Of a document that holds keys, or says where they are."""
 MAX_KEYS: Final = 64
 _MAX_DEPTH: Final = 8
 _RSA_BITS: Final = range(2048, 8193)  # NIST SP 800-131A below; above, one signature costs too much

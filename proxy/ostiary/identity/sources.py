@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ostiary.identity.fetch import MAX_DOCUMENT_BYTES, DocumentFetcher
-from ostiary.identity.keys import KeySourceError
-from ostiary.identity.settings import Discovery, JwksUrl, KeyOrigin, check_url, origin
+from ostiary.identity.keys import MAX_DOCUMENT_BYTES, KeySourceError
+from ostiary.identity.settings import Discovery, KeyFile, KeyOrigin, check_url, origin
 from ostiary.strictjson import NotStrict, read_object
+
+if TYPE_CHECKING:  # else it is imported where an issuer's keys are fetched: with httpx, a tenth of a proxy's start
+    from ostiary.identity.fetch import DocumentFetcher
 
 _MAX_DEPTH = 8
 
@@ -85,8 +87,11 @@ class FileSource:
 
 def source_of(issuer: str, keys: KeyOrigin) -> KeySource:
     """The source that an issuer's settings ask for."""
-    if isinstance(keys, JwksUrl):
-        return AddressSource(url=keys.url, fetcher=DocumentFetcher(ca_file=keys.ca_file, token_file=keys.token_file))
+    if isinstance(keys, KeyFile):
+        return FileSource(path=keys.path)
+    from ostiary.identity.fetch import DocumentFetcher
+
+    fetcher = DocumentFetcher(ca_file=keys.ca_file, token_file=keys.token_file)
     if isinstance(keys, Discovery):
-        return DiscoverySource(issuer=issuer, fetcher=DocumentFetcher(ca_file=keys.ca_file, token_file=keys.token_file))
-    return FileSource(path=keys.path)
+        return DiscoverySource(issuer=issuer, fetcher=fetcher)
+    return AddressSource(url=keys.url, fetcher=fetcher)

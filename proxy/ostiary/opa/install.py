@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ostiary.opa.release import Release
+from ostiary.opa.release import Release, ReleaseError
 
 PINNED: Final = "1.22.2"
 """The version that is fetched, and that the tests ran with."""
@@ -174,8 +174,8 @@ def _download(finder: _Finder, release: Release, version: str, cache: Path, prog
         program = scratch / "opa"
         try:
             digest = release.fetch(version, name, program)
-        except release.FAILURES as error:
-            raise _Unusable(f"{release.url(version, name)} failed ({type(error).__name__}: {error})") from error
+        except (ReleaseError, OSError) as error:
+            raise _Unusable(f"{release.url(version, name)} failed ({error})") from error
         if finder.checksum is not None and digest != finder.checksum:
             raise _Unusable(f"{name} does not have the checksum that is asked for")
         return _keep(finder, program, cache)

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
 
 from ostiary.addresses import is_loopback
+
+if TYPE_CHECKING:  # else it is imported by what fetches: nearly every start finds its OPA on this machine
+    import httpx
 
 _SYSTEMS: Final = {"linux": "linux", "darwin": "darwin"}
 _MACHINES: Final = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -40,9 +41,6 @@ class Release:
     read_timeout: float = 30.0
     total_timeout: float = 900.0
 
-    FAILURES: ClassVar = (httpx.HTTPError, httpx.InvalidURL, OSError, ReleaseError)
-    """What `fetch` raises."""
-
     @staticmethod
     def asset() -> str | None:
         """The name of the program for this machine, None if there is none."""
@@ -53,7 +51,18 @@ class Release:
         return f"{self.base}/v{version}/{name}"
 
     def fetch(self, version: str, name: str, to: Path) -> str:
-        """Write the program to `to`; its SHA-256 (hex), which is the published one."""
+        """Write the program to `to`; its SHA-256 (hex), which is the published one.
+
+        Raises `ReleaseError`, and `OSError` where `to` cannot be written.
+        """
+        import httpx
+
+        try:
+            return self._fetch(version, name, to)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ReleaseError(f"{type(error).__name__}: {error}") from error
+
+    def _fetch(self, version: str, name: str, to: Path) -> str:
         with self._client() as client:
             published = self._published(client, self.url(version, name) + ".sha256", name)
             digest = hashlib.sha256()
@@ -75,6 +84,8 @@ class Release:
 
     def _client(self) -> httpx.Client:
         """A release is behind a redirect to where it is stored: followed here, and nowhere else in ostiary."""
+        import httpx
+
         return httpx.Client(
             follow_redirects=True,
             max_redirects=5,

@@ -65,11 +65,14 @@ Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 class Strict(BaseModel):
-    """Frozen, refuses unknown keys, and never shows what it was given: that may be a secret."""
+    """Frozen, refuses unknown keys, and never shows what it was given: that may be a secret.
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    A model is built when it first reads something, and its fields' docstrings are read by whoever shows them
+    (`schema`): together most of what importing it would take, and a worker, which is handed a finished `Config`,
+    needs neither.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
 
 def _endpoints(value: Any) -> dict[str, Endpoint]:

@@ -6,10 +6,17 @@ empty. What needs the rest of the file (does this role exist?) only the loaders 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import sys
+from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from ostiary.policy.model import PermissionMap
 
@@ -23,13 +30,40 @@ def permissions_schema() -> dict[str, Any]:
 
 def schema_of(model: type[BaseModel], *, title: str, absent_only: bool = False) -> dict[str, Any]:
     """The schema of a file. With `absent_only`, an optional key may be left out and not be null."""
-    schema = _tidy(model.model_json_schema(by_alias=True, mode="validation"), absent_only=absent_only)
-    return {"$schema": DIALECT, **schema, "title": title}
+    generated = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_Described)
+    return {"$schema": DIALECT, **_tidy(generated, absent_only=absent_only), "title": title}
 
 
 def schema_text(schema: dict[str, Any]) -> str:
     """As the published files have it, and as `ostiary schema` prints it."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """What is written below each field in the model's source, by the field's name."""
+    found = {}
+    for field, below in pairwise(_classes(model.__module__)[model.__name__].body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+class _Described(GenerateJsonSchema):
+    """Fields have their docstrings as descriptions."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        found = super().model_schema(schema)
+        model: type[BaseModel] = schema["cls"]
+        for name, text in docstrings(model).items():
+            found["properties"][model.model_fields[name].alias or name].setdefault("description", text)
+        return found
 
 
 def _tidy(node: Any, *, absent_only: bool) -> Any:
