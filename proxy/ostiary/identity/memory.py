@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
-from ostiary.identity.fetch import MAX_DOCUMENT_BYTES
+from ostiary.identity.keys import MAX_DOCUMENT_BYTES
 from ostiary.identity.settings import KeyOrigin
 
 
