@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from ostiary.errors import ClientDisconnected, Overloaded, UpstreamFailed
-from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
+from ostiary.upstream import Forwarder, PoolFacts
+from support.shipped import upstream_settings
 from support.upstream import (
     OK,
     SECRET,
@@ -24,7 +25,7 @@ from support.upstream import (
 
 
 async def test_a_get_arrives_as_exactly_one_clean_request() -> None:
-    async with forwarding(answers(OK), host_header="orders.internal") as (front, upstream):
+    async with forwarding(answers(OK)) as (front, upstream):
         answer = await front.call(
             "GET", "/orders/1?page=2&q=%20x", headers="User-Agent: curl\r\nAuthorization: Bearer the-callers-own\r\n"
         )
@@ -37,7 +38,7 @@ async def test_a_get_arrives_as_exactly_one_clean_request() -> None:
     (seen,) = upstream.requests
     assert seen.line == "GET /orders/1?page=2&q=%20x HTTP/1.1"
     assert seen.headers == [
-        ("host", "orders.internal"),
+        ("host", f"127.0.0.1:{upstream.port}"),
         ("via", "1.1 ostiary"),
         ("x-forwarded-host", "orders.test"),
         ("user-agent", "curl"),
@@ -294,7 +295,7 @@ async def test_an_upload_that_fails_while_the_client_reads_slowly_ends_the_conne
 async def test_a_request_of_an_unconfigured_service_is_refused() -> None:
     forwarder = Forwarder({})
     await forwarder.start()
-    async with fronted(UpstreamSettings(host="127.0.0.1", port=1)) as front:
+    async with fronted(upstream_settings(host="127.0.0.1", port=1)) as front:
         await front.call()
         exchange = front.exchanges[0]
 
