@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ostiary.audit.forwarded import Parts, completion_line, decision_line
 from ostiary.audit.record import ExchangeRecord
-from ostiary.models import AccessRequest, Decision, Grant
+from ostiary.models import AccessRequest, Decision, Grant, Owner
 from support.audit import credential, decision, exchange, identity, request, target
 
 text = st.text(max_size=12)
@@ -47,7 +47,7 @@ class Kept:
     def monotonic(self) -> float:
         return 1.25
 
-    def admits_stranger(self, entry: str) -> bool:
+    def admits(self, entry: str, owner: Owner | None) -> bool:
         return True
 
     async def commit(self, line: bytes) -> None:
