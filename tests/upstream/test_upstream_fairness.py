@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ostiary.errors import Overloaded, TooManyRequests
-from support.upstream import OK, Front, Seen, UpstreamConnection, forwarding, until
+from ostiary.upstream.watch import TICK
+from support.upstream import OK, Front, Seen, UpstreamConnection, forwarding, parse, until
 
 ANN, BOB = "Subject: ann\r\n", "Subject: bob\r\n"
 PIECE = bytes(64 * 1024)
@@ -137,3 +138,20 @@ async def test_who_goes_while_it_waits_leaves_its_turn_to_the_next() -> None:
             writer.write(b"bc")
             assert (await waiting).status == 200
         assert (await front.call(headers=ANN)).status == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+async def test_a_body_that_came_while_its_request_waited_arrives_whole(framing: str) -> None:
+    """For as long as the watch needs to look whether the client is still there."""
+    body = b"123456789" if "Length" in framing else b"4\r\n1234\r\n5\r\n56789\r\n0\r\n\r\n"
+    lines = f"POST / HTTP/1.1\r\nHost: orders.test\r\nConnection: close\r\n{ANN}{framing}\r\n\r\n"
+    async with (
+        forwarding(upload_or_download, max_connections=2, wait_timeout=5) as (front, upstream),
+        held(front, SLOW_SENDER, ANN, 1) as (writer,),
+    ):
+        waiting = asyncio.create_task(front.raw(lines.encode() + body))
+        await asyncio.sleep(4 * TICK)
+        writer.write(b"bc")
+        async with asyncio.timeout(5):
+            assert parse(await waiting).status == 200
+    assert [seen.body for seen in upstream.requests] == [b"abc", b"123456789"]

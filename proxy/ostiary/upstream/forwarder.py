@@ -153,16 +153,17 @@ class _Call(Watched):
     async def run(self, watch: Watch) -> None:
         watch.add(self, self._loop)
         try:
+            outbound = self._origin.writer.write(self.exchange, self._target, self._credential)
+            # From here on, and while it waits: who looks whether the client has gone would take its body for that.
+            self.uploading = outbound.framing is not None
             if not self._origin.turns.enter(self._owner):
                 await self._origin.turns.wait(self._owner)
             self._entered = True
-            outbound = self._origin.writer.write(self.exchange, self._target, self._credential)
             opening: tuple[bytes, ...] = (outbound.head,)
             if outbound.framing is not None:
                 # Wanting the body is what makes the listener send 100 Continue. What has come with the head goes
                 # with it.
                 self._body = RequestBody(self.exchange, outbound.framing, self._origin.settings)
-                self.uploading = True
                 opening += await self._body.next()
             pool = self._origin.pool
             connection = pool.take() or await pool.acquire()
