@@ -115,7 +115,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "idle_timeout": 60.0,
             "total_timeout": 3600.0,
             "upstream_connections": 256,
-            "upstream_keep_alive": 30.0,
+            "upstream_keep_alive": 4.0,
             "upstream_connection_age": 300.0,
             "response_header_bytes": 65536,
             "response_body_bytes": None,

@@ -51,8 +51,10 @@ class Limits(Strict):
     upstream_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Open connections of one worker to one service; beyond them a request is 503. One identity has at most half of
     them, and at least one; what it asks beyond that waits for a second, and is 429 then."""
-    upstream_keep_alive: Annotated[float, Duration(least=0, most=3600)] = 30.0
-    """How long an idle connection to an upstream is kept."""
+    upstream_keep_alive: Annotated[float, Duration(least=0, most=3600)] = 4.0
+    """How long an idle connection to an upstream is kept. It has to be less than what the service itself waits before
+    it closes one (uvicorn and Node: 5 seconds; gunicorn: 2, so write `1s` there): a POST that meets a connection that
+    is just being closed is 502, because nobody knows whether it was carried out."""
     upstream_connection_age: Annotated[float, Duration(least=0.1, most=7 * 86400)] = 300.0
     """How long a connection to an upstream is used at all, so that a service whose name leads to another address is
     found there."""
