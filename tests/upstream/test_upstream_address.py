@@ -32,7 +32,7 @@ async def test_a_name_without_an_address_is_502() -> None:
         assert (await front.call()).status == 502
 
 
-async def test_the_host_header_is_the_upstreams_authority_unless_configured() -> None:
+async def test_the_host_header_is_the_upstreams_authority() -> None:
     async with forwarding(answers(OK)) as (front, upstream):
         await front.call()
     assert upstream.requests[0].values("host") == [f"127.0.0.1:{upstream.port}"]
@@ -119,16 +119,6 @@ async def test_an_upstream_without_tls_is_502_where_tls_is_configured(authority:
         async with fronted(settings) as front:
             assert (await front.call()).status in (502, 504)
     assert upstream.requests == []
-
-
-async def test_the_proxy_shows_its_own_certificate_where_it_is_asked_for_one(authority: Authority) -> None:
-    context = serving(authority, "127.0.0.1")
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(authority.ca_file)
-    certificate, key = authority.issue("ostiary.test")
-    own = TlsSettings(ca_file=authority.ca_file, certificate_file=certificate, key_file=key)
-    assert await over_tls(context, own) == ([200, 200], [])
-    assert (await over_tls(context, TlsSettings(ca_file=authority.ca_file)))[0] == [502, 502]
 
 
 def test_a_ca_file_that_cannot_be_read_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ostiary.upstream.response import ResponseHead, ResponseReader
 from support.upstream import OK, SECRET, answers, credential, forwarding, fronted
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "headers.md"
-SETTINGS = UpstreamSettings(host="10.0.0.9", port=8080, host_header="orders.internal")
+SETTINGS = UpstreamSettings(host="orders.internal", port=8080)
 PLAIN = [
     b"host",
     b"via",
@@ -42,7 +42,7 @@ def sent(*given: Header, credential: Credential | None = None, method: str = "GE
 
 
 def relayed(*given: Header, decorations: tuple[Header, ...] = (), status: int = 200) -> list[Header]:
-    reader = ResponseReader(SETTINGS, internal=["10.0.0.9:8080", "10.0.0.10:9090"])
+    reader = ResponseReader(SETTINGS, internal=["orders.internal:8080", "10.0.0.10:9090"])
     return reader.relayed(ResponseHead(status, "1.1", list(given)), credential(), list(decorations))
 
 
@@ -229,17 +229,17 @@ def test_a_response_header_that_repeats_the_credential_is_dropped() -> None:
     [
         (b"/orders/1", b"/orders/1"),
         (b"orders/1", b"orders/1"),
-        (b"http://10.0.0.9:8080/orders/1?a=b#c", b"/orders/1?a=b#c"),
-        (b"HTTP://10.0.0.9:8080", b"/"),
-        (b"https://10.0.0.9:8080?a=b", b"/?a=b"),
-        (b"//10.0.0.9:8080/x", b"/x"),
-        (b"http://user@10.0.0.9:8080/x", b"/x"),
-        (b"http://Orders.Internal/x", b"/x"),
-        (b"http://10.0.0.9:8080//evil.test/x", None),
-        (b"http://10.0.0.9:8080/\\evil.test/x", None),
+        (b"http://orders.internal:8080/orders/1?a=b#c", b"/orders/1?a=b#c"),
+        (b"HTTP://orders.internal:8080", b"/"),
+        (b"https://orders.internal:8080?a=b", b"/?a=b"),
+        (b"//orders.internal:8080/x", b"/x"),
+        (b"http://user@orders.internal:8080/x", b"/x"),
+        (b"http://Orders.Internal:8080/x", b"/x"),
+        (b"http://orders.internal:8080//evil.test/x", None),
+        (b"http://orders.internal:8080/\\evil.test/x", None),
         (b"http://10.0.0.10:9090/x", None),
-        (b"http://10.0.0.9:8080\\evil.test/x", None),
-        (b"http:\\\\10.0.0.9:8080\\x", None),
+        (b"http://orders.internal:8080\\evil.test/x", None),
+        (b"http:\\\\orders.internal:8080\\x", None),
         (b"http:10.0.0.10:9090/x", None),
         (b"/\\user@10.0.0.10:9090/x", None),
         (b"/\\elsewhere.test/x", b"/\\elsewhere.test/x"),

@@ -39,7 +39,7 @@ class RequestWriter:
     """Renders the requests of one upstream. What is the same in all of them is rendered once."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        host = (settings.host_header or settings.authority).encode("ascii")
+        host = settings.authority.encode("ascii")
         self._opening = b" HTTP/1.1\r\nhost: " + host + b"\r\nvia: 1.1 ostiary\r\n"
         self._body_bytes = settings.body_bytes
         self._rules = HeaderRules()

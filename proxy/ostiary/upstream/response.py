@@ -43,7 +43,7 @@ class ResponseReader:
     """
 
     def __init__(self, settings: UpstreamSettings, *, internal: Iterable[str]) -> None:
-        own = {settings.authority, f"{settings.host}:{settings.port}", settings.host_header or settings.authority}
+        own = {settings.authority, f"{settings.host}:{settings.port}"}
         self._own = frozenset(authority.lower().encode() for authority in own)
         self._internal = frozenset(authority.lower().encode() for authority in internal) | self._own
         self._body_bytes = settings.response_body_bytes

@@ -12,17 +12,14 @@ from ostiary.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsSettings:
-    """How an upstream proves itself, and who the proxy is to it.
+    """How an upstream proves itself.
 
     `ca_file` holds the only authorities trusted (PEM); None stands for the system's. The name in the certificate
-    must be `server_name`, by default the upstream's host. `certificate_file` and `key_file` (PEM) are the proxy's own
-    identity where the upstream asks for one.
+    must be `server_name`, by default the upstream's host.
     """
 
     ca_file: Path | None = None
     server_name: str | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = field(default=None, repr=False)
 
     def context(self) -> ssl.SSLContext:
         """The client context: TLS 1.2 or later, certificate and name verified; `ConfigurationError` if unreadable."""
@@ -30,11 +27,8 @@ class TlsSettings:
             context = ssl.create_default_context(cafile=self.ca_file)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.set_alpn_protocols(["http/1.1"])
-            if self.certificate_file is not None:
-                context.load_cert_chain(self.certificate_file, self.key_file)
-        except (OSError, ssl.SSLError) as error:
-            named = ", ".join(str(file) for file in (self.ca_file, self.certificate_file) if file is not None)
-            raise ConfigurationError([f"{named}: cannot be used for TLS: {error}"]) from error
+        except OSError as error:
+            raise ConfigurationError([f"{self.ca_file}: cannot be used for TLS: {error}"]) from error
         return context
 
 
@@ -42,9 +36,8 @@ class TlsSettings:
 class UpstreamSettings:
     """One upstream: where it is, and every limit on what it may take. Times are seconds, sizes bytes.
 
-    `host_header` is what the upstream reads in `Host`, by default its own authority. `tls` is used when `scheme` is
-    `https`. `max_connections` counts those of one worker, half of them for one identity; `max_waiting` requests may
-    wait `wait_timeout` each for one.
+    `tls` is used when `scheme` is `https`. `max_connections` counts those of one worker, half of them for one identity;
+    `max_waiting` requests may wait `wait_timeout` each for one.
 
     `first_byte_timeout` runs from the last byte of the request to the complete response head, `idle_timeout` between
     two pieces of the response, or of a request body that the upstream does not take. `client_idle_timeout` bounds how
@@ -58,7 +51,6 @@ class UpstreamSettings:
     host: str
     port: int
     scheme: Literal["http", "https"] = "http"
-    host_header: str | None = None
     tls: TlsSettings = field(default_factory=TlsSettings)
     max_connections: int = 256
     max_waiting: int = 1024
