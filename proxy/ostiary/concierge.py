@@ -61,11 +61,11 @@ class CorsSettings:
     """
 
     origins: tuple[str, ...]
-    methods: tuple[str, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-    headers: tuple[str, ...] = ("authorization", "content-type")
-    expose: tuple[str, ...] = ()
-    credentials: bool = False
-    max_age: int = 600
+    methods: tuple[str, ...]
+    headers: tuple[str, ...]
+    expose: tuple[str, ...]
+    credentials: bool
+    max_age: int
 
     def __post_init__(self) -> None:
         for origin in self.origins:

@@ -11,13 +11,13 @@ import pytest
 from ostiary.clock import ManualClock
 from ostiary.decision.authorizer import OpaAuthorizer
 from ostiary.decision.horizon import PolicyHorizon
-from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.decision.query import Answer
 from ostiary.decision.scripted import ScriptedAuthorizer, allow, deny
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError, PolicyStale, PolicyUnavailable, TooManyDecisions
 from ostiary.models import AccessRequest, Decision
 from support.opa import ALLOWED, DENIED, REVISION, answer, request
+from support.shipped import limited_authorizer
 
 
 class ScriptedPolicy:
@@ -170,7 +170,7 @@ class Waiting:
 
 async def test_more_decisions_than_may_be_under_way_are_refused_at_once() -> None:
     waiting = Waiting()
-    stage = LimitedAuthorizer(authorizer=waiting, clock=ManualClock(), in_flight=2)
+    stage = limited_authorizer(authorizer=waiting, clock=ManualClock(), in_flight=2)
     under_way = [asyncio.create_task(stage.decide(request(subject=name))) for name in ("web", "other")]
     await asyncio.sleep(0)
     with pytest.raises(TooManyDecisions) as refused:
@@ -182,11 +182,11 @@ async def test_more_decisions_than_may_be_under_way_are_refused_at_once() -> Non
 
 
 async def test_a_decision_that_fails_or_is_cancelled_gives_its_place_back() -> None:
-    failing = LimitedAuthorizer(authorizer=ScriptedAuthorizer([]), clock=ManualClock(), in_flight=1)
+    failing = limited_authorizer(authorizer=ScriptedAuthorizer([]), clock=ManualClock(), in_flight=1)
     for _ in range(3):
         with pytest.raises(PolicyUnavailable):
             await failing.decide(request())
-    waiting = LimitedAuthorizer(authorizer=Waiting(), clock=ManualClock(), in_flight=1)
+    waiting = limited_authorizer(authorizer=Waiting(), clock=ManualClock(), in_flight=1)
     for _ in range(3):
         task = asyncio.create_task(waiting.decide(request()))
         await asyncio.sleep(0)
@@ -198,7 +198,7 @@ async def test_a_decision_that_fails_or_is_cancelled_gives_its_place_back() -> N
 async def test_one_identity_cannot_ask_for_the_decisions_of_all() -> None:
     clock = ManualClock()
     inner = ScriptedAuthorizer([allow()], repeat=True)
-    stage = LimitedAuthorizer(authorizer=inner, clock=clock, rate=2, burst=3)
+    stage = limited_authorizer(authorizer=inner, clock=clock, rate=2, burst=3)
     for _ in range(3):
         await stage.decide(request())
     with pytest.raises(TooManyDecisions):
@@ -212,7 +212,7 @@ async def test_one_identity_cannot_ask_for_the_decisions_of_all() -> None:
 
 
 async def test_one_identity_cannot_have_all_the_places_for_decisions() -> None:
-    stage = LimitedAuthorizer(authorizer=Waiting(), clock=ManualClock(), in_flight=4)
+    stage = limited_authorizer(authorizer=Waiting(), clock=ManualClock(), in_flight=4)
     asked = [asyncio.create_task(stage.decide(request(subject=name))) for name in ("web", "web", "web", "other")]
     await asyncio.sleep(0)
     assert [task.done() for task in asked] == [False, False, True, False]

@@ -27,6 +27,7 @@ from support.faults import ended, eventually, status_of, stopped
 from support.forwarding import Client, connected, replies, response
 from support.load import under_load
 from support.proxy import RunningProxy, Trusted, alive, passing, running_proxy
+from support.shipped import listener_limits
 from support.upstream import RawUpstream, Seen, UpstreamConnection
 
 
@@ -292,7 +293,7 @@ async def test_a_listener_that_stops_takes_in_what_the_kernel_has_accepted() -> 
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body"})
 
-    protocol = strict_protocol(problems=Problems(), on_refused=lambda *_: None)
+    protocol = strict_protocol(listener_limits(), problems=Problems(), on_refused=lambda *_: None)
     configuration = quiet(app, http=protocol, patience=5)
     configuration.load()
     server, listener = Server(configuration), bind("127.0.0.1", 0)

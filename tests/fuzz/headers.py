@@ -13,9 +13,9 @@ from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
 from ostiary.models import Credential
 from ostiary.models import Target as Aim
-from ostiary.upstream import UpstreamSettings
 from ostiary.upstream.headers import ADDED, PREFIXES, REMOVED
 from ostiary.upstream.request import RequestWriter
+from support.shipped import upstream_settings
 
 TOKEN = b"caller-token-0123456789"
 SWAPPED = b"Bearer swapped-0123456789"
@@ -51,7 +51,7 @@ class Headers:
     words = (*NAMES, *VALUES, b"-", b"_", b"connection: ")
 
     def __init__(self) -> None:
-        self._writer = RequestWriter(UpstreamSettings(host="127.0.0.1", port=9001, body_bytes=1000))
+        self._writer = RequestWriter(upstream_settings(host="127.0.0.1", port=9001, body_bytes=1000))
         self._aim = Aim(service="orders", segments=("a",), path="/a", query=None, pairs=())
         self._credential = Credential(header=(b"authorization", SWAPPED), id="c", expires_at=2**40)
 

@@ -32,13 +32,14 @@ from ostiary.interfaces import Upstream as InterfaceUpstream
 from ostiary.models import AccessRequest, Decision
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
-from ostiary.server import Gate, ListenerLimits, Proxies, Refused, StrictProtocol, strict_protocol
+from ostiary.server import Gate, Proxies, Refused, StrictProtocol, strict_protocol
 from ostiary.server.preamble import SIGNATURE
 from ostiary.target import Targets
-from ostiary.upstream import Forwarder, UpstreamSettings
+from ostiary.upstream import Forwarder
 from support.credential import Catalog, Facts
 from support.identity import Issuer, jwks, settings
 from support.identity import SigningKey as IssuerKey
+from support.shipped import listener_limits, upstream_settings
 
 SERVICES: Final = ("orders", "billing")
 CLIENT: Final = ("203.0.113.9", 4711)
@@ -233,7 +234,7 @@ class FuzzedProxy:
         ports = [server.sockets[0].getsockname()[1] for server in self._servers]
         self._forwarder = Forwarder(
             {
-                name: UpstreamSettings(host="127.0.0.1", port=port, keep_alive=3600, body_bytes=100_000)
+                name: upstream_settings(host="127.0.0.1", port=port, keep_alive=3600, body_bytes=100_000)
                 for name, port in zip(SERVICES, ports, strict=True)
             }
         )
@@ -263,7 +264,7 @@ class FuzzedProxy:
     # What tests plant faults in.
 
     def listener(self) -> type[asyncio.Protocol]:
-        limits = ListenerLimits(header_bytes=4096, header_count=30, target_bytes=1024, body_bytes=100_000, pipelined=4)
+        limits = listener_limits(header_bytes=4096, header_count=30, target_bytes=1024, body_bytes=100_000, pipelined=4)
         proxies = Proxies(networks=[ipaddress.ip_network(PINNED[0])], header="proxy-v2")
         return strict_protocol(limits, problems=Problems(), on_refused=self._on_refused, proxies=proxies)
 

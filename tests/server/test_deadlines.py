@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.server import ListenerLimits
 from support.server import Recorder, disconnected, eventually, listener, respond
+from support.shipped import listener_limits
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -22,7 +23,7 @@ def problem(status: int, reason: str, title: str) -> dict[str, Any]:
 
 
 def timed(**limits: Any) -> ListenerLimits:
-    return ListenerLimits(
+    return listener_limits(
         **{"header_timeout": 0.3, "keep_alive_timeout": 0.3, "body_timeout": 0.3, "linger": 0.1} | limits
     )
 
@@ -149,7 +150,7 @@ def endless(gone: threading.Event) -> ASGIApp:
 def test_a_client_that_takes_nothing_is_dropped() -> None:
     gone = threading.Event()
     with (
-        listener(endless(gone), ListenerLimits(write_timeout=0.3)) as served,
+        listener(endless(gone), listener_limits(write_timeout=0.3)) as served,
         served.connect(receive_buffer=4096) as client,
     ):
         client.send(GET)
@@ -160,7 +161,7 @@ def test_a_client_that_takes_a_response_byte_by_byte_is_dropped() -> None:
     """It does take something all the time, only next to nothing."""
     gone = threading.Event()
     with (
-        listener(endless(gone), ListenerLimits(write_timeout=0.5)) as served,
+        listener(endless(gone), listener_limits(write_timeout=0.5)) as served,
         served.connect(receive_buffer=4096) as client,
     ):
         client.send(GET)

@@ -17,7 +17,6 @@ from ostiary.listening import quiet
 from ostiary.problem import Problems
 from ostiary.server import (
     Gate,
-    ListenerLimits,
     Refused,
     StrictProtocol,
     UnsafeListener,
@@ -28,6 +27,7 @@ from ostiary.server.deadline import Deadline
 from ostiary.server.limits import Census
 from ostiary.server.refused import answer, shown
 from support.server import Recorder
+from support.shipped import listener_limits
 
 
 def ignore(refusal: AccessError, facts: Refused) -> None:
@@ -35,7 +35,7 @@ def ignore(refusal: AccessError, facts: Refused) -> None:
 
 
 def strict(**settings: Any) -> uvicorn.Config:
-    protocol = strict_protocol(problems=Problems(), on_refused=ignore)
+    protocol = strict_protocol(listener_limits(), problems=Problems(), on_refused=ignore)
     defaults: dict[str, Any] = {
         "http": protocol,
         "interface": "asgi3",
@@ -72,7 +72,9 @@ def test_any_other_configuration_is_refused(settings: dict[str, Any], sentence: 
 
 def test_a_worker_s_own_way_to_serve_is_accepted_and_another_listener_s_is_not() -> None:
     """As `worker` has it: what is served by any other protocol does not begin to accept."""
-    refuse_unless_strict(quiet(Recorder(), http=strict_protocol(problems=Problems(), on_refused=ignore)))
+    refuse_unless_strict(
+        quiet(Recorder(), http=strict_protocol(listener_limits(), problems=Problems(), on_refused=ignore))
+    )
     with pytest.raises(UnsafeListener):
         refuse_unless_strict(quiet(Recorder()))
 
@@ -111,7 +113,7 @@ async def test_only_http_and_lifespan_pass_the_gate() -> None:
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_limit_is_above_zero(value: float) -> None:
     with pytest.raises(ValueError, match="the limit linger must be above zero"):
-        ListenerLimits(linger=value)
+        listener_limits(linger=value)
 
 
 def test_a_census_counts_in_and_out() -> None:

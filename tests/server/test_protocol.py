@@ -13,6 +13,7 @@ from ostiary.addresses import unmapped
 from ostiary.errors import AccessError
 from ostiary.server import ListenerLimits, Refused
 from support.server import Listener, Recorder, Seen, eventually, listener
+from support.shipped import listener_limits
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -301,7 +302,7 @@ def test_a_refusal_whose_report_fails_is_no_answer(caplog: pytest.LogCaptureFixt
 
 
 def sized(**limits: Any) -> ListenerLimits:
-    return ListenerLimits(**{"header_bytes": 2048, "target_bytes": 512, "linger": 0.2} | limits)
+    return listener_limits(**{"header_bytes": 2048, "target_bytes": 512, "linger": 0.2} | limits)
 
 
 def test_sizes_up_to_the_limits_are_taken() -> None:
@@ -387,7 +388,7 @@ def test_a_chunked_body_cannot_be_mostly_framing(flood: bytes) -> None:
 
 
 def test_connections_are_counted_for_each_peer_and_in_all() -> None:
-    limits = ListenerLimits(connections=3, connections_per_peer=2, linger=0.2)
+    limits = listener_limits(connections=3, connections_per_peer=2, linger=0.2)
     with listener(Recorder(), limits) as served:
         with served.connect() as one, served.connect() as two:
             for client in (one, two):

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from ostiary.errors import HeaderMalformed, MessageMalformed
-from ostiary.server import ListenerLimits, Proxies
+from ostiary.server import Proxies
 from ostiary.server.preamble import PREAMBLE_BYTES, SIGNATURE, Preamble, read_preamble
 from ostiary.server.refused import TARGET_SHOWN
 from support.preamble import LOCAL, Header, pinned, preamble
 from support.server import Recorder, eventually, listener
+from support.shipped import listener_limits
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -116,7 +117,7 @@ def test_who_is_not_pinned_is_who_it_is(header: Header) -> None:
 
 @pytest.mark.parametrize(("begin", "status"), [(b"", None), (SIGNATURE, 408), (preamble(), None)])
 def test_a_preamble_has_a_deadline_that_bytes_do_not_move(begin: bytes, status: int | None) -> None:
-    limits = ListenerLimits(header_timeout=0.3, linger=0.1)
+    limits = listener_limits(header_timeout=0.3, linger=0.1)
     with listener(Recorder(), limits, proxies=pinned("proxy-v2")) as served, served.connect() as client:
         started = time.monotonic()
         for byte in (begin[i : i + 1] for i in range(len(begin))):
@@ -130,7 +131,7 @@ def test_a_preamble_has_a_deadline_that_bytes_do_not_move(begin: bytes, status: 
 
 
 def test_connections_through_a_preamble_count_for_their_clients() -> None:
-    limits = ListenerLimits(connections_per_peer=2, connections=5, linger=0.1)
+    limits = listener_limits(connections_per_peer=2, connections=5, linger=0.1)
 
     def statuses(proxy_says: list[bytes]) -> list[int]:
         with listener(Recorder(), limits, proxies=pinned("proxy-v2")) as served:
@@ -305,7 +306,7 @@ def test_a_refusal_names_the_client_as_far_as_it_is_known() -> None:
 
 
 def test_connections_of_a_pinned_proxy_are_counted_in_all_only() -> None:
-    limits = ListenerLimits(connections_per_peer=1, connections=2, linger=0.1)
+    limits = listener_limits(connections_per_peer=1, connections=2, linger=0.1)
     found: list[Any] = []
     with listener(Recorder(), limits, proxies=pinned("x-forwarded-for")) as served:
         with served.connect() as one, served.connect() as two, served.connect() as three:

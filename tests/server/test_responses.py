@@ -15,8 +15,8 @@ import pytest
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ostiary.server import ListenerLimits
 from support.server import PATIENCE, Recorder, disconnected, eventually, listener, respond
+from support.shipped import listener_limits
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -299,7 +299,7 @@ def test_so_many_requests_may_wait_and_no_more() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await disconnected(receive) if scope["path"] == "/never" else await respond(send, scope["raw_path"])
 
-    with listener(app, ListenerLimits(pipelined=4)) as served:
+    with listener(app, listener_limits(pipelined=4)) as served:
         with served.connect() as client:
             client.send(b"".join(get(b"/%d" % n) for n in range(1000)))
             answers = [client.response() for _ in range(4)]
@@ -355,7 +355,7 @@ def test_a_client_that_waits_for_100_is_not_late() -> None:
         await receive()
         await respond(send)
 
-    limits = ListenerLimits(body_timeout=0.2, header_timeout=0.2, keep_alive_timeout=0.2)
+    limits = listener_limits(body_timeout=0.2, header_timeout=0.2, keep_alive_timeout=0.2)
     with listener(slow, limits) as served, served.connect() as client:
         client.send(get(b"/a", b"Expect: 100-continue", b"Content-Length: 2", method=b"POST"))
         assert client.response().status == 100
@@ -468,7 +468,7 @@ def test_what_is_in_flight_is_finished_when_the_server_stops() -> None:
         await respond(send, b"done")
 
     with (
-        listener(app, ListenerLimits(drain_grace=0.2)) as served,
+        listener(app, listener_limits(drain_grace=0.2)) as served,
         served.connect() as idle,
         served.connect() as client,
     ):
@@ -509,7 +509,7 @@ def test_a_response_that_is_held_back_leaves_before_anything_else_happens(
             answered.set()
             sent.wait(PATIENCE)  # the event loop stands still
 
-    limits = ListenerLimits(drain_grace=0.2)
+    limits = listener_limits(drain_grace=0.2)
     with listener(app, limits, loop_factory=loop) as served, served.connect() as other, served.connect() as client:
         other.send(get(b"/flying"))
         assert flying.wait(PATIENCE)

@@ -15,9 +15,10 @@ import pytest
 import uvloop
 
 from ostiary.peer import PEER_CERTIFICATE, PeerCertificate
-from ostiary.server import ListenerLimits, UnsafeListener, refuse_unless_strict, server_context
+from ostiary.server import UnsafeListener, refuse_unless_strict, server_context
 from ostiary.server.tls import TlsFront
 from support.server import PATIENCE, Client, Recorder, Seen, eventually, listener
+from support.shipped import listener_limits
 from support.tls import Pair, client_context, dial, dns, root, workload
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -154,7 +155,7 @@ def test_what_is_no_handshake_is_closed_and_recorded(place: Place, sent: bytes, 
 
 def test_a_handshake_has_the_time_of_a_head(place: Place) -> None:
     with (
-        listener(Recorder(), ListenerLimits(header_timeout=0.2), tls=place.contexts()) as served,
+        listener(Recorder(), listener_limits(header_timeout=0.2), tls=place.contexts()) as served,
         socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as sock,
     ):
         with contextlib.suppress(ConnectionError):
@@ -164,7 +165,7 @@ def test_a_handshake_has_the_time_of_a_head(place: Place) -> None:
 
 def test_connections_are_counted_before_their_handshake_and_counted_out_again(place: Place) -> None:
     """A flood of handshakes that never end meets the limit of connections."""
-    limits = ListenerLimits(connections=2)
+    limits = listener_limits(connections=2)
     with listener(Recorder(), limits, tls=place.contexts()) as served:
         idle = [socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) for _ in range(2)]
         eventually(lambda: len(served.server.server_state.connections) == 2)
@@ -185,7 +186,7 @@ def test_connections_are_counted_before_their_handshake_and_counted_out_again(pl
 
 
 def test_a_server_that_stops_waits_for_a_handshake_as_long_as_for_any_client(place: Place) -> None:
-    with listener(Recorder(), ListenerLimits(drain_grace=0.1), tls=place.contexts()) as served:
+    with listener(Recorder(), listener_limits(drain_grace=0.1), tls=place.contexts()) as served:
         sock = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
         eventually(lambda: served.server.server_state.connections)
     with sock, contextlib.suppress(ConnectionError):

@@ -29,6 +29,7 @@ from ostiary.server import (
     strict_protocol,
     tls_protocol,
 )
+from support.shipped import listener_limits
 
 ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
 PATIENCE = 5.0
@@ -240,7 +241,7 @@ def listener(
     """Serve the application from a thread of its own, as a worker would; with `tls`, over TLS."""
     refused: list[tuple[AccessError, Refused]] = []
     report = on_refused or (lambda refusal, facts: refused.append((refusal, facts)))
-    strict = strict_protocol(limits, problems=Problems(), on_refused=report, proxies=proxies)
+    strict = strict_protocol(limits or listener_limits(), problems=Problems(), on_refused=report, proxies=proxies)
     config = uvicorn.Config(
         Gate(http=app, lifespan=_no_lifespan),
         http=strict if tls is None else tls_protocol(strict, contexts=tls),

@@ -19,7 +19,6 @@ from ostiary.decision.authorizer import OpaAuthorizer
 from ostiary.decision.batching import BatchingPolicy
 from ostiary.decision.cache import CachingAuthorizer
 from ostiary.decision.horizon import PolicyHorizon
-from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.decision.query import Answer
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError
@@ -36,6 +35,7 @@ from ostiary.policy.model import load_permissions
 from ostiary.target import Targets
 from support.identity import Issuer, SigningKey, jwks, settings
 from support.policy import NOW, OpaServer, serving_rego
+from support.shipped import limited_authorizer
 
 ISSUERS = ("https://a.test", "https://b.test")
 KEY = SigningKey(algorithm="ES256")
@@ -217,7 +217,7 @@ class World:
             behind = _Forgetting(behind, self.plant.forgets)
         if self.plant.blind is not None:
             behind = _Unblind(behind)
-        limited = LimitedAuthorizer(authorizer=behind, clock=self.clock, rate=1e6, burst=10**6)
+        limited = limited_authorizer(authorizer=behind, clock=self.clock, rate=1e6, burst=10**6)
         self.cache = CachingAuthorizer(authorizer=limited, horizon=horizon, staleness=staleness)
         self.cached_authorizer: Authorizer = self.cache
         if self.plant.blind is not None:

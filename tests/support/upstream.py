@@ -24,6 +24,7 @@ from ostiary.exchange import Exchange
 from ostiary.models import Credential, Identity, Target
 from ostiary.problem import Problems
 from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
+from support.shipped import upstream_settings
 
 SECRET = b"swapped-credential-0123456789"
 
@@ -321,7 +322,7 @@ async def forwarding(
 ) -> AsyncIterator[tuple[Front, RawUpstream]]:
     """A front before a scripted upstream; `settings` are those of `UpstreamSettings`."""
     async with RawUpstream(script).running() as upstream:
-        configured = UpstreamSettings(**{"host": "127.0.0.1", "port": upstream.port, **settings})
+        configured = upstream_settings(**{"host": "127.0.0.1", "port": upstream.port, **settings})
         async with fronted(configured, swap=swap) as front:
             yield front, upstream
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ostiary.errors import ConfigurationError, UpstreamFailed
-from ostiary.upstream import Forwarder, TlsSettings, UpstreamSettings
+from ostiary.upstream import Forwarder, TlsSettings
+from support.shipped import upstream_settings
 from support.upstream import OK, Authority, RawUpstream, answers, forwarding, fronted
 
 
@@ -16,7 +17,7 @@ from support.upstream import OK, Authority, RawUpstream, answers, forwarding, fr
     "host", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "2002:a9fe:a9fe::1", "64:ff9b::a9fe:a9fe"]
 )
 async def test_a_metadata_address_is_not_connected_to(host: str) -> None:
-    async with fronted(UpstreamSettings(host=host, port=80)) as front:
+    async with fronted(upstream_settings(host=host, port=80)) as front:
         assert (await front.call()).status == 502
     (refusal,) = front.refusals
     assert (type(refusal), f"{host} is no address of an upstream" in str(refusal)) == (UpstreamFailed, True)
@@ -28,7 +29,7 @@ async def test_a_name_is_resolved_when_it_is_connected_to() -> None:
 
 
 async def test_a_name_without_an_address_is_502() -> None:
-    async with fronted(UpstreamSettings(host="no-such-host.invalid", port=80)) as front:
+    async with fronted(upstream_settings(host="no-such-host.invalid", port=80)) as front:
         assert (await front.call()).status == 502
 
 
@@ -43,13 +44,13 @@ async def test_the_host_header_is_the_upstreams_authority() -> None:
     [("h", 80, "http", "h"), ("h", 443, "https", "h"), ("h", 443, "http", "h:443"), ("::1", 80, "http", "[::1]")],
 )
 def test_an_authority_is_written_as_urls_write_it(host: str, port: int, scheme: str, authority: str) -> None:
-    assert UpstreamSettings(host=host, port=port, scheme=scheme).authority == authority  # type: ignore[arg-type]
+    assert upstream_settings(host=host, port=port, scheme=scheme).authority == authority  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 80), ("h", 0), ("h", 65536)])
 def test_what_is_no_address_is_no_setting(host: str, port: int) -> None:
     with pytest.raises(ValueError, match="not an upstream address"):
-        UpstreamSettings(host=host, port=port)
+        upstream_settings(host=host, port=port)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def serving(authority: Authority, *names: str) -> ssl.SSLContext:
 async def over_tls(context: ssl.SSLContext, tls: TlsSettings, host: str = "127.0.0.1") -> tuple[list[int], list[str]]:
     """Two calls to an upstream that serves with this context: their statuses, and why they were refused."""
     async with RawUpstream(answers(OK), tls=context).running() as upstream:
-        settings = UpstreamSettings(host=host, port=upstream.port, scheme="https", tls=tls)
+        settings = upstream_settings(host=host, port=upstream.port, scheme="https", tls=tls)
         async with fronted(settings) as front:
             statuses = [(await front.call()).status for _ in range(2)]
             if 200 in statuses:
@@ -115,7 +116,7 @@ async def test_an_upstream_below_tls_1_2_is_502(authority: Authority) -> None:
 async def test_an_upstream_without_tls_is_502_where_tls_is_configured(authority: Authority) -> None:
     async with RawUpstream(answers(OK)).running() as upstream:
         tls = TlsSettings(ca_file=authority.ca_file)
-        settings = UpstreamSettings(host="127.0.0.1", port=upstream.port, scheme="https", tls=tls, connect_timeout=1)
+        settings = upstream_settings(host="127.0.0.1", port=upstream.port, scheme="https", tls=tls, connect_timeout=1)
         async with fronted(settings) as front:
             assert (await front.call()).status in (502, 504)
     assert upstream.requests == []
@@ -124,4 +125,4 @@ async def test_an_upstream_without_tls_is_502_where_tls_is_configured(authority:
 def test_a_ca_file_that_cannot_be_read_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
     tls = TlsSettings(ca_file=tmp_path / "missing.pem")
     with pytest.raises(ConfigurationError, match=r"missing\.pem: cannot be used for TLS"):
-        Forwarder({"orders": UpstreamSettings(host="h", port=1, scheme="https", tls=tls)})
+        Forwarder({"orders": upstream_settings(host="h", port=1, scheme="https", tls=tls)})

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from ostiary.errors import ClientDisconnected, Overloaded, UpstreamFailed
-from ostiary.upstream import Forwarder, PoolFacts, UpstreamSettings
+from ostiary.upstream import Forwarder, PoolFacts
+from support.shipped import upstream_settings
 from support.upstream import (
     OK,
     SECRET,
@@ -294,7 +295,7 @@ async def test_an_upload_that_fails_while_the_client_reads_slowly_ends_the_conne
 async def test_a_request_of_an_unconfigured_service_is_refused() -> None:
     forwarder = Forwarder({})
     await forwarder.start()
-    async with fronted(UpstreamSettings(host="127.0.0.1", port=1)) as front:
+    async with fronted(upstream_settings(host="127.0.0.1", port=1)) as front:
         await front.call()
         exchange = front.exchanges[0]
 

@@ -17,8 +17,8 @@ from ostiary.errors import (
     UpstreamTimeout,
 )
 from ostiary.exchange import BEGAN, Exchange
-from ostiary.upstream import UpstreamSettings
 from ostiary.upstream.watch import Watched
+from support.shipped import upstream_settings
 from support.upstream import OK, SECRET, Seen, UpstreamConnection, answers, credential, forwarding, fronted, until
 
 CHUNKED = b"2\r\nok\r\n0\r\n\r\n"
@@ -237,7 +237,7 @@ async def test_a_connection_that_breaks_after_one_byte_is_not_tried_again() -> N
 
 
 async def test_a_refused_connection_is_502() -> None:
-    async with fronted(UpstreamSettings(host="127.0.0.1", port=1)) as front:
+    async with fronted(upstream_settings(host="127.0.0.1", port=1)) as front:
         assert (await front.call()).status == 502
     assert [type(refusal) for refusal in front.refusals] == [UpstreamFailed]
 
@@ -362,7 +362,7 @@ async def test_connecting_that_takes_too_long_is_504() -> None:
             filler.connect_ex(("127.0.0.1", port))
             fillers.append(filler)
         try:
-            async with fronted(UpstreamSettings(host="127.0.0.1", port=port, connect_timeout=0.2)) as front:
+            async with fronted(upstream_settings(host="127.0.0.1", port=port, connect_timeout=0.2)) as front:
                 answer = await front.call()
         finally:
             for filler in fillers:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from ostiary.errors import CredentialUnavailable, MessageMalformed, TargetMalformed, UpstreamFailed
 from ostiary.exchange import Exchange, Header
 from ostiary.models import Credential, Target
-from ostiary.upstream import UpstreamSettings, headers
+from ostiary.upstream import headers
 from ostiary.upstream.request import RequestWriter
 from ostiary.upstream.response import ResponseHead, ResponseReader
+from support.shipped import upstream_settings
 from support.upstream import OK, SECRET, answers, credential, forwarding, fronted
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "headers.md"
-SETTINGS = UpstreamSettings(host="orders.internal", port=8080)
+SETTINGS = upstream_settings(host="orders.internal", port=8080)
 PLAIN = [
     b"host",
     b"via",
@@ -293,6 +294,6 @@ async def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_an_authority_of_the_upstream_itself_is_not_told() -> None:
-    async with fronted(UpstreamSettings(host="127.0.0.1", port=1)) as front:
+    async with fronted(upstream_settings(host="127.0.0.1", port=1)) as front:
         answer = await front.call()
     assert (answer.status, b"127.0.0.1" in answer.body) == (502, False)

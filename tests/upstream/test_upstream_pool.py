@@ -11,7 +11,7 @@ import pytest
 
 from ostiary.upstream.connection import Connection
 from ostiary.upstream.pool import Pool
-from ostiary.upstream.settings import UpstreamSettings
+from support.shipped import upstream_settings
 from support.upstream import OK
 
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
@@ -63,7 +63,7 @@ async def test_what_the_kernel_holds_already_ends_an_idle_connection(
     listener: SlowListener, surplus: bytes | None
 ) -> None:
     """A second response that arrived just before the next request was never that request's answer."""
-    pool = Pool(UpstreamSettings(host="127.0.0.1", port=listener.port))
+    pool = Pool(upstream_settings(host="127.0.0.1", port=listener.port))
     connection, upstream = await _served(pool, listener)
     pool.release(connection, 0.0)
     if surplus is None:
@@ -75,7 +75,7 @@ async def test_what_the_kernel_holds_already_ends_an_idle_connection(
 
 
 async def test_a_connection_that_is_passed_on_to_who_waits_is_looked_at_again(listener: SlowListener) -> None:
-    pool = Pool(UpstreamSettings(host="127.0.0.1", port=listener.port, max_connections=1))
+    pool = Pool(upstream_settings(host="127.0.0.1", port=listener.port, max_connections=1))
     connection, upstream = await _served(pool, listener)
     waiting = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0)
@@ -90,7 +90,7 @@ async def test_a_connection_that_is_passed_on_to_who_waits_is_looked_at_again(li
 
 
 async def test_a_quiet_connection_is_used_again(listener: SlowListener) -> None:
-    pool = Pool(UpstreamSettings(host="127.0.0.1", port=listener.port))
+    pool = Pool(upstream_settings(host="127.0.0.1", port=listener.port))
     connection, _ = await _served(pool, listener)
     pool.release(connection, 0.0)
     assert pool.take() is connection

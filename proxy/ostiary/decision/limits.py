@@ -23,9 +23,9 @@ class LimitedAuthorizer:
         *,
         authorizer: Authorizer,
         clock: Clock,
-        in_flight: int = 128,
-        rate: float = 1000.0,
-        burst: int = 2000,
+        in_flight: int,
+        rate: float,
+        burst: int,
         identities: int = 10_000,
     ) -> None:
         if in_flight < 1 or rate <= 0 or burst < 1:

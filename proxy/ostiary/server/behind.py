@@ -107,7 +107,7 @@ class BehindHeader(BehindProxy):
 
 
 def strict_protocol(
-    limits: ListenerLimits | None = None,
+    limits: ListenerLimits,
     *,
     problems: Problems,
     on_refused: OnRefused,
@@ -117,7 +117,6 @@ def strict_protocol(
 
     Without `proxies` nobody is believed: a client is whose socket it is.
     """
-    limits = limits or ListenerLimits()
     census = Census(limit=limits.connections, per_peer=limits.connections_per_peer)
     terms = Terms(limits=limits, problems=problems, on_refused=on_refused, census=census, outbox=Outbox())
     if proxies is None:

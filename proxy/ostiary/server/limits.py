@@ -22,20 +22,20 @@ class ListenerLimits:
     client that sends another request just then gets its answer, and is told in it that no other follows.
     """
 
-    header_bytes: int = 32 * 1024
-    header_count: int = 100
-    target_bytes: int = 8 * 1024
-    body_bytes: int = 4 * 1024**3
-    header_timeout: float = 10.0
-    keep_alive_timeout: float = 15.0
-    body_timeout: float = 10.0
-    body_rate: int = 256
-    write_timeout: float = 30.0
+    header_bytes: int
+    header_count: int
+    target_bytes: int
+    body_bytes: int
+    header_timeout: float
+    keep_alive_timeout: float
+    body_timeout: float
+    body_rate: int
+    write_timeout: float
     linger: float = 1.0
-    connections: int = 4096
-    connections_per_peer: int = 1024
-    pipelined: int = 32
-    drain_grace: float = 2.0
+    connections: int
+    connections_per_peer: int
+    pipelined: int
+    drain_grace: float
 
     def __post_init__(self) -> None:
         if self.drain_grace < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -50,21 +50,21 @@ class UpstreamSettings:
 
     host: str
     port: int
-    scheme: Literal["http", "https"] = "http"
-    tls: TlsSettings = field(default_factory=TlsSettings)
-    max_connections: int = 256
+    scheme: Literal["http", "https"]
+    tls: TlsSettings
+    max_connections: int
     max_waiting: int = 1024
     wait_timeout: float = 1.0
-    connect_timeout: float = 5.0
-    first_byte_timeout: float = 30.0
-    idle_timeout: float = 60.0
-    client_idle_timeout: float = 60.0
-    total_timeout: float = 3600.0
-    keep_alive: float = 4.0  # shorter than the five seconds after which many servers close, so that we close first
-    connection_age: float = 300.0
-    body_bytes: int = 2 * 1024**3
-    response_header_bytes: int = 64 * 1024
-    response_body_bytes: int | None = None
+    connect_timeout: float
+    first_byte_timeout: float
+    idle_timeout: float
+    client_idle_timeout: float
+    total_timeout: float
+    keep_alive: float
+    connection_age: float
+    body_bytes: int
+    response_header_bytes: int
+    response_body_bytes: int | None
 
     def __post_init__(self) -> None:
         if not self.host or not 0 < self.port < 65536:
