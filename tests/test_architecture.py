@@ -23,6 +23,7 @@ KERNEL = {
     "bounded",
     "shares",
     "disk",
+    "keyfile",
     "exchange",
     "problem",
     "access",

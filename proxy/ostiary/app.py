@@ -27,7 +27,7 @@ from ostiary.audit import (
     FileAuditLog,
     SyslogCopy,
 )
-from ostiary.certificates import TlsFiles
+from ostiary.certificates import TlsFiles, listener_files
 from ostiary.clock import Clock, SystemClock
 from ostiary.concierge import (
     JWKS_PATH,
@@ -129,12 +129,16 @@ class Policy:
 
 def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Clock) -> Composed:
     """Build a worker. `name` is its own among the workers, `port` the one that its listener has."""
-    key = load_signing_key(config.signing_key_file, algorithm=config.signing.algorithm)
+    key = load_signing_key(
+        config.signing_key_file,
+        algorithm=config.signing.algorithm,
+        group_readable=config.secrets.group_readable,
+    )
     issuer = config.credential_issuer
     audit = FileAuditLog(
         sink=audit_trail(config, worker=name), worker=name, clock=clock, deadline=config.audit.deadline
     )
-    files = None if config.listen.tls is None else TlsFiles(config.listen.tls)
+    files = listener_files(config)
     if files is not None:
         files.load()
     replays = None if config.listen.dpop is None else ReplayTable.attach(config.replay_file)
@@ -244,7 +248,9 @@ def audit_trail(config: Config, *, worker: str) -> AuditTrail:
         files(directory=settings.path, clock=writing, chain=chain, written=written),
         Checkpoints(
             sink=files(directory=config.audit_checkpoints, clock=signing, prefix=CHECKPOINTS),
-            signer=ensure_signing_key(config.checkpoint_key_file, "EdDSA"),
+            signer=ensure_signing_key(
+                config.checkpoint_key_file, "EdDSA", group_readable=config.secrets.group_readable
+            ),
             worker=worker,
             clock=signing,
             head=lambda: chain.head,

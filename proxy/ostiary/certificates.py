@@ -23,9 +23,11 @@ from typing import Final, Literal, TypeAlias
 
 from cryptography import x509
 
+from ostiary.config import Config
 from ostiary.config.proofs import Tls
 from ostiary.errors import ConfigurationError
 from ostiary.identity.certificates import Anchors, Bundle, BundleError, CertificateTrust, PlainAuthority
+from ostiary.keyfile import read_key_file
 from ostiary.server import server_context
 
 _log = logging.getLogger("ostiary.certificates")
@@ -34,6 +36,12 @@ _MAX_BYTES: Final = 1024 * 1024
 
 State: TypeAlias = Literal["current", "outdated"]
 """`outdated`: the files have changed to something that cannot be used, and what they held before is in use."""
+
+
+def listener_files(config: Config) -> TlsFiles | None:
+    """Those of the data listener; None if it does not speak TLS."""
+    tls = config.listen.tls
+    return None if tls is None else TlsFiles(tls, group_readable=config.secrets.group_readable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +54,19 @@ class _Material:
 class TlsFiles:
     """A `ContextSource`, and the keeper of a `CertificateTrust`. `load`, then `start`; `close` at the end.
 
-    `interval` is in seconds.
+    `group_readable` is about the private key, as in `keyfile.examine`. `interval` is in seconds.
     """
 
-    def __init__(self, settings: Tls, *, trust: CertificateTrust | None = None, interval: float = 0.5) -> None:
+    def __init__(
+        self,
+        settings: Tls,
+        *,
+        group_readable: bool = False,
+        trust: CertificateTrust | None = None,
+        interval: float = 0.5,
+    ) -> None:
         self._settings = settings
+        self._group_readable = group_readable
         self._trust = trust or CertificateTrust()
         self._interval = interval
         self._context: ssl.SSLContext | None = None
@@ -64,6 +80,11 @@ class TlsFiles:
         if self._context is None:
             raise RuntimeError("the files of the listener's TLS have not been loaded")
         return self._context
+
+    @property
+    def certificate(self) -> Path:
+        """The file of the listener's own certificate."""
+        return self._settings.certificate
 
     @property
     def trust(self) -> CertificateTrust:
@@ -133,8 +154,10 @@ class TlsFiles:
         mistakes: list[str] = []
         for path in dict.fromkeys(paths):
             try:
-                with path.open("rb") as file:
-                    found[path] = file.read(_MAX_BYTES + 1)
+                found[path] = self._read_one(path)
+            except ConfigurationError as error:
+                mistakes += error.mistakes
+                continue
             except OSError as error:
                 mistakes.append(f"{path}: cannot be read: {error.strerror}")
                 continue
@@ -143,6 +166,14 @@ class TlsFiles:
         if mistakes:
             raise ConfigurationError(mistakes)
         return found
+
+    def _read_one(self, path: Path) -> bytes:
+        if path == self._settings.key:
+            return read_key_file(
+                path, what="the listener's key", limit=_MAX_BYTES + 1, group_readable=self._group_readable
+            )
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES + 1)
 
     def _make(self, seen: Mapping[Path, bytes]) -> _Material:
         settings = self._settings

@@ -27,7 +27,7 @@ from typing import Final, TypeAlias
 
 from ostiary import app
 from ostiary.admin.app import Health, admin_application
-from ostiary.certificates import TlsFiles
+from ostiary.certificates import listener_files
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.config.fields import UnixAddress
@@ -75,7 +75,7 @@ class Supervisor:
         self._monitor: PolicyMonitor | None = None
         self._horizon = PolicyHorizon()
         self._page: Page | None = None
-        self._tls = None if config.listen.tls is None else TlsFiles(config.listen.tls)
+        self._tls = listener_files(config)
         self._running: asyncio.Task[None] | None = None
         self._rolling: asyncio.Task[None] | None = None
         self._stops = 0
@@ -127,7 +127,9 @@ class Supervisor:
             data = stack.enter_context(contextlib.closing(self._data or bind(address.host, address.port)))
             self.data_address = data.getsockname()[:2]
             private_directory(config.state)
-            ensure_signing_key(config.signing_key_file, config.signing.algorithm)
+            ensure_signing_key(
+                config.signing_key_file, config.signing.algorithm, group_readable=config.secrets.group_readable
+            )
             await self._watch_tls(stack)
             if config.listen.dpop is not None:
                 ReplayTable.create(config.replay_file, capacity=config.listen.dpop.proofs, now=SystemClock().now())

@@ -396,23 +396,29 @@ def test_a_state_directory_that_is_open_to_others(site: Site) -> None:
 
 def test_a_signing_key(site: Site) -> None:
     """Good; of another algorithm than the configured one; open to others; and no key. What is in it is never shown."""
-    path = site.directory / "state" / "signing-key.pem"
+    name = "state/signing-key.pem"
+    path = site.directory / name
     key = ensure_signing_key(path)
-    assert ("signing key", "ok", f"state/signing-key.pem: EdDSA, {key.id}") in site.check("--offline")[1]
+    assert ("signing key", "ok", f"{name}: EdDSA, {key.id}") in site.check("--offline")[1]
     site.config.write_text(site.config.read_text() + "signing: {algorithm: ES256}\n")
     said = [site.wrong("--offline")]
     path.chmod(0o644)
     said.append(site.wrong("--offline"))
+    path.chmod(0o440)
+    said.append(site.wrong("--offline"))
+    site.change("{algorithm: ES256}", "{algorithm: EdDSA}\nsecrets: {group_readable: true}")
+    assert site.wrong("--offline") == []
     path.chmod(0o600)
     path.write_text("secret")
     said.append(site.wrong("--offline"))
     path.unlink()
-    site.change("algorithm: ES256", "extra_keys: [nowhere.pem]")
+    site.change("algorithm: EdDSA", "extra_keys: [nowhere.pem]")
     said.append(site.wrong("--offline"))
     assert [what for found in said for _, _, what in found] == [
-        "state/signing-key.pem: the signing key is for EdDSA, and ES256 is configured",
-        "state/signing-key.pem: the signing key is open to others (mode 0644): chmod 600, or mount it so",
-        "state/signing-key.pem: not a signing key: an unencrypted PKCS #8 PEM with an Ed25519 or P-256 key is expected",
+        f"{name}: the signing key is for EdDSA, and ES256 is configured",
+        f"{name}: the signing key is open to others (mode 0644): chmod 600, or mount it so",
+        f"{name}: the signing key is open to others (mode 0440): chmod 600, or set secrets.group_readable",
+        f"{name}: not a signing key: an unencrypted PKCS #8 PEM with an Ed25519 or P-256 key is expected",
         "nowhere.pem: cannot be read: No such file or directory",
     ]
 

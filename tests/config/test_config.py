@@ -77,6 +77,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             }
         },
         "signing": {"key_file": None, "algorithm": "EdDSA", "extra_keys": (), "issuer": None},
+        "secrets": {"group_readable": False},
         "opa": {
             "managed": {"bundle": tmp_path / "build/demo", "verification": None, "binary": None, "checksum": None},
             "url": None,

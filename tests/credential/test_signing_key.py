@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -16,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from ostiary.credential import SigningAlgorithm, SigningKey, ensure_signing_key, load_signing_key
-from ostiary.credential.keys import examine
 from ostiary.errors import ConfigurationError
+from ostiary.keyfile import examine
 
 ALGORITHMS: list[SigningAlgorithm] = ["EdDSA", "ES256"]
 
@@ -100,13 +101,14 @@ def test_whoever_comes_second_takes_the_key_that_is_there(tmp_path: Path) -> Non
         assert set(pool.map(ensure, range(8))) == {load_signing_key(path).id}
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o602, 0o610, 0o644, 0o666])
+@pytest.mark.parametrize("mode", [0o640, 0o440, 0o604, 0o620, 0o660, 0o602, 0o610, 0o644, 0o666])
 def test_a_key_that_others_can_open_is_refused(tmp_path: Path, mode: int) -> None:
+    remedy = "set secrets.group_readable" if mode in (0o640, 0o440) else "mount it so"
     path = write(tmp_path / "signing.pem", SigningKey.generate("EdDSA").pem(), mode)
     with pytest.raises(ConfigurationError) as error:
         ensure_signing_key(path)
     assert error.value.mistakes == (
-        f"{path}: the signing key is open to others (mode {mode:04o}): chmod 600, or mount it so",
+        f"{path}: the signing key is open to others (mode {mode:04o}): chmod 600, or {remedy}",
     )
 
 
@@ -190,11 +192,20 @@ def test_a_directory_and_a_pipe_are_refused(tmp_path: Path) -> None:
 def test_a_key_of_another_user_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "signing.pem", SigningKey.generate("EdDSA").pem())
     own = path.stat()
-    examine(path, own, user=own.st_uid, group_readable=False)
+    plain: Any = {"what": "the key", "groups": (), "group_readable": False}
+    examine(path, own, user=own.st_uid, **plain)
     given_away = os.stat_result((own.st_mode, *own[1:4], 12345, *own[5:]))
-    examine(path, given_away, user=12345, group_readable=False)
+    examine(path, given_away, user=12345, **plain)
     with pytest.raises(ConfigurationError, match="belongs to another user"):
-        examine(path, given_away, user=54321, group_readable=False)
+        examine(path, given_away, user=54321, **plain)
+
+
+def test_a_group_that_is_not_the_process_s_own_may_never_read_a_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "signing.pem", SigningKey.generate("EdDSA").pem(), 0o440)
+    found = path.stat()
+    examine(path, found, what="the key", user=found.st_uid, groups={found.st_gid}, group_readable=True)
+    with pytest.raises(ConfigurationError, match=r"open to others \(mode 0440\): chmod 600, or mount it so"):
+        examine(path, found, what="the key", user=found.st_uid, groups={found.st_gid + 1}, group_readable=True)
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])

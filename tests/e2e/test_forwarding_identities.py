@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from ostiary.clock import SystemClock
+from ostiary.credential import ensure_signing_key
 from ostiary.demo.issuer import ISSUER
 from support.dpop import Prover
 from support.forwarding import PATIENCE, Client, connected, replies, reserved_port, response
@@ -84,12 +85,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @contextlib.asynccontextmanager
-async def proxy(place: Place, **settings: Any) -> AsyncIterator[RunningProxy]:
-    """With the service behind it. Its files of TLS are made anew, because tests change them."""
+async def proxy(place: Place, *, mounted: bool = False, **settings: Any) -> AsyncIterator[RunningProxy]:
+    """With the service behind it. Its files of TLS are made anew, because tests change them.
 
+    Where they are `mounted`, its private keys can be read by its group, as Kubernetes mounts them.
+    """
     directory = Path(tempfile.mkdtemp(prefix="ost-", dir="/tmp"))
     try:
-        SERVERS.issue(dns("localhost")).write(directory, "server")
+        _, key = SERVERS.issue(dns("localhost")).write(directory, "server")
+        if mounted:
+            ensure_signing_key(directory / "signing.pem")
+            for one in (key, directory / "signing.pem"):
+                one.chmod(0o440)
+            settings["config_extra"] = "signing: {key_file: signing.pem}\nsecrets: {group_readable: true}\n"
         for name, pair in (("shop-bundle", SHOP), ("mesh", MESH), ("plain", PLAIN)):
             (directory / f"{name}.pem").write_bytes(pair.pem)
         (directory / "svid.json").write_bytes(jwks(SVID_KEY.jwk(use="jwt-svid")))
@@ -134,7 +142,7 @@ async def until_allowed(running: RunningProxy, context: ssl.SSLContext) -> None:
 
 
 async def test_workloads_and_plain_certificates_are_callers_and_others_are_not(place: Place) -> None:
-    async with proxy(place, identity="mtls", workers=2) as running:
+    async with proxy(place, mounted=True, identity="mtls", workers=2) as running:
         web = await once(running, place.context(WEB))
         assert web.status == 200
         assert (await once(running, place.context(BATCH))).status == 200

@@ -19,6 +19,7 @@ from ostiary.server import ListenerLimits, server_context
 from ostiary.server.preamble import PREAMBLE_BYTES, SIGNATURE
 from support.preamble import LOCAL, pinned, preamble
 from support.server import PATIENCE, Client, Listener, Recorder, eventually, listener
+from support.shipped import listener_limits
 from support.tls import Pair, client_context, dns, root, workload
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -241,7 +242,7 @@ def test_a_preamble_has_a_deadline_and_so_has_the_handshake(
     contexts: Contexts, begin: bytes, reasons: list[str]
 ) -> None:
     with (
-        behind(Recorder(), contexts, ListenerLimits(header_timeout=0.2)) as served,
+        behind(Recorder(), contexts, listener_limits(header_timeout=0.2)) as served,
         socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as sock,
     ):
         started = time.monotonic()
@@ -254,7 +255,7 @@ def test_a_preamble_has_a_deadline_and_so_has_the_handshake(
 
 def test_bytes_do_not_move_the_deadline_of_a_preamble(contexts: Contexts) -> None:
     with (
-        behind(Recorder(), contexts, ListenerLimits(header_timeout=0.2)) as served,
+        behind(Recorder(), contexts, listener_limits(header_timeout=0.2)) as served,
         socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as sock,
     ):
         started = time.monotonic()
@@ -288,7 +289,7 @@ def test_a_server_that_stops_waits_for_a_preamble_as_long_as_for_any_client(cont
 def test_connections_count_for_their_clients_before_their_handshake_and_are_counted_out(
     directory: Path, contexts: Contexts
 ) -> None:
-    limits = ListenerLimits(connections_per_peer=2, connections=5, linger=0.1)
+    limits = listener_limits(connections_per_peer=2, connections=5, linger=0.1)
     with behind(Recorder(), contexts, limits) as served, contextlib.ExitStack() as opened:
 
         def dial() -> socket.socket:

@@ -27,14 +27,14 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def files(directory: Path) -> TlsFiles:
+def files(directory: Path, *, group_readable: bool = False) -> TlsFiles:
     settings = Tls(
         certificate=directory / "server.pem",
         key=directory / "server-key.pem",
         trust_domains={"shop.test": directory / "shop.pem"},
         client_ca=ClientCa(issuer="https://ca.test", file=directory / "plain.pem"),
     )
-    return TlsFiles(settings, interval=INTERVAL)
+    return TlsFiles(settings, group_readable=group_readable, interval=INTERVAL)
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def vouched(built: TlsFiles, pair: Pair) -> bool:
 
 def replace(path: Path, content: bytes) -> None:
     new = path.with_suffix(".new")
+    new.touch(mode=0o600)
     new.write_bytes(content)
     new.replace(path)
 
@@ -97,6 +98,29 @@ def test_files_that_are_not_there_are_told_at_once(directory: Path) -> None:
         f"{directory}/server-key.pem: cannot be read: No such file or directory",
         f"{directory}/shop.pem: cannot be read: No such file or directory",
     )
+
+
+def test_a_key_that_others_can_read_is_refused_unless_they_are_its_group_and_that_is_said(directory: Path) -> None:
+    key = directory / "server-key.pem"
+    for mode, remedy in ((0o644, "chmod 600, or mount it so"), (0o440, "chmod 600, or set secrets.group_readable")):
+        key.chmod(mode)
+        with pytest.raises(ConfigurationError) as refused:
+            files(directory).load()
+        told = f"{key}: the listener's key is open to others (mode {mode:04o}): {remedy}"
+        assert refused.value.mistakes == (told,)
+    built = files(directory, group_readable=True)
+    built.load()
+    assert built.state == "current"
+
+
+async def test_a_key_that_others_can_read_is_not_taken_into_use(directory: Path, watched: TlsFiles) -> None:
+    successor = SERVERS.issue(dns("localhost"))
+    before = watched.context
+    (directory / "server-key.pem").chmod(0o644)
+    (directory / "server-key.pem").write_bytes(successor.key_pem)
+    (directory / "server.pem").write_bytes(successor.chain_pem)
+    await until(lambda: watched.state == "outdated")
+    assert watched.context is before
 
 
 def test_a_key_that_is_another_certificate_s_is_told_without_being_shown(directory: Path) -> None:

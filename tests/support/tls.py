@@ -85,6 +85,7 @@ class Pair:
         """The chain and the key, as files of that name."""
         certificate, key = directory / f"{name}.pem", directory / f"{name}-key.pem"
         certificate.write_bytes(self.chain_pem)
+        key.touch(mode=0o600)
         key.write_bytes(self.key_pem)
         return certificate, key
 

@@ -141,8 +141,8 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     """The public half of a key of checkpoints, whichever half the file holds."""
     text = path.read_bytes()
     if b"PRIVATE KEY" in text:
-        private = load_pem_private_key(load_signing_key(path, algorithm="EdDSA").pem(), password=None)
-        found = private.public_key()
+        key = load_signing_key(path, algorithm="EdDSA", group_readable=True)  # only its public half is used
+        found = load_pem_private_key(key.pem(), password=None).public_key()
     else:
         try:
             found = load_pem_public_key(text)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from ostiary import assets
 from ostiary.audit.keys import AuditKeys, unshared
-from ostiary.certificates import TlsFiles
+from ostiary.certificates import listener_files
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config, check_agreement
 from ostiary.config.fields import UnixAddress
 from ostiary.config.issuers import Issuer
-from ostiary.config.proofs import Tls
 from ostiary.credential import load_signing_key, public_jwks
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
@@ -76,8 +75,7 @@ def check_files(config: Config) -> list[Finding]:
     findings = [*_state(config), *_signing(config), *_audit(config)]
     if config.opa.managed is not None:
         findings += _bundle(config.opa.managed.bundle)
-    if config.listen.tls is not None:
-        findings += _tls(config.listen.tls)
+    findings += _tls(config)
     for issuer in config.issuers:
         findings += issuer_files(issuer)
     for name, service in config.services.items():
@@ -89,12 +87,15 @@ def check_files(config: Config) -> list[Finding]:
     return findings
 
 
-def _tls(settings: Tls) -> list[Finding]:
+def _tls(config: Config) -> list[Finding]:
+    files = listener_files(config)
+    if files is None:
+        return []
     try:
-        TlsFiles(settings).load()
+        files.load()
     except ConfigurationError as error:
         return wrong("TLS", error)
-    return ok("TLS", str(settings.certificate))
+    return ok("TLS", str(files.certificate))
 
 
 def _state(config: Config) -> list[Finding]:
@@ -161,7 +162,7 @@ def _checkpoint_key(config: Config) -> list[Finding]:
     if not os.path.lexists(path):  # the first start makes it
         return [] if path.parent == config.state else _kept("checkpoint key", path.parent)
     try:
-        key = load_signing_key(path, algorithm="EdDSA")
+        key = load_signing_key(path, algorithm="EdDSA", group_readable=config.secrets.group_readable)
     except ConfigurationError as error:
         return wrong("checkpoint key", error)
     return ok("checkpoint key", f"{path}: {key.id}")
@@ -187,7 +188,7 @@ def _signing(config: Config) -> list[Finding]:
     if not os.path.lexists(path):  # the first start makes it
         return findings if path.parent == config.state else [*findings, *_writable("signing key", path.parent)]
     try:
-        key = load_signing_key(path, algorithm=config.signing.algorithm)
+        key = load_signing_key(path, algorithm=config.signing.algorithm, group_readable=config.secrets.group_readable)
     except ConfigurationError as error:
         return [*findings, *wrong("signing key", error)]
     return [*findings, *ok("signing key", f"{path}: {key.algorithm}, {key.id}")]

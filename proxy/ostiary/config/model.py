@@ -140,6 +140,14 @@ class Signing(Strict):
     """The `iss` of minted credentials; `https://<own_host>` if left out."""
 
 
+class Secrets(Strict):
+    """The files of private keys: the signing key, the key of the listener's TLS, the key of checkpoints."""
+
+    group_readable: bool = False
+    """Whether a group of this process may be able to read them, too: as Kubernetes mounts secrets for a process that is
+    not root (`fsGroup`, mode 0440). Otherwise this user alone can, or the proxy does not start; others never."""
+
+
 class BundleVerification(Strict):
     """Whose signature the bundle must have. What has another, or none, is not taken over."""
 
@@ -285,6 +293,7 @@ class Config(Strict):
     ]
     """The services of the permission map, by name."""
     signing: Signing = Signing.model_construct()
+    secrets: Secrets = Secrets.model_construct()
     opa: Annotated[Opa, StandIn({"managed": {"bundle": "stand-in"}})]
     audit: Audit = Field(default_factory=dict, validate_default=True)
     grants: Grants | None = None

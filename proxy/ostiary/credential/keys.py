@@ -1,7 +1,6 @@
 """The signing key: made once by the supervisor, or mounted so that replicas share it.
 
-The file is an unencrypted PKCS #8 PEM that only its owner can read. It is opened once and judged by what was opened,
-so that nothing can be put in its place between the look and the reading.
+The file is an unencrypted PKCS #8 PEM that nobody else can read (`keyfile`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ostiary.credential.jwk import PublicKey, SigningAlgorithm
 from ostiary.disk import sync_directory
 from ostiary.errors import ConfigurationError
+from ostiary.keyfile import read_key_file
 
 _MAX_FILE: Final = 65_536
 _ES256: Final = ECDSA(SHA256())
@@ -89,35 +89,16 @@ def load_signing_key(
 ) -> SigningKey:
     """Read a signing key, mounted or made before.
 
-    `algorithm`, if given, is the one it must have. `group_readable` admits a file that its group may read: that is
-    how Kubernetes mounts a secret for a process that is not root (`fsGroup`). Nobody else may ever read it.
+    `algorithm`, if given, is the one it must have. `group_readable` is as in `keyfile.examine`.
 
     Raises `ConfigurationError` that names the file and never what is in it.
     """
     try:
-        # O_NONBLOCK: a FIFO put in its place would be waited for, for ever, before it could be refused.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            examine(path, os.fstat(descriptor), user=os.geteuid(), group_readable=group_readable)
-            text = os.read(descriptor, _MAX_FILE)  # a longer file is not a key, and does not parse as one
-        finally:
-            os.close(descriptor)
+        # A longer file is not a key, and does not parse as one.
+        text = read_key_file(path, what="the signing key", limit=_MAX_FILE, group_readable=group_readable)
     except OSError as error:
         raise ConfigurationError([f"{path}: the signing key cannot be read: {error.strerror}"]) from error
     return _parse(path, text, algorithm)
-
-
-def examine(path: Path, status: os.stat_result, *, user: int, group_readable: bool) -> None:
-    """Raise `ConfigurationError` unless the opened file is one that `user` (or root) alone controls and can read."""
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError([f"{path}: the signing key is not a regular file"])
-    if status.st_uid not in (0, user):
-        raise ConfigurationError([f"{path}: the signing key belongs to another user"])
-    permissions = stat.S_IMODE(status.st_mode)
-    if permissions & (0o037 if group_readable else 0o077):
-        raise ConfigurationError(
-            [f"{path}: the signing key is open to others (mode {permissions:04o}): chmod 600, or mount it so"]
-        )
 
 
 def _parse(path: Path, text: bytes, algorithm: SigningAlgorithm | None) -> SigningKey:
@@ -133,7 +114,9 @@ def _parse(path: Path, text: bytes, algorithm: SigningAlgorithm | None) -> Signi
     return key
 
 
-def ensure_signing_key(path: Path, algorithm: SigningAlgorithm = "EdDSA") -> SigningKey:
+def ensure_signing_key(
+    path: Path, algorithm: SigningAlgorithm = "EdDSA", *, group_readable: bool = False
+) -> SigningKey:
     """The key in this file, made if there is none. Several processes that start together end up with one key.
 
     A directory that is made for it has mode 0700; one that exists must not be writable by others. Raises
@@ -144,7 +127,7 @@ def ensure_signing_key(path: Path, algorithm: SigningAlgorithm = "EdDSA") -> Sig
             _create(path, SigningKey.generate(algorithm))
     except OSError as error:
         raise ConfigurationError([f"{path}: the signing key cannot be made: {error.strerror}"]) from error
-    return load_signing_key(path, algorithm=algorithm)
+    return load_signing_key(path, algorithm=algorithm, group_readable=group_readable)
 
 
 def _create(path: Path, key: SigningKey) -> None:
