@@ -352,7 +352,13 @@ def policy_monitor(
     """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's, `horizon`
     and `changed` are the watch's."""
     opa = config.opa
-    client = OpaClient(address=address, token=opa.bearer, deadline=opa.deadline, data_deadline=data_deadline)
+    client = OpaClient(
+        address=address,
+        token=opa.bearer,
+        ca_file=opa.ca_file,
+        deadline=opa.deadline,
+        data_deadline=data_deadline,
+    )
     publication = (
         StatusPublication(opa=client)
         if opa.managed is None

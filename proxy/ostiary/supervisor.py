@@ -201,7 +201,7 @@ class Supervisor:
             )
         if opa.url is None:
             raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
-        return ExternalOpa(address=opa.url, token=opa.bearer)
+        return ExternalOpa(address=opa.url, token=opa.bearer, ca_file=opa.ca_file)
 
     @contextlib.asynccontextmanager
     async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:

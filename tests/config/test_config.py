@@ -82,6 +82,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "managed": {"bundle": tmp_path / "build/demo", "verification": None, "binary": None, "checksum": None},
             "url": None,
             "token": None,
+            "ca_file": None,
             "deadline": 0.25,
             "max_policy_age": 86400,
         },

@@ -676,6 +676,17 @@ opa: {managed: {bundle: b}, token: s3cret}
 """,
         ["ostiary.yaml:6: opa.token: a managed OPA is reached over its own socket and takes no token"],
     ),
+    "authorities for an OPA without https": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {url: 'unix:///run/opa/opa.sock', ca_file: ca.pem}
+""",
+        ["ostiary.yaml:6: opa.ca_file: the OPA is not reached over https, so no certificate would be checked"],
+    ),
     "OPA over http elsewhere": (
         """\
 listen: {data: 127.0.0.1:8080}

@@ -22,7 +22,7 @@ from ostiary.policy.bundle import build_bundle
 from support.faults import asked, changed_proxy, eventually, free_port, status_of, stopped
 from support.forwarding import replies, response
 from support.proxy import PERMISSIONS, RunningProxy, running_proxy
-from support.upstream import RawUpstream, Script, Seen, UpstreamConnection, until
+from support.upstream import Authority, RawUpstream, Script, Seen, UpstreamConnection, until
 
 Orders = Callable[[Script], AbstractAsyncContextManager[RawUpstream]]
 WITHOUT_ORDER_42 = PERMISSIONS.replace("list-orders, get-order, head-order", "list-orders, head-order")
@@ -204,7 +204,7 @@ def short_path() -> Iterator[Path]:
         yield Path(place)
 
 
-@pytest.mark.parametrize("way", ["unix", "http"])
+@pytest.mark.parametrize("way", ["unix", "http", "https"])
 async def test_the_opa_of_another_is_asked_and_missed(
     opa_binary: Path, tmp_path: Path, short_path: Path, way: str
 ) -> None:
@@ -212,9 +212,16 @@ async def test_the_opa_of_another_is_asked_and_missed(
     (tmp_path / "permissions.yaml").write_text(PERMISSIONS)
     bundle = build_bundle(tmp_path, tmp_path / "bundle", opa=opa_binary, sequence=1, rego_root=assets.rego()).path
     port = free_port()
-    address = f"unix://{short_path}/opa.sock" if way == "unix" else f"http://127.0.0.1:{port}"
-    command = [opa_binary, "run", "--server", "--skip-version-check", "--log-level=error"]
-    command += ["--addr", address if way == "unix" else f"127.0.0.1:{port}", "--ignore=*_test.rego", "--bundle", bundle]
+    address = f"unix://{short_path}/opa.sock" if way == "unix" else f"{way}://127.0.0.1:{port}"
+    listening = ["--addr", address]
+    settings = f'{{url: "{address}"}}'
+    if way == "https":
+        authority = Authority(tmp_path, "private")
+        certificate, key = authority.issue("127.0.0.1")
+        listening += [f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"]
+        settings = f'{{url: "{address}", ca_file: {authority.ca_file}}}'
+    command = [opa_binary, "run", "--server", "--skip-version-check", "--log-level=error", *listening]
+    command += ["--ignore=*_test.rego", "--bundle", bundle]
 
     @asynccontextmanager
     async def running_opa() -> AsyncIterator[asyncio.subprocess.Process]:
@@ -229,7 +236,7 @@ async def test_the_opa_of_another_is_asked_and_missed(
     async with RawUpstream(replies(response())).running() as upstream:
         async with running_opa() as opa:
             starting = changed_proxy(
-                upstreams={"orders": upstream.port}, changes={"{managed: {bundle: bundle}}": f'{{url: "{address}"}}'}
+                upstreams={"orders": upstream.port}, changes={"{managed: {bundle: bundle}}": settings}
             )
             proxy = await starting.__aenter__()
             assert await asyncio.to_thread(status_of, proxy) == 200

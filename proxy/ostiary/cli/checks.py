@@ -23,6 +23,7 @@ from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.install import OpaNotFound, ensure_opa
+from ostiary.opa.transport import trusting
 from ostiary.policy.bundle import PERMISSIONS, build_bundle
 from ostiary.policy.model import load_permissions
 from ostiary.stage_settings import upstream_settings
@@ -75,6 +76,11 @@ def check_files(config: Config) -> list[Finding]:
     findings = [*_state(config), *_signing(config), *_audit(config)]
     if config.opa.managed is not None:
         findings += _bundle(config.opa.managed.bundle)
+    if config.opa.ca_file is not None:
+        try:
+            trusting(config.opa.ca_file)
+        except ConfigurationError as error:
+            findings += wrong("OPA", error)
     findings += _tls(config)
     for issuer in config.issuers:
         findings += issuer_files(issuer)

@@ -72,6 +72,8 @@ async def _opa(config: Config) -> list[Finding]:
         if managed is not None:
             return await _managed_opa(managed)
         return await _external_opa(config, config.opa.url) if config.opa.url is not None else []
+    except ConfigurationError:
+        return []  # said of the file of its authorities itself
     except (OpaNotFound, OpaNotReady, ValueError, OSError) as error:
         return wrong("OPA", str(error))
 
@@ -89,9 +91,10 @@ async def _managed_opa(settings: ManagedSettings) -> list[Finding]:
 
 
 async def _external_opa(config: Config, address: OpaAddress) -> list[Finding]:
-    async with ExternalOpa(address=address, token=config.opa.bearer, start_timeout=_PATIENCE) as opa:
+    bearer, ca_file = config.opa.bearer, config.opa.ca_file
+    async with ExternalOpa(address=address, token=bearer, ca_file=ca_file, start_timeout=_PATIENCE) as opa:
         findings = ok("OPA", f"{address} serves {opa.revision}")
-    async with OpaClient(address=address, token=config.opa.bearer) as client:
+    async with OpaClient(address=address, token=bearer, ca_file=ca_file) as client:
         try:
             await client.status()
         except PolicyUnavailable as unavailable:

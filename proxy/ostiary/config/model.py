@@ -182,6 +182,8 @@ class Opa(Strict):
     """An OPA that somebody else runs: `unix:///run/opa/opa.sock`, `http://127.0.0.1:8181` or an https origin."""
     token: Annotated[Secret | None, StandIn("stand-in")] = None
     """A bearer token for the OPA at `url`."""
+    ca_file: FilePath | None = None
+    """PEM file of the authorities that are trusted for the OPA at `url`, if that is https; the system's if left out."""
     deadline: Annotated[float, Duration(least=0.001, most=30)] = 0.25
     """How long a decision may take; later is 503."""
     max_policy_age: Annotated[int, Duration(least=1, most=366 * 86400, whole=True)] = 86400
@@ -197,9 +199,13 @@ class Opa(Strict):
         if (self.managed is None) == (self.url is None):
             lacking = ("managed", "url") if self.url is None else ()
             raise mistake("needs exactly one of 'managed' and 'url'", lacking=lacking)
+        found: list[tuple[tuple[int | str, ...], str]] = []
         if self.managed is not None and self.token is not None:
-            unused = "a managed OPA is reached over its own socket and takes no token"
-            raise mistakes_at([(("token",), unused)], lacking=())
+            found.append((("token",), "a managed OPA is reached over its own socket and takes no token"))
+        if self.ca_file is not None and (self.url is None or not self.url.tls):
+            found.append((("ca_file",), "the OPA is not reached over https, so no certificate would be checked"))
+        if found:
+            raise mistakes_at(found, lacking=())
         return self
 
 

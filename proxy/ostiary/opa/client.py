@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -41,7 +42,8 @@ class OpaClient:
     """One per process, opened in its lifespan (`async with`). Implements `decision.query.PolicyQuery`.
 
     `deadline` (seconds) covers a whole decision, connecting included; `data_deadline` every other call. `token` is sent
-    as a bearer token.
+    as a bearer token. `ca_file` holds the authorities trusted for https, None stands for the system's; the constructor
+    raises `ConfigurationError` if it cannot be used.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class OpaClient:
         *,
         address: OpaAddress,
         token: str | None = None,
+        ca_file: Path | None = None,
         deadline: float = 0.25,
         data_deadline: float = 5.0,
         connections: int = 128,
@@ -58,7 +61,7 @@ class OpaClient:
         self.address = address
         self._deadline = deadline
         self._data_deadline = data_deadline
-        self._transport = OpaTransport(address=address, token=token, connections=connections)
+        self._transport = OpaTransport(address=address, token=token, ca_file=ca_file, connections=connections)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()

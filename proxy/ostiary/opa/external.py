@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,19 +15,29 @@ from ostiary.opa.probe import wait_until_ready
 class ExternalOpa:
     """The counterpart of `ManagedOpa` for an address. Opening (`async with`) returns with OPA serving a bundle.
 
-    `start_timeout` is in seconds. `token` is as in `OpaClient`.
+    `start_timeout` is in seconds. `token` and `ca_file` are as in `OpaClient`.
     """
 
-    def __init__(self, *, address: OpaAddress, token: str | None = None, start_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        address: OpaAddress,
+        token: str | None = None,
+        ca_file: Path | None = None,
+        start_timeout: float = 30.0,
+    ) -> None:
         self.address = address
         self._token = token
+        self._ca_file = ca_file
         self._start_timeout = start_timeout
         self.state: State = "starting"
         self.revision: str | None = None
 
     async def __aenter__(self) -> Self:
         """Raises `OpaNotReady` with the reason if OPA is not ready in time."""
-        async with OpaClient(address=self.address, token=self._token, deadline=self._start_timeout) as client:
+        async with OpaClient(
+            address=self.address, token=self._token, ca_file=self._ca_file, deadline=self._start_timeout
+        ) as client:
             revision = await wait_until_ready(client, expected=None, patience=self._start_timeout)
         self.revision = str(revision)
         self.state = "serving"

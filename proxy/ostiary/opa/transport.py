@@ -13,6 +13,7 @@ import aiohttp
 from opa_client.opa_async import AsyncOpaClient
 from yarl import URL
 
+from ostiary.errors import ConfigurationError
 from ostiary.opa.address import OpaAddress
 
 _HEADERS: Final = {
@@ -39,6 +40,14 @@ class _Lease:
     retired: bool = False
 
 
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """For a client that trusts these authorities (PEM) and no others, or the system's. Raises `ConfigurationError`."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigurationError([f"{ca_file}: the ca_file of OPA cannot be used: {error}"]) from error
+
+
 class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships no types
     """One HTTP exchange with OPA at a time per connection, over at most `connections` kept-alive ones.
 
@@ -49,8 +58,9 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
     restarted, or a new one with a new bundle took over), connections to the old one are used no longer.
     """
 
-    def __init__(self, *, address: OpaAddress, token: str | None, connections: int) -> None:
+    def __init__(self, *, address: OpaAddress, token: str | None, ca_file: Path | None, connections: int) -> None:
         super().__init__(host=address.host, port=address.port, ssl=address.tls, token=token, retries=0)
+        self._tls: ssl.SSLContext | bool = trusting(ca_file) if address.tls else True
         self._address = address
         self._connections = connections
         self._lease: _Lease | None = None
@@ -75,8 +85,7 @@ class OpaTransport(AsyncOpaClient):  # type: ignore[misc]  # the library ships n
             return aiohttp.UnixConnector(
                 path=str(self._address.socket), limit=self._connections, keepalive_timeout=_KEEPALIVE
             )
-        context = ssl.create_default_context() if self._address.tls else True
-        return aiohttp.TCPConnector(ssl=context, limit=self._connections, keepalive_timeout=_KEEPALIVE)
+        return aiohttp.TCPConnector(ssl=self._tls, limit=self._connections, keepalive_timeout=_KEEPALIVE)
 
     async def exchange(self, method: str, path: str, *, body: bytes | None, limit: int) -> tuple[int, bytes]:
         """Send one request to a constant `path` with its query; status and body of the answer.
