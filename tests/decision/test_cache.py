@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from ostiary.decision.cache import CachingAuthorizer
+from ostiary.decision.contract import parse_decision
 from ostiary.decision.horizon import PolicyHorizon
+from ostiary.decision.query import Answer
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError, PolicyUnavailable, TooManyDecisions
 from ostiary.models import AccessRequest, CachePolicy, Decision, Grant
 from support.audit import decision
-from support.opa import NOW, request
+from support.opa import ALLOWED, DENIED, NOW, request
 
 REVISION = "7-a"
 GRANT = Grant(
@@ -373,6 +375,33 @@ async def test_a_hit_that_was_not_the_policys_answer_ends_caching_loudly(caplog:
     assert (
         "a kept decision on GET of orders was not the policy's: allow, reasons, permission, credential" in caplog.text
     )
+
+
+def said(result: dict[str, Any]) -> Decision:
+    """What OPA said, as the authorizer understands it."""
+    return parse_decision(Answer(defined=True, result=result, revision=REVISION), asked())
+
+
+async def test_how_long_an_answer_may_be_kept_is_no_part_of_it() -> None:
+    """It may depend on when it was asked for: on the seconds that are left until an hour ends."""
+    for first, then in ((5, 1), (60, 40), (3, 40)):  # beyond five seconds, what was said is not what counts
+        stage = Stage()
+        answers = [said({**ALLOWED, "cache": {"max_age": age, "vary": []}}) for age in (first, then)]
+        stage.policy.answer = lambda _: answers.pop(0) if len(answers) > 1 else answers[0]  # noqa: B023
+        await stage.decide(asked())
+        await until_checked(stage, asked())
+        assert (stage.cache.facts().checked, stage.horizon.current) == (1, REVISION)
+
+
+async def test_what_the_audit_records_of_an_answer_is_a_part_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a denial more is recorded than counts."""
+    stage = Stage()
+    stage.policy.answer = lambda _: said({**DENIED, "expires_at": "never"})
+    await stage.decide(asked())
+    stage.policy.answer = lambda _: said({**DENIED, "expires_at": "tomorrow"})
+    await until_checked(stage, asked())
+    assert stage.horizon.current is None
+    assert "a kept decision on GET of orders was not the policy's: expires_at" in caplog.text
 
 
 @pytest.mark.parametrize("given", [PolicyUnavailable("gone"), replace(denied(), revision="8-b"), answer(max_age=1)])

@@ -30,8 +30,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from ostiary.bounded import BoundedMap
@@ -40,7 +40,7 @@ from ostiary.decision.shelf import Entry, Key, Shelf
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError
 from ostiary.interfaces import Authorizer
-from ostiary.models import AccessRequest, Decision
+from ostiary.models import AccessRequest, Decision, Json
 
 _log = logging.getLogger("ostiary.decision")
 
@@ -279,16 +279,18 @@ def _full(primary: Key, names: _Names, request: AccessRequest) -> Key:
 
 
 def _differing(kept: Decision, asked: Decision) -> list[str]:
-    """The members in which two decisions differ that should be one.
+    """The members in which two answers of the policy differ that should be one, as they go into the audit.
 
-    `document` says the same as the other members. `max_age` may be computed from something else than the request.
+    `max_age` may: an organisation's rules can compute it from the time that it is, and not only from the request's.
     """
-    found = [
-        one.name
-        for one in fields(Decision)
-        if one.name not in ("cached", "document", "cache") and getattr(kept, one.name) != getattr(asked, one.name)
-    ]
-    return [*found, "vary"] if kept.cache.vary != asked.cache.vary else found
+    before, now = _lasting(kept), _lasting(asked)
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+def _lasting(decision: Decision) -> dict[str, Json]:
+    document = dict(decision.document)
+    cache = document.pop("cache", None)
+    return {**document, "vary": cache.get("vary") if isinstance(cache, Mapping) else cache}
 
 
 def _own(refusal: AccessError) -> AccessError:
