@@ -23,7 +23,7 @@ import orjson
 import uvloop
 
 from benchmarks.processes import usage
-from ostiary import app
+from ostiary import app, deciding
 from ostiary.clock import SystemClock
 from ostiary.config import load_config
 from ostiary.credential import ensure_signing_key
@@ -108,11 +108,11 @@ async def main(path: Path, count: int) -> dict[str, Any]:
     ensure_signing_key(config.signing_key_file, config.signing.algorithm)
     # All that the authorizer uses of the two.
     client, monitor = cast("OpaClient", Allowing()), cast("PolicyMonitor", Fresh())
-    authorizer = app.opa_authorizer(config, client=client, monitor=monitor, horizon=PolicyHorizon(), clock=clock)
+    authorizer = deciding.opa_authorizer(config, client=client, monitor=monitor, horizon=PolicyHorizon(), clock=clock)
     if not isinstance(authorizer, CachingAuthorizer):
         raise SystemExit(f"{path} turns the cache off")
     port = config.listen.data.port
-    policy = app.opa_policy(config, OpaAddress(socket=config.state / "none.sock"), clock=clock)
+    policy = deciding.opa_policy(config, OpaAddress(socket=config.state / "none.sock"), clock=clock)
     policy = replace(policy, authorizer=authorizer, lifespan=contextlib.nullcontext())
     composed = app.compose(config, name="w0", port=port, policy=policy, clock=clock)
     with contextlib.closing(bind(config.listen.data.host, port)) as listener:

@@ -26,7 +26,7 @@ from typing import Final, Self
 
 import uvloop
 
-from ostiary import app
+from ostiary import app, deciding
 from ostiary.clock import SystemClock
 from ostiary.config import load_config
 from ostiary.credential import ensure_signing_key
@@ -164,7 +164,7 @@ async def main(path: Path, rung: str) -> None:
         opa = await stack.enter_async_context(
             ManagedOpa(binary=ensure_opa(), bundle=config.opa.managed.bundle, directory=config.state / "opa")
         )
-        policy = app.opa_policy(config, opa.address, clock=clock)
+        policy = deciding.opa_policy(config, opa.address, clock=clock)
         if rung == SCRIPTED or "decision" in lacking(rung):
             policy = replace(policy, authorizer=allowing(opa.revision or ""))
         composed = app.compose(config, name="w0", port=port, policy=policy, clock=clock)

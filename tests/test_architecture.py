@@ -37,6 +37,7 @@ STAGES = {"identity", "decision", "credential", "upstream", "audit", "server", "
 SERVICES = {"opa", "policy", "grants", "admin", "telemetry"}
 COMPOSITION = {
     "app",
+    "deciding",
     "__main__",
     "logs",
     "worker",

@@ -6,17 +6,17 @@ The pipeline sees interfaces; which class stands behind each, and which of them 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostiary.access import AccessRequestBuilder, NoGrants
+from ostiary.admin.health import WorkerHealth
 from ostiary.audit import (
     CHECKPOINTS,
     AuditFiles,
@@ -40,17 +40,14 @@ from ostiary.credential import (
     CachingSwapper,
     MintedSwapper,
     Minter,
+    SigningKey,
     Swapper,
     ensure_signing_key,
     load_signing_key,
     public_jwks,
 )
-from ostiary.decision.authorizer import OpaAuthorizer
-from ostiary.decision.batching import BatchingPolicy
+from ostiary.deciding import Policy
 from ostiary.decision.cache import CachingAuthorizer
-from ostiary.decision.horizon import Announcements, PolicyHorizon
-from ostiary.decision.limits import LimitedAuthorizer
-from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import AccessError
 from ostiary.identity import (
     CertificateSource,
@@ -60,12 +57,7 @@ from ostiary.identity import (
     XfccAuthenticator,
     build_authenticator,
 )
-from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
-from ostiary.opa.address import OpaAddress
-from ostiary.opa.bundle import PublishedBundle
-from ostiary.opa.catalog import OpaEndpointCatalog
-from ostiary.opa.client import OpaClient
-from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
+from ostiary.interfaces import EndpointCatalog
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
 from ostiary.server import Gate, Refused, strict_protocol, tls_protocol
@@ -80,9 +72,6 @@ from ostiary.stage_settings import (
 )
 from ostiary.target import Targets
 from ostiary.upstream import Forwarder
-
-_LOOK_INTERVAL: Final = 5.0
-"""Seconds between two looks at OPA, at most."""
 
 
 class DataApplication(Starlette):
@@ -104,27 +93,25 @@ class DataApplication(Starlette):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
-    """A worker's application, and the protocol class that its listener must have.
+    """A worker's application, the protocol class that its listener must have, and how the worker is.
 
     `application` has an ASGI lifespan; whoever would rather have its errors than a server's log enters `lifespan()`.
     """
 
     application: DataApplication
     protocol: type[asyncio.Protocol]
+    health: Callable[[], WorkerHealth]
 
     def lifespan(self) -> AbstractAsyncContextManager[object]:
         return self.application.router.lifespan_context(self.application)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """Who decides, and who knows the endpoints, of what is asked and of what was decided. `lifespan` is open while
-    requests are served."""
+class Part(Protocol):
+    """What a worker opens before it serves, and closes when it has."""
 
-    authorizer: Authorizer
-    catalog: EndpointCatalog
-    predictor: EndpointPredictor
-    lifespan: AbstractAsyncContextManager[object]
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Clock) -> Composed:
@@ -134,7 +121,6 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         algorithm=config.signing.algorithm,
         group_readable=config.secrets.group_readable,
     )
-    issuer = config.credential_issuer
     audit = FileAuditLog(
         sink=audit_trail(config, worker=name), worker=name, clock=clock, deadline=config.audit.deadline
     )
@@ -147,69 +133,64 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         {name: upstream_settings(service, config) for name, service in config.services.items()},
         drain_timeout=config.limits.drain_timeout,
     )
-    minter = Minter(key=key, issuer=issuer)
-    listen = config.listen
-    asks_clients = listen.tls is not None and listen.tls.asks_clients
-    dpop_algorithms = () if listen.dpop is None else listen.dpop.algorithms
-    # Where only tokens are taken that are bound to a key, a bearer token is not asked for.
-    dpop_required = listen.bound_tokens == "required" and not asks_clients
-    problems = Problems(
-        detail=config.errors.detail,
-        bearer="jwt" in listen.identity and not dpop_required,
-        dpop_algorithms=dpop_algorithms,
-    )
+    problems = _problems(config)
     pipeline = Pipeline(
         audit=audit,
-        targets=Targets(
-            hosts={host: name for name, service in config.services.items() for host in service.hosts},
-            own_host=config.own_host,
-            ports=frozenset({port, *config.listen.public_ports}),
-            target_bytes=config.limits.target_bytes,
-        ),
-        concierge=ProxyConcierge(
-            cors={name: cors for name, one in config.services.items() if (cors := cors_settings(one)) is not None},
-            documents={
-                JWKS_PATH: (b"application/jwk-set+json", public_jwks([key.public], config.signing.extra_keys)),
-                PROTECTED_RESOURCE_PATH: (
-                    b"application/json",
-                    protected_resource_metadata(
-                        resource=issuer,
-                        issuers=[one.issuer for one in config.issuers if one.use == "jwt"],
-                        certificate_bound=asks_clients and "jwt" in listen.identity,
-                        dpop_algorithms=dpop_algorithms,
-                        dpop_required=dpop_required,
-                    ),
-                ),
-            },
-        ),
+        targets=_targets(config, port=port),
+        concierge=_concierge(config, key),
         authenticator=authenticator,
         requests=AccessRequestBuilder(clock=clock, grants=NoGrants(), endpoints=policy.predictor),
         authorizer=policy.authorizer,
-        swapper=CachingSwapper(
-            Swapper(
-                {
-                    name: MintedSwapper(
-                        minter=minter, catalog=policy.catalog, clock=clock, lifetime=service.credential.lifetime
-                    )
-                    for name, service in config.services.items()
-                }
-            ),
-            clock=clock,
-        ),
+        swapper=_swapper(config, key, catalog=policy.catalog, clock=clock),
         upstream=forwarder,
         problems=problems,
     )
 
+    def health() -> WorkerHealth:
+        asked = policy.authorizer
+        return WorkerHealth(
+            worker=name,
+            audit=audit.health(),
+            issuers=authenticator.health(),
+            services=forwarder.facts(),
+            decisions=asked.facts() if isinstance(asked, CachingAuthorizer) else None,
+        )
+
+    parts: list[Part] = [audit, authenticator, *([] if files is None else [files])]
+    return Composed(
+        application=DataApplication(
+            pipeline, lifespan=_lifespan(parts, policy=policy, forwarder=forwarder, replays=replays)
+        ),
+        protocol=_protocol(config, audit=audit, problems=problems, files=files),
+        health=health,
+    )
+
+
+def _lifespan(
+    parts: Sequence[Part], *, policy: Policy, forwarder: Forwarder, replays: ReplayTable | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """The forwarder is open last and closed first: what is asked is answered and recorded until then."""
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for part in (audit, authenticator, *(one for one in (files, replays) if one is not None)):
+            if replays is not None:
+                stack.callback(replays.close)
+            for part in parts:
                 await part.start()
                 stack.push_async_callback(part.close)
             await stack.enter_async_context(policy.lifespan)
             await forwarder.start()
             stack.push_async_callback(forwarder.close)
             yield
+
+    return lifespan
+
+
+def _protocol(
+    config: Config, *, audit: FileAuditLog, problems: Problems, files: TlsFiles | None
+) -> type[asyncio.Protocol]:
+    """What the listener speaks, which records by itself what it refuses."""
 
     def refused(refusal: AccessError, facts: Refused) -> None:
         audit.refused(
@@ -224,10 +205,52 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     strict = strict_protocol(
         limits=listener_limits(config), problems=problems, on_refused=refused, proxies=pinned_proxies(config)
     )
-    return Composed(
-        application=DataApplication(pipeline, lifespan=lifespan),
-        protocol=strict if files is None else tls_protocol(strict, contexts=files),
+    return strict if files is None else tls_protocol(strict, contexts=files)
+
+
+def _problems(config: Config) -> Problems:
+    listen = config.listen
+    return Problems(
+        detail=config.errors.detail,
+        bearer="jwt" in listen.identity and not listen.demands_dpop,
+        dpop_algorithms=listen.dpop_algorithms,
     )
+
+
+def _targets(config: Config, *, port: int) -> Targets:
+    return Targets(
+        hosts=config.hosts,
+        own_host=config.own_host,
+        ports=frozenset({port, *config.listen.public_ports}),
+        target_bytes=config.limits.target_bytes,
+    )
+
+
+def _concierge(config: Config, key: SigningKey) -> ProxyConcierge:
+    listen = config.listen
+    metadata = protected_resource_metadata(
+        resource=config.credential_issuer,
+        issuers=[one.issuer for one in config.issuers if one.use == "jwt"],
+        certificate_bound=listen.asks_clients and "jwt" in listen.identity,
+        dpop_algorithms=listen.dpop_algorithms,
+        dpop_required=listen.demands_dpop,
+    )
+    return ProxyConcierge(
+        cors={name: cors for name, one in config.services.items() if (cors := cors_settings(one)) is not None},
+        documents={
+            JWKS_PATH: (b"application/jwk-set+json", public_jwks([key.public], config.signing.extra_keys)),
+            PROTECTED_RESOURCE_PATH: (b"application/json", metadata),
+        },
+    )
+
+
+def _swapper(config: Config, key: SigningKey, *, catalog: EndpointCatalog, clock: Clock) -> CachingSwapper:
+    minter = Minter(key=key, issuer=config.credential_issuer)
+    strategies = {
+        name: MintedSwapper(minter=minter, catalog=catalog, clock=clock, lifetime=service.credential.lifetime)
+        for name, service in config.services.items()
+    }
+    return CachingSwapper(Swapper(strategies), clock=clock)
 
 
 def audit_trail(config: Config, *, worker: str) -> AuditTrail:
@@ -269,7 +292,7 @@ def listener_authenticator(
     proofs were used."""
     listen = config.listen
     certificates: CertificateSource | None = None
-    if files is not None and listen.tls is not None and listen.tls.asks_clients:
+    if files is not None and listen.tls is not None and listen.asks_clients:
         certificates = MtlsAuthenticator(trust=files.trust, clock=clock)
         if listen.xfcc is not None:
             certificates = XfccAuthenticator(
@@ -287,92 +310,3 @@ def listener_authenticator(
         replays=replays,
         memory=config.issuer_keys,
     )
-
-
-def opa_policy(
-    config: Config, address: OpaAddress, *, clock: Clock, announcements: Announcements | None = None
-) -> Policy:
-    """The policy that OPA holds: every decision is asked for, or was a moment ago."""
-    horizon = PolicyHorizon(announcements=announcements)
-    client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon)
-    catalog = OpaEndpointCatalog(source=client, clock=clock, horizon=horizon)
-
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        async with client, monitor:
-            await catalog.read()
-            yield
-
-    return Policy(
-        authorizer=opa_authorizer(config, client=client, monitor=monitor, horizon=horizon, clock=clock),
-        catalog=catalog,
-        predictor=catalog,
-        lifespan=lifespan(),
-    )
-
-
-def opa_authorizer(
-    config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
-) -> Authorizer:
-    """From the outside in: the cache, the limits on what is asked, the questions, batched."""
-    opa, limits = config.opa, config.limits
-    staleness = StalenessLimit(freshness=monitor, most=opa.max_policy_age)
-    asking = LimitedAuthorizer(
-        authorizer=OpaAuthorizer(
-            policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, len(cores()))),
-            staleness=staleness,
-            horizon=horizon,
-        ),
-        clock=clock,
-        in_flight=limits.decisions_in_flight,
-        rate=limits.decisions_per_second,
-        burst=2 * limits.decisions_per_second,
-    )
-    if limits.cached_decisions == 0:
-        return asking
-    return CachingAuthorizer(
-        authorizer=asking,
-        horizon=horizon,
-        staleness=staleness,
-        allows=limits.cached_decisions,
-        denials=limits.cached_denials,
-        per_identity=limits.cached_per_identity,
-    )
-
-
-def policy_monitor(
-    config: Config,
-    address: OpaAddress,
-    *,
-    clock: Clock,
-    horizon: PolicyHorizon,
-    changed: Callable[[], None] = lambda: None,
-    data_deadline: float = 5.0,
-) -> tuple[OpaClient, PolicyMonitor]:
-    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's, `horizon`
-    and `changed` are the watch's."""
-    opa = config.opa
-    client = OpaClient(
-        address=address,
-        token=opa.bearer,
-        ca_file=opa.ca_file,
-        deadline=opa.deadline,
-        data_deadline=data_deadline,
-    )
-    publication = (
-        StatusPublication(opa=client)
-        if opa.managed is None
-        else BundlePublication(bundle=PublishedBundle(opa.managed.bundle), clock=clock)
-    )
-    # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
-    interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
-    return client, PolicyMonitor(
-        opa=client, publication=publication, clock=clock, horizon=horizon, changed=changed, interval=interval
-    )
-
-
-def cores() -> tuple[int, ...]:
-    """Those that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))

@@ -1,7 +1,7 @@
 """The workers: as many processes as there should be, each started again when it dies.
 
-A worker tells over a pipe that it accepts, or why it cannot start. One that never came up is a mistake to show, and
-ends the crew; one that dies later is started again, with back-off when it dies young.
+A worker tells over a pipe that it accepts, or why it cannot start, and how it is when it is asked. One that never came
+up is a mistake to show, and ends the crew; one that dies later is started again, with back-off when it dies young.
 
 In a rolling restart each worker is replaced in turn, and drains only once its successor accepts: all of them listen on
 one socket, so at every instant somebody takes what waits there.
@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 from ostiary import worker
+from ostiary.admin.health import WorkerHealth
 from ostiary.errors import ConfigurationError
 
 _log = logging.getLogger("ostiary.supervisor")
@@ -38,18 +39,20 @@ _START_TIMEOUT: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One process, from its start to its end. `failure` is what it said of why it could not start.
+    """One process, from its start to its end. `failure` is what it said of why it could not start. `answer` is what it
+    will say of its health, where it was asked; None if it ends before.
 
     `successor` takes its place, or tries to: None comes of it if it could not.
     """
 
     name: str
     process: BaseProcess
-    receiver: Connection
+    pipe: Connection
     started: float = field(default_factory=time.monotonic)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     failure: tuple[str, ...] = ()
+    answer: asyncio.Future[WorkerHealth | None] | None = None
     exit_code: int | None = None
     successor: asyncio.Task[_Worker | None] | None = None
 
@@ -65,7 +68,7 @@ class _Worker:
 class Crew:
     """Keeps one worker for each of `settings` on the listening socket `data`.
 
-    `ready` is set once all of them accepted. `serving` is how many do now.
+    `ready` is set once all of them accepted.
     """
 
     def __init__(self, settings: Sequence[worker.WorkerSettings], *, data: socket.socket) -> None:
@@ -81,9 +84,21 @@ class Crew:
     def size(self) -> int:
         return len(self._settings)
 
-    @property
-    def serving(self) -> int:
-        return sum(one.serves for one in self._workers.values())
+    async def health(self, *, patience: float) -> tuple[WorkerHealth, ...]:
+        """What those that accept say of themselves, by name, but for those that have not within `patience` seconds."""
+        asked = [self._ask(one) for one in self._workers.values() if one.serves]
+        if asked:
+            await asyncio.wait(asked, timeout=patience)
+        told = [found for answer in asked if answer.done() and (found := answer.result()) is not None]
+        return tuple(sorted(told, key=lambda one: one.worker))
+
+    def _ask(self, one: _Worker) -> asyncio.Future[WorkerHealth | None]:
+        """One question at a time to each: what nobody reads can never fill a pipe."""
+        if one.answer is None:
+            one.answer = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(OSError):  # it has ended, which its sentinel tells too
+                one.pipe.send(worker.HOW)
+        return one.answer
 
     async def serve(self) -> None:
         """Keep the workers until cancelled. Raises `ConfigurationError` when one cannot be started at all."""
@@ -200,7 +215,7 @@ class Crew:
         """Start a worker and wait for its end, or for that of the last of its successors."""
         one = self._workers[settings.name] = self._start(settings)
         await self._come_up(one)
-        if one.ready.is_set() and not self.ready.is_set() and self.serving == self.size:
+        if one.ready.is_set() and not self.ready.is_set() and self._all_serve:
             self.ready.set()
         while True:
             await one.ended.wait()
@@ -218,27 +233,27 @@ class Crew:
             one.process.kill()
 
     def _start(self, settings: worker.WorkerSettings) -> _Worker:
-        receiver, sender = self._context.Pipe(duplex=False)
+        ours, theirs = self._context.Pipe()
         # A daemon: should this process end by an error, the workers are not waited for but ended.
         process = self._context.Process(
-            target=worker.main, args=(settings, self._data, sender), name=settings.name, daemon=True
+            target=worker.main, args=(settings, self._data, theirs), name=settings.name, daemon=True
         )
         try:
-            with sender, _no_interrupt():
+            with theirs, _no_interrupt():
                 process.start()
         except BaseException:
-            receiver.close()
+            ours.close()
             raise
-        one = _Worker(name=settings.name, process=process, receiver=receiver)
+        one = _Worker(name=settings.name, process=process, pipe=ours)
         self._all.add(one)
         loop = asyncio.get_running_loop()
-        loop.add_reader(receiver.fileno(), self._heard, one)
+        loop.add_reader(ours.fileno(), self._heard, one)
         loop.add_reader(process.sentinel, self._died, one)
         return one
 
     def _heard(self, one: _Worker) -> None:
         try:
-            message = one.receiver.recv()
+            message = one.pipe.recv()
         except (EOFError, OSError):
             self._hang_up(one)
             return
@@ -246,22 +261,34 @@ class Crew:
             one.ready.set()
         elif isinstance(message, worker.StartFailure):
             one.failure = message.lines
+        elif isinstance(message, WorkerHealth):
+            self._answered(one, message)
+
+    @property
+    def _all_serve(self) -> bool:
+        return sum(one.serves for one in self._workers.values()) == self.size
 
     def _died(self, one: _Worker) -> None:
         asyncio.get_running_loop().remove_reader(one.process.sentinel)
         one.process.join()
-        while not one.receiver.closed and one.receiver.poll():
+        while not one.pipe.closed and one.pipe.poll():
             self._heard(one)  # its last words
         self._hang_up(one)
         one.exit_code = one.process.exitcode
         one.process.close()  # its pipes, now rather than when it is collected
         self._all.discard(one)
+        self._answered(one, None)
         one.ended.set()
 
+    def _answered(self, one: _Worker, health: WorkerHealth | None) -> None:
+        answer, one.answer = one.answer, None
+        if answer is not None:
+            answer.set_result(health)
+
     def _hang_up(self, one: _Worker) -> None:
-        if not one.receiver.closed:
-            asyncio.get_running_loop().remove_reader(one.receiver.fileno())
-            one.receiver.close()
+        if not one.pipe.closed:
+            asyncio.get_running_loop().remove_reader(one.pipe.fileno())
+            one.pipe.close()
 
 
 def _beside(name: str, place: str) -> str:

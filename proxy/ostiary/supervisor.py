@@ -17,16 +17,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ostiary import app
-from ostiary.admin.app import Health, admin_application
+from ostiary import deciding
+from ostiary.admin.app import admin_application
+from ostiary.admin.health import Health, WorkerHealth
 from ostiary.certificates import listener_files
 from ostiary.clock import SystemClock
 from ostiary.config import Config
@@ -52,7 +55,7 @@ from ostiary.worker import WorkerSettings
 _log = logging.getLogger("ostiary.supervisor")
 
 _HEALTH_DEADLINE: Final = 1.0
-"""Seconds that OPA has to show that it is there, when somebody asks for the proxy's health."""
+"""Seconds that OPA and the workers have to show that they are there, when somebody asks for the proxy's health."""
 _CLOSING: Final = 2.0
 """Seconds that a drained worker has, beside the audit's deadline, to close its parts."""
 
@@ -79,6 +82,7 @@ class Supervisor:
         self._running: asyncio.Task[None] | None = None
         self._rolling: asyncio.Task[None] | None = None
         self._stops = 0
+        self._serving_since = math.inf
         self.ready = asyncio.Event()
         self.data_address: tuple[str, int] = ("", 0)
         self.opa: PolicyService | None = None
@@ -154,6 +158,7 @@ class Supervisor:
     async def _announce(self, crew: Crew) -> None:
         await crew.ready.wait()
         secured = "" if self._tls is None else ", over TLS"
+        self._serving_since = time.monotonic()
         _log.info("serving on %s:%d with %d worker(s)%s", *self.data_address, crew.size, secured)
         self.ready.set()
 
@@ -170,7 +175,7 @@ class Supervisor:
         await crew.drain(patience=self._patience)
 
     def _new_crew(self, opa: OpaAddress, data: socket.socket) -> Crew:
-        cores = cores_of(self._workers, cores=app.cores(), pinned=self._config.pin_workers)
+        cores = cores_of(self._workers, cores=deciding.cores(), pinned=self._config.pin_workers)
         return Crew(
             [
                 WorkerSettings(
@@ -205,7 +210,7 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:
-        client, monitor = app.policy_monitor(
+        client, monitor = deciding.policy_monitor(
             self._config,
             address,
             clock=SystemClock(),
@@ -232,22 +237,32 @@ class Supervisor:
     # administration
 
     async def health(self) -> Health:
-        """What is there now: OPA is asked, not remembered."""
-        monitor, crew = self._monitor, self._crew
-        policy, revision = "starting", None
-        if monitor is not None:
-            await monitor.look()
-            policy, revision = monitor.state, monitor.revision
-            if revision is not None and monitor.age(revision) > self._config.opa.max_policy_age:
-                policy = "stale"
+        """What is there now: OPA and the workers are asked, not remembered."""
+        (policy, revision), reports = await asyncio.gather(self._policy(), self._reports())
         return Health(
             draining=self._stops > 0,
             policy=policy,
             revision=revision,
             workers=self._workers,
-            workers_ready=0 if crew is None else crew.serving,
+            reports=reports,
+            serving_for=max(time.monotonic() - self._serving_since, 0.0),
             tls=None if self._tls is None else self._tls.state,
+            opa_restarts=self.opa.restarts if isinstance(self.opa, ManagedOpa) else None,
         )
+
+    async def _policy(self) -> tuple[str, str | None]:
+        """Its state and its revision, as OPA has it."""
+        monitor = self._monitor
+        if monitor is None:
+            return "starting", None
+        await monitor.look()
+        revision = monitor.revision
+        if revision is not None and monitor.age(revision) > self._config.opa.max_policy_age:
+            return "stale", revision
+        return monitor.state, revision
+
+    async def _reports(self) -> tuple[WorkerHealth, ...]:
+        return () if self._crew is None else await self._crew.health(patience=_HEALTH_DEADLINE)
 
     @contextlib.asynccontextmanager
     async def _admin(self) -> AsyncIterator[None]:
@@ -272,7 +287,7 @@ def worker_count(config: Config) -> int:
     """`auto` is one for each core that this process may use."""
     if config.workers != "auto":
         return config.workers
-    return len(app.cores())
+    return len(deciding.cores())
 
 
 def cores_of(workers: int, *, cores: Sequence[int], pinned: bool) -> Sequence[int | None]:

@@ -1,8 +1,8 @@
 """One worker process: an event loop, the data listener, and the parts that `app.compose` puts behind it.
 
 Started by the supervisor with the shared listening socket. It says `READY` once it accepts, or `StartFailure` with the
-reason why it never will; drains on SIGTERM; and ends by itself when the supervisor is gone, so that no worker serves
-without the OPA that decides for it.
+reason why it never will, and its health when it is asked `HOW` it is; drains on SIGTERM; and ends by itself when the
+supervisor is gone, so that no worker serves without the OPA that decides for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import Final
 
 import uvloop
 
-from ostiary import app
+from ostiary import app, deciding
+from ostiary.admin.health import WorkerHealth
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.errors import AccessError, ConfigurationError
@@ -38,6 +39,7 @@ from ostiary.server import refuse_unless_strict
 _log = logging.getLogger("ostiary.worker")
 
 READY: Final = "ready"
+HOW: Final = "how"
 
 NOT_FOR_WORKERS: Final = frozenset({signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 """Signals that go to all processes of a terminal or a group, and that the supervisor decides about."""
@@ -69,7 +71,7 @@ class WorkerSettings:
     core: int | None = None
 
 
-def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) -> None:
+def main(settings: WorkerSettings, listener: socket.socket, supervisor: Connection) -> None:
     """The entry point of the process. Exit status 1: it could not start, or did not end as it should."""
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
@@ -80,7 +82,7 @@ def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) 
     allow_descriptors(descriptors_needed(settings.config))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, listener, sender))
+            runner.run(_serve(settings, listener, supervisor))
     except ConfigurationError as error:
         lines = error.mistakes
     except (AccessError, OSError) as error:  # the audit cannot be opened, for one
@@ -90,11 +92,11 @@ def main(settings: WorkerSettings, listener: socket.socket, sender: Connection) 
         lines = (f"{type(error).__name__}: {error}",)
     else:
         return
-    _tell(sender, StartFailure(lines=lines))
+    _tell(supervisor, StartFailure(lines=lines))
     sys.exit(1)
 
 
-def _tell(supervisor: Connection, message: str | StartFailure) -> None:
+def _tell(supervisor: Connection, message: str | StartFailure | WorkerHealth) -> None:
     with contextlib.suppress(OSError):  # it is gone, which its sentinel tells too
         supervisor.send(message)
 
@@ -102,7 +104,7 @@ def _tell(supervisor: Connection, message: str | StartFailure) -> None:
 async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: Connection) -> None:
     clock = SystemClock()
     page = Page.attach(settings.page)
-    policy = app.opa_policy(settings.config, settings.opa_address, clock=clock, announcements=page)
+    policy = deciding.opa_policy(settings.config, settings.opa_address, clock=clock, announcements=page)
     composed = app.compose(settings.config, name=settings.name, port=settings.port, policy=policy, clock=clock)
     # The lifespan is entered below: uvicorn would turn what goes wrong in it into a line of its log.
     patience = max(1, math.ceil(settings.config.limits.drain_timeout))
@@ -113,8 +115,17 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
         settle_collector()
         _tell(supervisor, READY)
 
+    def asked() -> None:
+        try:
+            supervisor.recv()
+        except (EOFError, OSError):  # it is gone
+            loop.remove_reader(supervisor.fileno())
+        else:
+            _tell(supervisor, composed.health())
+
     server = Server(configuration, started=started)
     loop = asyncio.get_running_loop()
+    loop.add_reader(supervisor.fileno(), asked)
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     parent = multiprocessing.parent_process()
     if parent is not None:

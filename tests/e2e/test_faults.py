@@ -270,8 +270,11 @@ async def test_an_audit_that_is_taken_away_refuses_until_it_can_be_written(proxy
         for _ in range(3):
             assert await asyncio.to_thread(asked, proxy) == (503, ["audit-unavailable"])
         assert len(upstream.requests) == forwarded
+        unwritable = await asyncio.to_thread(proxy.health)
+        assert (unwritable[0], unwritable[1]["audit"]) == (503, "unwritable")
         proxy.audit.unlink()
-        await eventually(lambda: status_of(proxy) == 200)
+        await eventually(lambda: proxy.health()[0] == 200)  # without a request: nobody sends one to it until then
+        assert await asyncio.to_thread(status_of, proxy) == 200
         outage = proxy.audit_lines()[0]
         assert outage["kind"] == "outage"
         assert outage["refused"] >= 3

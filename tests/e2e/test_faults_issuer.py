@@ -140,6 +140,8 @@ async def test_an_outage_of_hours(opa_binary: Path, machine: Machine, outage: An
 
         later(20 * HOUR)
         assert (await asks(proxy, client))[0] == 401  # nobody knows what became of that key meanwhile
+        without = await asyncio.to_thread(proxy.health)
+        assert (without[0], without[1]["keys"]) == (503, "none")
         assert len(upstream.requests) == 3
 
         keys.document, keys.raw, keys.delay = jwks(NEW), None, 0
@@ -147,6 +149,7 @@ async def test_an_outage_of_hours(opa_binary: Path, machine: Machine, outage: An
         async with asyncio.timeout(20):
             while (await asks(proxy, client))[0] != 200:
                 later(60)  # past the cool-down: one attempt each half minute is all that an issuer has to bear
+        assert (await asyncio.to_thread(proxy.health))[0] == 200
         signer.key = OLD
         assert (await asks(proxy, client))[0] == 401
         assert len(upstream.requests) == 4

@@ -219,13 +219,15 @@ async def test_a_second_signal_does_not_wait(opa_binary: Path) -> None:
             await task
 
 
-async def test_a_worker_that_hangs_is_killed_in_the_end(opa_binary: Path) -> None:
+async def test_a_worker_that_hangs_is_not_ready_and_killed_in_the_end(opa_binary: Path) -> None:
     extra = "limits: {drain_timeout: 0s}\n"
     async with (
         RawUpstream(replies(response())).running() as upstream,
         running_proxy(upstreams={"orders": upstream.port}, config_extra=extra) as proxy,
     ):
         with stopped(proxy.worker_pids[0]):
+            silent = await asyncio.to_thread(proxy.health)
+            assert (silent[0], silent[1]["workers_ready"], silent[1]["audit"]) == (503, 0, None)
             assert await asyncio.to_thread(proxy.stop) == 0
         assert "w0 did not drain within 3 s: killed" in proxy.log_text()
 
@@ -235,11 +237,13 @@ async def test_the_admin_listener_tells_the_truth_to_this_machine_alone(proxy: R
     assert stat.S_IMODE(proxy.admin.stat().st_mode) == 0o600
     assert stat.S_IMODE(proxy.admin.parent.stat().st_mode) == 0o700
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(proxy.admin))) as client:
-        found = {path: await client.get(f"http://admin{path}") for path in ("/livez", "/readyz", "/metrics", "/")}
+        paths = ("/livez", "/readyz", "/health", "/metrics", "/")
+        found = {path: await client.get(f"http://admin{path}") for path in paths}
         assert (await client.post("http://admin/readyz")).status_code == 405
     assert {path: one.status_code for path, one in found.items()} == {
         "/livez": 200,
         "/readyz": 200,
+        "/health": 200,
         "/metrics": 404,
         "/": 404,
     }
@@ -252,12 +256,21 @@ async def test_the_admin_listener_tells_the_truth_to_this_machine_alone(proxy: R
         "revision": revision,
         "workers": 1,
         "workers_ready": 1,
+        "audit": "writable",
+        "keys": "all",
     }
+    whole = found["/health"].json()
+    (report,) = whole.pop("reports")
+    assert whole == {**found["/readyz"].json(), "opa_restarts": 0}
+    assert (report["worker"], report["audit"]["writable"], report["audit"]["lost"]) == ("w0", True, 0)
+    assert [(issuer["issuer"], issuer["ready"]) for issuer in report["issuers"]] == [(proxy.trusted.issuer, True)]
+    assert set(report["services"]) == {"orders"}
+    assert report["decisions"]["hits"] >= 0
     assert revision.startswith("1-")
     async with httpx.AsyncClient(trust_env=False) as client:
         statuses = {
             (host, path): (await client.get(proxy.url(path), headers={"host": host})).status_code
             for host in ("orders.localhost", "ostiary.localhost", "127.0.0.1")
-            for path in ("/livez", "/readyz")
+            for path in ("/livez", "/readyz", "/health")
         }
     assert set(statuses.values()) <= {401, 403, 404, 421}

@@ -48,7 +48,7 @@ def token(issuer: Issuer, prover: Prover) -> str:
 @pytest.fixture
 async def build(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Build]:
     ReplayTable.create(tmp_path / "proofs", capacity=1024, now=clock.now() - 1000)
-    made: list[Any] = []
+    made: list[tuple[ListenerAuthenticator, ReplayTable]] = []
 
     def make(*, origins: dict[str, str] | None = None, **different: Any) -> ListenerAuthenticator:
         replays = ReplayTable.attach(tmp_path / "proofs")
@@ -59,12 +59,13 @@ async def build(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Build]:
             replays=replays,
             **different,
         )
-        made.extend((built, replays))
+        made.append((built, replays))
         return built
 
     yield make
-    for one in made:
-        await one.close()
+    for built, replays in made:
+        await built.close()
+        replays.close()
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 async def table(path: Path) -> AsyncIterator[ReplayTable]:
     attached = ReplayTable.attach(path)
     yield attached
-    await attached.close()
+    attached.close()
 
 
 async def spend(
@@ -60,7 +60,7 @@ async def test_all_who_share_the_table_know_of_it(table: ReplayTable, path: Path
     assert not await spend(other, 1)
     assert await spend(other, 2)
     assert not await spend(table, 2)
-    await other.close()
+    other.close()
 
 
 async def test_of_many_at_once_one_is_the_first(path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_of_many_at_once_one_is_the_first(path: Path) -> None:
         found = await asyncio.gather(*(spend(one, number) for one in tables))
         assert sorted(found) == [False] * 7 + [True]
     for one in tables:
-        await one.close()
+        one.close()
 
 
 async def test_what_is_too_old_is_forgotten_and_its_place_used_again(table: ReplayTable) -> None:
@@ -89,7 +89,7 @@ async def test_what_could_still_be_used_is_never_forgotten_and_a_full_table_refu
     for number in range(_PLACES):
         assert not await spend(table, number)
     assert await spend(table, "one more", now=ENDS, ends=ENDS + 60, issued=ENDS)
-    await table.close()
+    table.close()
 
 
 async def at(table: ReplayTable, number: object, seconds: int, *, good_for: int = 60, clock: int | None = None) -> bool:
@@ -104,7 +104,7 @@ async def small_table(path: Path) -> AsyncIterator[ReplayTable]:
     ReplayTable.create(path, capacity=1, now=NOW)
     table = ReplayTable.attach(path)
     yield table
-    await table.close()
+    table.close()
 
 
 async def test_what_one_worker_forgot_is_refused_by_all_whose_clocks_are_behind(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_a_clock_that_was_ahead_for_a_while_costs_nothing(table: ReplayTab
     for seconds in (DAY, 2 * DAY):
         assert not await at(again, "ahead", DAY, clock=seconds)
     assert await at(again, "another", DAY)
-    await again.close()
+    again.close()
 
 
 async def test_what_was_forgotten_by_a_clock_that_was_ahead_is_refused_when_its_time_comes(tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ async def test_a_table_that_began_when_the_clock_was_ahead_begins_anew(tmp_path:
     ReplayTable.create(path, capacity=1024, now=NOW + DAY)
     table = ReplayTable.attach(path)
     assert await at(table, "ahead", DAY)
-    await table.close()
+    table.close()
     ReplayTable.create(path, capacity=1024, now=NOW)
     table = ReplayTable.attach(path)
     assert [await at(table, "new", 0), await at(table, "new", 0)] == [True, False]
     assert [await at(table, "before", -1), await at(table, "ahead", DAY)] == [False, False]
-    await table.close()
+    table.close()
 
 
 async def test_a_table_of_another_size_refuses_what_the_one_before_it_knew(table: ReplayTable, path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_a_table_of_another_size_refuses_what_the_one_before_it_knew(table
         again = ReplayTable.attach(path)
         assert not await at(again, "ahead", DAY)
         assert await at(again, "later", DAY + 1) is expected
-        await again.close()
+        again.close()
 
 
 async def test_what_was_made_before_the_table_is_refused(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ async def test_what_was_made_before_the_table_is_refused(tmp_path: Path) -> None
     table = ReplayTable.attach(tmp_path / "new")
     assert not await spend(table, 1, issued=ISSUED - 1)
     assert await spend(table, 2)
-    await table.close()
+    table.close()
 
 
 async def test_a_table_that_is_there_is_kept_and_remembers(table: ReplayTable, path: Path) -> None:
@@ -196,7 +196,7 @@ async def test_a_table_that_is_there_is_kept_and_remembers(table: ReplayTable, p
     again = ReplayTable.attach(path)
     assert not await spend(again, 1)
     assert await spend(again, 2)
-    await again.close()
+    again.close()
 
 
 def spoil(path: Path, what: str) -> None:
@@ -219,7 +219,7 @@ async def test_what_is_no_such_table_is_made_anew(path: Path, what: str) -> None
     table = ReplayTable.attach(path)
     assert not await spend(table, 1, issued=ISSUED - 1)
     assert await spend(table, 1)
-    await table.close()
+    table.close()
 
 
 def test_nobody_attaches_to_what_is_no_table(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ async def test_keys_served_over_http_are_believed(httpserver: HTTPServer, clock:
     built = build_authenticator([settings(JwksUrl(url=httpserver.url_for("/jwks")))], clock=clock)
     await built.start()
     assert (await built.identify(bearing(issuer.token()))).subject == "web"
-    assert built.ready
+    assert health(built)["ready"]
     await built.close()
     ((request, _),) = httpserver.log
     assert {name: request.headers.get(name) for name in ("Accept-Encoding", "Cookie", "Authorization")} == {
@@ -176,11 +176,11 @@ async def test_the_cool_down_counts_attempts_that_failed(clock: ManualClock, iss
     async with keeping(served, clock) as (built, _):
         for _ in range(20):
             assert await invalid(built, issuer.token()) == "key: the issuer's keys are not here"
-        assert (served.requests, built.ready, health(built)["failure"]) == (1, False, "status")
+        assert (served.requests, health(built)["ready"], health(built)["failure"]) == (1, False, "status")
         clock.advance(30)
         served.raw, served.document = None, jwks(issuer.key)
         assert (await built.identify(bearing(issuer.token()))).subject == "web"
-        assert (served.requests, built.ready, health(built)["failure"]) == (2, True, None)
+        assert (served.requests, health(built)["ready"], health(built)["failure"]) == (2, True, None)
 
 
 BAD_ANSWERS = [
@@ -225,14 +225,14 @@ async def test_the_last_good_set_is_dropped_at_its_hard_age(clock: ManualClock, 
         token = issuer.token()
         assert (await built.identify(bearing(token))).subject == "web"
         clock.advance(1)
-        assert not built.ready
+        assert not health(built)["ready"]
         assert await invalid(built, token) == "key: the issuer's keys are not here"
 
 
 async def test_a_server_that_hangs_holds_nobody_whose_key_is_known(clock: ManualClock, issuer: Issuer) -> None:
     served = KeyServer(jwks(issuer.key))
     async with keeping(served, clock, RefreshSettings(deadline=60, wait=0.3)) as (built, _):
-        await until(lambda: built.ready)
+        await until(lambda: health(built)["ready"])
         served.delay = 60
         clock.advance(31)
         waiting = asyncio.create_task(invalid(built, issuer.token(header={"kid": "new"})))
@@ -289,9 +289,9 @@ async def test_a_refresh_that_failed_is_tried_again_after_the_cool_down(issuer: 
     served = KeyServer(jwks(SigningKey()))
     served.raw = b""
     async with keeping(served, SystemClock(), RefreshSettings(interval=600, cooldown=0.1)) as (built, _):
-        assert not built.ready
+        assert not health(built)["ready"]
         served.raw = None
-        await until(lambda: built.ready)
+        await until(lambda: health(built)["ready"])
         assert served.requests >= 2
 
 
@@ -299,7 +299,7 @@ async def test_an_issuer_that_hangs_delays_the_start_by_no_more_than_the_wait(cl
     served = KeyServer(b"")
     served.delay = 60
     async with asyncio.timeout(SOON), keeping(served, clock, RefreshSettings(deadline=60, wait=0.1)) as (built, _):
-        assert not built.ready
+        assert not health(built)["ready"]
 
 
 async def test_nothing_is_fetched_before_the_start_or_after_the_close(clock: ManualClock, issuer: Issuer) -> None:
@@ -325,10 +325,10 @@ async def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path, issuer: 
     rotated = Issuer(clock=clock, key=ROTATED)
     origin.path.write_bytes(b"half writ")
     await until(lambda: health(built)["failure"] == "malformed")
-    assert built.ready
+    assert health(built)["ready"]
     origin.path.unlink()
     await until(lambda: health(built)["failure"] == "file")
-    assert built.ready
+    assert health(built)["ready"]
     origin.path.write_bytes(jwks(ROTATED))
     await until(lambda: health(built)["generation"] == 2)
     assert (await built.identify(bearing(rotated.token()))).subject == "web"

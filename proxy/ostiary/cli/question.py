@@ -152,7 +152,7 @@ async def _ignored(message: Mapping[str, Any]) -> None:
 def refusal_hint(refusal: AccessError, config: Config | None, question: Question) -> str:
     """What would do, where the proxy refuses before a decision; nothing where the refusal says it all."""
     if isinstance(refusal, HostUnknown) and config is not None:
-        hosts = [config.own_host, *(host for service in config.services.values() for host in service.hosts)]
+        hosts = [config.own_host, *config.hosts]
         if question.hostname in hosts:
             return f"no port, the listener's own ({config.listen.data.port}), or one of listen.public_ports"
         return f"one of the hosts that are configured: {', '.join(sorted(hosts))}{closest(question.hostname, hosts)}"

@@ -70,11 +70,26 @@ class Listen(Strict):
     """Ports, besides the listener's own, that may stand in a request's Host: those that clients see in front of it."""
     proxies: Annotated[Proxies | None, StandIn({"addresses": ["192.0.2.1/32"], "header": "proxy-v2"})] = None
 
+    @property
+    def asks_clients(self) -> bool:
+        """Whether clients are asked for a certificate."""
+        return self.tls is not None and self.tls.asks_clients
+
+    @property
+    def dpop_algorithms(self) -> tuple[str, ...]:
+        """Those of the proofs that tokens may be bound to keys by."""
+        return () if self.dpop is None else self.dpop.algorithms
+
+    @property
+    def demands_dpop(self) -> bool:
+        """Whether only tokens are taken that are bound to a key: then no bearer token is asked for."""
+        return self.bound_tokens == "required" and not self.asks_clients
+
     @model_validator(mode="after")
     def _proofs_have_what_they_need(self) -> Listen:
         found: list[tuple[tuple[int | str, ...], str | PydanticCustomError]] = []
         proofs = set(self.identity)
-        if proofs & {"mtls", "xfcc"} and (self.tls is None or not self.tls.asks_clients):
+        if proofs & {"mtls", "xfcc"} and not self.asks_clients:
             needs = "needs 'tls' with 'trust_domains' or 'client_ca': nothing could be proved without"
             told = mistake(f"{quoted(min(proofs - {'jwt'}))} {needs}", lacking=(), because=("listen", "tls"))
             found.append((("identity",), told))
@@ -94,7 +109,7 @@ class Listen(Strict):
                 found.append((("dpop",), "binds tokens, and this listener takes none"))
             if self.bound_tokens == "required":
                 found.append((("bound_tokens",), "is about tokens, and this listener takes none"))
-        elif self.bound_tokens == "required" and self.dpop is None and (self.tls is None or not self.tls.asks_clients):
+        elif self.bound_tokens == "required" and self.dpop is None and not self.asks_clients:
             found.append((("bound_tokens",), "needs 'dpop' or client certificates: no bound token could be proved"))
         if found:
             raise mistakes_at(found, lacking=())

@@ -312,6 +312,11 @@ class Config(Strict):
         return self.listen.admin or UnixAddress(self.state / "admin.sock")
 
     @property
+    def hosts(self) -> dict[str, str]:
+        """The service that each host means. The proxy's own is not among them."""
+        return {host: name for name, service in self.services.items() for host in service.hosts}
+
+    @property
     def trust_domains(self) -> frozenset[str]:
         """Those whose workloads can be proved to be the caller, by whatever proof the listener takes."""
         listen = self.listen

@@ -35,18 +35,14 @@ class ListenerAuthenticator:
         return self._authenticator.identify(exchange)
 
     async def start(self) -> None:
-        """Begin keeping keys. Waits a bounded time for the first ones and never fails: see `ready`."""
+        """Begin keeping keys. Waits a bounded time for the first ones and never fails: see `health`."""
         await asyncio.gather(*(store.start() for store in self._stores))
 
     async def close(self) -> None:
         await asyncio.gather(*(store.close() for store in self._stores))
 
-    @property
-    def ready(self) -> bool:
-        """Whether every issuer's keys are here and young enough to be used."""
-        return all(health.ready for health in self.health())
-
     def health(self) -> tuple[KeyHealth, ...]:
+        """The state of each issuer's keys, in the order of the configuration."""
         return tuple(store.health() for store in self._stores)
 
 

@@ -9,7 +9,7 @@ only a token that is good but for its signature can cost a signature check or a 
 While an issuer's keys have never been loaded, or are too old to be used, its tokens are `identity-invalid` too: the
 contract gives identity no 503, a stranger learns nothing about what is configured or down, and no token whose
 signature cannot be checked is told apart from a bad one. Operators see it where they look: the refusal's detail in
-the audit, the log, and `ready` in the health facts, which keeps a proxy without keys out of rotation.
+the audit, the log, and the health of the proxy, whose `/readyz` keeps one without keys out of rotation.
 """
 
 from __future__ import annotations

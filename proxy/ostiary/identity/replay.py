@@ -112,10 +112,7 @@ class ReplayTable:
             os.close(descriptor)
             raise
 
-    async def start(self) -> None:
-        """For the lifespan's sake: it is there already."""
-
-    async def close(self) -> None:
+    def close(self) -> None:
         self._memory.close()
         os.close(self._descriptor)
 

@@ -53,7 +53,7 @@ class ManagedOpa:
     `verification` says whose signature the bundle must have, which then is an archive.
     `directory` is made if it is absent; without one a temporary one is used. `start_timeout`, `interval` (between two
     looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds. `on_active` is
-    told of each bundle that clients reach from now on.
+    told of each bundle that clients reach from now on. `restarts` counts the attempts to start it again after it ended.
     """
 
     def __init__(

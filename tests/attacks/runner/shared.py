@@ -15,7 +15,7 @@ from attacks.runner.fixture import AuditTail
 from attacks.runner.forgery import Forge
 from attacks.runner.labs import Lab, Place
 from attacks.runner.listeners import listening_proxy, surroundings
-from ostiary import app
+from ostiary import app, deciding
 from ostiary.clock import SystemClock
 from ostiary.config import load_config
 from ostiary.credential.keys import ensure_signing_key
@@ -36,7 +36,7 @@ async def shared_lab(place: Place) -> AsyncIterator[Lab]:
             listening_proxy(name, place, service, keys, here).configure(directory)
             configurations[name] = load_config(directory / "ostiary.yaml", {})
         opa = OpaAddress.parse(f"unix://{here / 'opa.sock'}")
-        policy = app.opa_policy(configurations[names[0]], opa, clock=clock)
+        policy = deciding.opa_policy(configurations[names[0]], opa, clock=clock)
         await stack.enter_async_context(policy.lifespan)
         policy = dataclasses.replace(policy, lifespan=contextlib.nullcontext())
         for name, config in configurations.items():

@@ -1,0 +1,117 @@
+"""What is there, and whether that is enough to be given requests.
+
+A proxy is ready while a request could be allowed by each of its workers. The keys of issuers are the one part of it
+that somebody else may keep away: one whose keys have not come holds a proxy back for `KEYS_PATIENCE` seconds, because a
+new one should not be given requests that those beside it can serve; after that an issuer that is down keeps nobody from
+the callers of another. With the keys of none nobody can be identified, for as long as that lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, TypeAlias
+
+from ostiary.audit import AuditHealth
+from ostiary.decision.cache import CacheFacts
+from ostiary.identity import KeyHealth
+from ostiary.models import Json
+from ostiary.upstream import PoolFacts
+
+KEYS_PATIENCE: Final = 60.0
+"""Seconds in which the keys of an issuer are asked for twice."""
+
+KeysState: TypeAlias = Literal["all", "some", "none"]
+"""Of how many issuers the keys are there. `all`, too, where no tokens are taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHealth:
+    """What a worker says of itself. `services` are its connections to each, `decisions` those that it keeps, None where
+    none are."""
+
+    worker: str
+    audit: AuditHealth
+    issuers: tuple[KeyHealth, ...]
+    services: Mapping[str, PoolFacts]
+    decisions: CacheFacts | None
+
+    @property
+    def keys(self) -> KeysState:
+        ready = [issuer.ready for issuer in self.issuers]
+        return "all" if all(ready) else "some" if any(ready) else "none"
+
+    def document(self) -> dict[str, Json]:
+        return {**asdict(self), "issuers": [issuer.document() for issuer in self.issuers]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the supervisor knows. `policy` is `starting`, `serving`, `stale` or `down`; `revision` its latest one.
+
+    `reports` are of those workers that accept and answered. `serving_for` is how many seconds ago all of them accepted
+    for the first time. `opa_restarts` counts those of a managed OPA.
+
+    `tls` is `current`, or `outdated` where the listener's files have changed to something that cannot be used and what
+    they held before is in use; None without TLS. Requests are served in either case.
+    """
+
+    draining: bool
+    policy: str
+    revision: str | None
+    workers: int
+    reports: tuple[WorkerHealth, ...]
+    serving_for: float
+    tls: str | None = None
+    opa_restarts: int | None = None
+
+    @property
+    def audit(self) -> Literal["writable", "unwritable"] | None:
+        """None where no worker tells."""
+        if not self.reports:
+            return None
+        return "writable" if all(one.audit.writable for one in self.reports) else "unwritable"
+
+    @property
+    def keys(self) -> KeysState | None:
+        """Those of the worker that has the fewest. None where no worker tells."""
+        return _fewest(one.keys for one in self.reports)
+
+    @property
+    def ready(self) -> bool:
+        return (
+            not self.draining
+            and self.policy == "serving"
+            and len(self.reports) == self.workers
+            and self.audit == "writable"
+            and (self.keys == "all" or (self.keys == "some" and self.serving_for >= KEYS_PATIENCE))
+        )
+
+    def summary(self) -> dict[str, Json]:
+        """What readiness depends on, and the state of TLS where there is some."""
+        found: dict[str, Json] = {
+            "ready": self.ready,
+            "draining": self.draining,
+            "policy": self.policy,
+            "revision": self.revision,
+            "workers": self.workers,
+            "workers_ready": len(self.reports),
+            "audit": self.audit,
+            "keys": self.keys,
+        }
+        return found if self.tls is None else {**found, "tls": self.tls}
+
+    def document(self) -> dict[str, Json]:
+        """All of it."""
+        found = self.summary()
+        if self.opa_restarts is not None:
+            found["opa_restarts"] = self.opa_restarts
+        return {**found, "reports": [one.document() for one in self.reports]}
+
+
+def _fewest(states: Iterable[KeysState]) -> KeysState | None:
+    found = set(states)
+    for state in ("none", "some", "all"):
+        if state in found:
+            return state
+    return None

@@ -1,0 +1,127 @@
+"""Who decides, for a worker: OPA, through the cache and the limits on what is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from ostiary.clock import Clock
+from ostiary.config import Config
+from ostiary.decision.authorizer import OpaAuthorizer
+from ostiary.decision.batching import BatchingPolicy
+from ostiary.decision.cache import CachingAuthorizer
+from ostiary.decision.horizon import Announcements, PolicyHorizon
+from ostiary.decision.limits import LimitedAuthorizer
+from ostiary.decision.staleness import StalenessLimit
+from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
+from ostiary.opa.address import OpaAddress
+from ostiary.opa.bundle import PublishedBundle
+from ostiary.opa.catalog import OpaEndpointCatalog
+from ostiary.opa.client import OpaClient
+from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
+
+_LOOK_INTERVAL: Final = 5.0
+"""Seconds between two looks at OPA, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Who decides, and who knows the endpoints, of what is asked and of what was decided. `lifespan` is open while
+    requests are served."""
+
+    authorizer: Authorizer
+    catalog: EndpointCatalog
+    predictor: EndpointPredictor
+    lifespan: AbstractAsyncContextManager[object]
+
+
+def opa_policy(
+    config: Config, address: OpaAddress, *, clock: Clock, announcements: Announcements | None = None
+) -> Policy:
+    """The policy that OPA holds: every decision is asked for, or was a moment ago."""
+    horizon = PolicyHorizon(announcements=announcements)
+    client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon)
+    catalog = OpaEndpointCatalog(source=client, clock=clock, horizon=horizon)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with client, monitor:
+            await catalog.read()
+            yield
+
+    return Policy(
+        authorizer=opa_authorizer(config, client=client, monitor=monitor, horizon=horizon, clock=clock),
+        catalog=catalog,
+        predictor=catalog,
+        lifespan=lifespan(),
+    )
+
+
+def opa_authorizer(
+    config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
+) -> Authorizer:
+    """From the outside in: the cache, the limits on what is asked, the questions, batched."""
+    opa, limits = config.opa, config.limits
+    staleness = StalenessLimit(freshness=monitor, most=opa.max_policy_age)
+    asking = LimitedAuthorizer(
+        authorizer=OpaAuthorizer(
+            policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, len(cores()))),
+            staleness=staleness,
+            horizon=horizon,
+        ),
+        clock=clock,
+        in_flight=limits.decisions_in_flight,
+        rate=limits.decisions_per_second,
+        burst=2 * limits.decisions_per_second,
+    )
+    if limits.cached_decisions == 0:
+        return asking
+    return CachingAuthorizer(
+        authorizer=asking,
+        horizon=horizon,
+        staleness=staleness,
+        allows=limits.cached_decisions,
+        denials=limits.cached_denials,
+        per_identity=limits.cached_per_identity,
+    )
+
+
+def policy_monitor(
+    config: Config,
+    address: OpaAddress,
+    *,
+    clock: Clock,
+    horizon: PolicyHorizon,
+    changed: Callable[[], None] = lambda: None,
+    data_deadline: float = 5.0,
+) -> tuple[OpaClient, PolicyMonitor]:
+    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's, `horizon`
+    and `changed` are the watch's."""
+    opa = config.opa
+    client = OpaClient(
+        address=address,
+        token=opa.bearer,
+        ca_file=opa.ca_file,
+        deadline=opa.deadline,
+        data_deadline=data_deadline,
+    )
+    publication = (
+        StatusPublication(opa=client)
+        if opa.managed is None
+        else BundlePublication(bundle=PublishedBundle(opa.managed.bundle), clock=clock)
+    )
+    # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
+    interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
+    return client, PolicyMonitor(
+        opa=client, publication=publication, clock=clock, horizon=horizon, changed=changed, interval=interval
+    )
+
+
+def cores() -> tuple[int, ...]:
+    """Those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
