@@ -13,6 +13,10 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Refused: TypeAlias = tuple[tuple[Network, str], ...]
 """Networks that are not connected to, each with what it is. The first that an address is in counts."""
 
+SOCKET_PATH_BYTES: Final = 103
+"""The longest path of a unix socket that every system has room for: `sun_path` holds 104 bytes on macOS and 108 on
+Linux, its final NUL included."""
+
 _METADATA: Final = "an instance metadata service"
 
 REFUSED: Final[Refused] = tuple(

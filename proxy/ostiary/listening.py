@@ -20,12 +20,12 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ostiary.addresses import SOCKET_PATH_BYTES
 from ostiary.errors import ConfigurationError
 
 BACKLOG: Final = 2048
 """Connections that wait to be accepted."""
 
-_SOCKET_PATH_LIMIT: Final = 103  # bytes that every system has room for: sun_path is 104 on macOS and 108 on Linux
 _FIRST_PASSED: Final = 3
 """The number of the first descriptor that is passed on (sd_listen_fds(3))."""
 _LOOK: Final = 1.0  # seconds to see whether somebody answers on a socket that is in the way
@@ -189,8 +189,8 @@ def listen_unix(path: Path) -> socket.socket:
     Raises `OSError` with the path in it, `ConfigurationError` if the directory is open to others.
     """
     private_directory(path.parent)
-    if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
-        raise OSError(f"cannot listen on {path}: the path of a unix socket has at most {_SOCKET_PATH_LIMIT} bytes")
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise OSError(f"cannot listen on {path}: the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes")
     if path.is_socket():
         if _answers(path):
             raise OSError(f"cannot listen on {path}: another process does")

@@ -111,7 +111,7 @@ opa: {managed: {bundle: build/demo}}
     ),
     "an admin socket with too long a path": (
         """\
-listen: {data: '127.0.0.1:1', admin: 'unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}
+listen: {data: '127.0.0.1:1', admin: 'unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}
 issuers:
   - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
 services:
@@ -119,7 +119,7 @@ services:
 opa: {managed: {bundle: build/demo}}
 """,
         [
-            "ostiary.yaml:1: listen.admin: the path of the socket is longer than 100 bytes: /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            "ostiary.yaml:1: listen.admin: the path of the socket is longer than 103 bytes: /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
         ],
     ),
     "a proof by certificate without TLS": (

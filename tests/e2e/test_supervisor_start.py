@@ -174,7 +174,7 @@ def test_an_admin_port_that_is_taken(failing: Failing) -> None:
 def test_an_admin_socket_whose_path_is_too_long(failing: Failing) -> None:
     ended = failing(admin=f'"unix:run/{"a" * 100}"')
     assert (ended.status, ended.left) == (2, [])
-    assert ended.said.startswith("ostiary.yaml:1: listen.admin: the path of the socket is longer than 100 bytes")
+    assert ended.said.startswith("ostiary.yaml:1: listen.admin: the path of the socket is longer than 103 bytes")
 
 
 def test_an_admin_socket_on_which_another_process_listens_is_not_taken_from_it(failing: Failing, place: Path) -> None:

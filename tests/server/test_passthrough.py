@@ -278,7 +278,7 @@ def test_a_health_check_that_goes_again_leaves_nothing_behind(contexts: Contexts
 
 
 def test_a_server_that_stops_waits_for_a_preamble_as_long_as_for_any_client(contexts: Contexts) -> None:
-    with behind(Recorder(), contexts, ListenerLimits(drain_grace=0.1)) as served:
+    with behind(Recorder(), contexts, listener_limits(drain_grace=0.1)) as served:
         sock = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
         eventually(lambda: served.server.server_state.connections)
     with sock:

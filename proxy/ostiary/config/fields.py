@@ -24,7 +24,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from ostiary.addresses import is_localhost
+from ostiary.addresses import SOCKET_PATH_BYTES, is_localhost
 from ostiary.audit import SyslogAddress
 from ostiary.opa.address import OpaAddress
 from ostiary.policy.values import distinct, mistake
@@ -36,7 +36,6 @@ _PRINTABLE: Final = re.compile(r"[!-~]+")
 VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """An environment variable, as the whole of a secret."""
 
-_SOCKET_PATH_BYTES: Final = 100  # sun_path holds 104 on macOS and 108 on Linux, its final NUL included
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -112,8 +111,8 @@ def _unix(value: Any, info: ValidationInfo) -> UnixAddress | None:
     if not written or "\0" in written:
         return None
     path = _beside(Path(written), info)
-    if len(bytes(path)) > _SOCKET_PATH_BYTES:
-        raise mistake(f"the path of the socket is longer than {_SOCKET_PATH_BYTES} bytes: {path}")
+    if len(bytes(path)) > SOCKET_PATH_BYTES:
+        raise mistake(f"the path of the socket is longer than {SOCKET_PATH_BYTES} bytes: {path}")
     return UnixAddress(path)
 
 
@@ -302,7 +301,5 @@ OneText: Final = BeforeValidator(_one)
 Frozen: Final = BeforeValidator(_frozen)
 """A list in the file is a tuple here."""
 
-Unique: Final = AfterValidator(distinct)
-UniqueOrEmpty: Final = AfterValidator(lambda values: distinct(values) if values else values)
-FILLED: Final[Any] = Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
+DistinctOrEmpty: Final = AfterValidator(lambda values: distinct(values) if values else values)
 UNIQUE: Final[Any] = Field(json_schema_extra={"uniqueItems": True})

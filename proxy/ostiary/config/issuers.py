@@ -7,20 +7,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
 from ostiary.addresses import is_localhost
-from ostiary.config.fields import (
-    FILLED,
-    UNIQUE,
-    FilePath,
-    Frozen,
-    OneText,
-    SecureUrl,
-    Unique,
-    UniqueOrEmpty,
-    split_url,
-)
+from ostiary.config.fields import UNIQUE, DistinctOrEmpty, FilePath, Frozen, OneText, SecureUrl, split_url
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import Strict
-from ostiary.policy.values import ClaimName, Duration, Text, mistake, mistakes_at
+from ostiary.policy.values import FILLED, ClaimName, Distinct, Duration, Text, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
 from ostiary.spiffe import is_trust_domain
 
@@ -93,10 +83,10 @@ class Issuer(Strict):
     token_file: FilePath | None = None
     """A file with the bearer token to fetch its keys with, read each time: for a Kubernetes API server."""
     algorithms: Annotated[
-        tuple[Algorithm, ...], Frozen, Unique, AfterValidator(_one_family), FILLED, StandIn(["ES256"])
+        tuple[Algorithm, ...], Frozen, Distinct, AfterValidator(_one_family), FILLED, StandIn(["ES256"])
     ]
     """The signature algorithms that are accepted: asymmetric, of one family."""
-    types: Annotated[tuple[Text, ...], Frozen, Unique, FILLED] = ("JWT", "at+jwt")
+    types: Annotated[tuple[Text, ...], Frozen, Distinct, FILLED] = ("JWT", "at+jwt")
     """The header types (`typ`) that are accepted."""
     allow_untyped: bool = False
     """Whether a token whose header has no `typ` is accepted too: those of Kubernetes service accounts have none."""
@@ -104,7 +94,7 @@ class Issuer(Strict):
     """How far its clock may be from ours. Whole seconds."""
     max_lifetime: Annotated[int, Duration(least=1, most=86400, whole=True)] = 3600
     """The longest that a token may be good for, from `iat` to `exp`. Whole seconds."""
-    claims: Annotated[tuple[ClaimName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    claims: Annotated[tuple[ClaimName, ...], Frozen, DistinctOrEmpty, UNIQUE] = ()
     """The claims that policy may see; no others are passed on."""
 
     @model_validator(mode="after")

@@ -7,19 +7,11 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ostiary.config.fields import (
-    FILLED,
-    UNIQUE,
-    Frozen,
-    ListenAddress,
-    PrivateAddress,
-    Unique,
-    UniqueOrEmpty,
-)
+from ostiary.config.fields import UNIQUE, DistinctOrEmpty, Frozen, ListenAddress, PrivateAddress
 from ostiary.config.proofs import STAND_IN_PEER, Dpop, Proofs, Tls, Xfcc
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import Strict
-from ostiary.policy.values import Network, mistake, mistakes_at
+from ostiary.policy.values import FILLED, Distinct, Network, mistake, mistakes_at
 from ostiary.policy.words import quoted
 from ostiary.spiffe import SpiffeId
 
@@ -38,7 +30,7 @@ PinnedNetwork: TypeAlias = Annotated[Network, AfterValidator(_pinned)]
 class Proxies(Strict):
     """Load balancers and proxies in front, which say whom they speak for. From others such words are dropped."""
 
-    addresses: Annotated[tuple[PinnedNetwork, ...], Frozen, Unique, FILLED]
+    addresses: Annotated[tuple[PinnedNetwork, ...], Frozen, Distinct, FILLED]
     """Their own addresses, as networks: `10.0.7.0/28`. Whoever has one of these can claim any address, so name no
     network that clients are in."""
     header: Literal["proxy-v2", "x-forwarded-for", "forwarded"]
@@ -66,7 +58,7 @@ class Listen(Strict):
     bound_tokens: Literal["accepted", "required"] = "accepted"
     """Whether a token that is bound to nothing is taken. A bound one (`cnf`) is never taken without the proof that it
     is bound to: the client certificate, or the DPoP proof."""
-    public_ports: Annotated[tuple[Port, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    public_ports: Annotated[tuple[Port, ...], Frozen, DistinctOrEmpty, UNIQUE] = ()
     """Ports, besides the listener's own, that may stand in a request's Host: those that clients see in front of it."""
     proxies: Annotated[Proxies | None, StandIn({"addresses": ["192.0.2.1/32"], "header": "proxy-v2"})] = None
 

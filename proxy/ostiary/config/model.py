@@ -14,9 +14,9 @@ from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, mode
 from pydantic_core import PydanticCustomError
 
 from ostiary.config.fields import (
-    FILLED,
     UNIQUE,
     CorsOrigin,
+    DistinctOrEmpty,
     FilePath,
     Frozen,
     GrantStoreUrl,
@@ -26,8 +26,6 @@ from ostiary.config.fields import (
     SecureUrl,
     SyslogRelay,
     TcpAddress,
-    Unique,
-    UniqueOrEmpty,
     UnixAddress,
     UpstreamOrigin,
 )
@@ -37,7 +35,7 @@ from ostiary.config.listen import Listen
 from ostiary.opa.archive import Algorithm as BundleAlgorithm
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
-from ostiary.policy.values import Duration, Size, mistake, mistakes_at
+from ostiary.policy.values import FILLED, Distinct, Duration, Size, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
 from ostiary.routes import METHODS
 
@@ -82,13 +80,13 @@ class Credential(Strict):
 class Cors(Strict):
     """Which pages of other origins may call the service from a browser. Preflights are answered by the proxy."""
 
-    origins: Annotated[tuple[CorsOrigin, ...], Frozen, Unique, FILLED]
+    origins: Annotated[tuple[CorsOrigin, ...], Frozen, Distinct, FILLED]
     """Exact origins: `https://app.test`. Never `"*"`."""
-    methods: Annotated[tuple[Method, ...], Frozen, Unique, FILLED] = ("GET", "HEAD", "POST")
+    methods: Annotated[tuple[Method, ...], Frozen, Distinct, FILLED] = ("GET", "HEAD", "POST")
     """Methods that pages may use."""
-    headers: Annotated[tuple[FieldName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ("authorization", "content-type")
+    headers: Annotated[tuple[FieldName, ...], Frozen, DistinctOrEmpty, UNIQUE] = ("authorization", "content-type")
     """Request headers that pages may send."""
-    expose: Annotated[tuple[FieldName, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    expose: Annotated[tuple[FieldName, ...], Frozen, DistinctOrEmpty, UNIQUE] = ()
     """Response headers that pages may read, besides those that they always may."""
     credentials: bool = False
     """Whether a browser may send its cookies and certificates along. Bearer tokens need no such thing."""
@@ -108,7 +106,7 @@ class UpstreamTls(Strict):
 class ServiceSettings(Strict):
     """Where a service of the permission map answers, and where it is."""
 
-    hosts: Annotated[tuple[HostName, ...], Frozen, Unique, FILLED, StandIn(["stand-in.invalid"])]
+    hosts: Annotated[tuple[HostName, ...], Frozen, Distinct, FILLED, StandIn(["stand-in.invalid"])]
     """Names in a request's Host that mean this service, without a port. Compared in lower case."""
     upstream: Annotated[UpstreamOrigin, StandIn("https://stand-in.invalid")]
     """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
@@ -134,7 +132,7 @@ class Signing(Strict):
     out; replicas share one by mounting it."""
     algorithm: Literal["EdDSA", "ES256"] = "EdDSA"
     """The signature's algorithm, which must fit the key."""
-    extra_keys: Annotated[tuple[FilePath, ...], Frozen, UniqueOrEmpty, UNIQUE] = ()
+    extra_keys: Annotated[tuple[FilePath, ...], Frozen, DistinctOrEmpty, UNIQUE] = ()
     """PEM files of further public keys that are published beside it: the previous and the next, while keys change."""
     issuer: SecureUrl | None = None
     """The `iss` of minted credentials; `https://<own_host>` if left out."""
@@ -289,11 +287,11 @@ class Config(Strict):
     """With a worker for each core, each keeps to its own, which costs less CPU. With more or fewer it says nothing."""
     state: FilePath = Field(default=Path("state"), validate_default=True)
     """A private directory (0700) for the signing key and the sockets."""
-    issuers: Annotated[tuple[Issuer, ...], Frozen, Unique, FILLED, StandIn([STAND_IN])] = ()
+    issuers: Annotated[tuple[Issuer, ...], Frozen, Distinct, FILLED, StandIn([STAND_IN])] = ()
     """Those whose tokens are accepted. Needed where `listen.identity` has `jwt`, and there alone."""
     services: Annotated[
         dict[ServiceName, ServiceSettings],
-        Unique,
+        Distinct,
         Field(json_schema_extra={"minProperties": 1}),
         StandIn({"stand-in": {"hosts": ["stand-in.invalid"], "upstream": "https://stand-in.invalid"}}),
     ]

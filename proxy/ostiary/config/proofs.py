@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from ostiary.config.fields import FILLED, FilePath, Frozen, Unique
+from ostiary.config.fields import FilePath, Frozen
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import Strict
-from ostiary.policy.values import Duration, Text, mistake
+from ostiary.policy.values import FILLED, Distinct, Duration, Text, mistake
 from ostiary.policy.words import closest, quoted
 from ostiary.spiffe import SpiffeId, is_trust_domain
 
@@ -64,7 +64,7 @@ def _dpop_algorithm(value: str) -> str:
 
 
 Proof: TypeAlias = Annotated[str, AfterValidator(_proof), WithJsonSchema({"enum": list(PROOFS)})]
-Proofs: TypeAlias = Annotated[tuple[Proof, ...], Frozen, Unique, AfterValidator(_proofs), FILLED]
+Proofs: TypeAlias = Annotated[tuple[Proof, ...], Frozen, Distinct, AfterValidator(_proofs), FILLED]
 TrustDomain: TypeAlias = Annotated[
     str, AfterValidator(_trust_domain), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9._-]{1,255}$"})
 ]
@@ -96,7 +96,7 @@ class Tls(Strict):
     """PEM file of its private key, without a password."""
     min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
     """The oldest version that is spoken. The newest is TLS 1.3, which is preferred."""
-    trust_domains: Annotated[dict[TrustDomain, FilePath], Unique, _FILLED_MAPPING] | None = None
+    trust_domains: Annotated[dict[TrustDomain, FilePath], Distinct, _FILLED_MAPPING] | None = None
     """Whose workloads' certificates (X.509-SVIDs) are taken: a SPIFFE trust domain, and the PEM file with the
     authorities that may vouch for its names, and for no others."""
     client_ca: ClientCa | None = None
@@ -110,16 +110,16 @@ class Tls(Strict):
 class Xfcc(Strict):
     """Proxies in front of this one that say, in `X-Forwarded-Client-Cert`, whose certificate they were shown."""
 
-    peers: Annotated[tuple[_Peer, ...], Frozen, Unique, FILLED, StandIn([STAND_IN_PEER])]
+    peers: Annotated[tuple[_Peer, ...], Frozen, Distinct, FILLED, StandIn([STAND_IN_PEER])]
     """Who they are, by the certificates that they show here themselves: SPIFFE IDs, or subjects of `client_ca`."""
-    trust_domains: Annotated[tuple[TrustDomain, ...], Frozen, Unique, FILLED, StandIn(["stand-in"])]
+    trust_domains: Annotated[tuple[TrustDomain, ...], Frozen, Distinct, FILLED, StandIn(["stand-in"])]
     """The trust domains whose workloads they may name. No others are believed, whoever says so."""
 
 
 class Dpop(Strict):
     """Tokens that are bound to a key of the client's, which signs a proof for each request (RFC 9449)."""
 
-    algorithms: Annotated[tuple[_DpopAlgorithm, ...], Frozen, Unique, FILLED] = ("ES256", "EdDSA")
+    algorithms: Annotated[tuple[_DpopAlgorithm, ...], Frozen, Distinct, FILLED] = ("ES256", "EdDSA")
     """The signature algorithms that a proof may have."""
     window: Annotated[int, Duration(least=5, most=300, whole=True)] = 60
     """How old a proof may be. Whole seconds."""

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from ostiary.addresses import SOCKET_PATH_BYTES
 from ostiary.decision.revision import Revision
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.archive import Verification
@@ -40,7 +41,6 @@ _log = logging.getLogger("ostiary.opa")
 _SOCKET: Final = "opa.sock"
 _KEPT: Final = "bundle.tar.gz"
 _STAGED: Final = "staged.tar.gz"
-_SOCKET_PATH_LIMIT: Final = 100  # bytes; sun_path is 104 on macOS and 108 on Linux
 _LINGER: Final = 1.0
 """Seconds for which a replaced OPA is kept: longer than a question to it, asked just before, can take."""
 _STABLE: Final = 30.0
@@ -134,7 +134,7 @@ class ManagedOpa:
             self._directory = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="ostiary-opa-")))
         else:
             self._directory = _private(self._given_directory.absolute())
-        if len(os.fsencode(self._directory / "opa-000000.sock")) > _SOCKET_PATH_LIMIT:
+        if len(os.fsencode(self._directory / "opa-000000.sock")) > SOCKET_PATH_BYTES:
             raise OpaNotReady(f"the path {self._directory} is too long for a unix socket: choose a shorter directory")
         self._lock()
         self._resources.callback(self._clear)
