@@ -30,13 +30,12 @@ from ostiary.audit.reading import Selection, follow, last, requests, sizes
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
 from ostiary.cli.output import fail, json_line, note, print_json, print_table
-from ostiary.config import Config, load_config
+from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.credential import PublicKey, load_signing_key
 from ostiary.errors import ConfigurationError
 
 app = typer.Typer(help="The audit: read it, search it, and prove that it is whole.", no_args_is_help=True)
 
-_CONFIGURATION: Final = Path("ostiary.yaml")
 _UNKNOWN: Final = 2
 _UNWITNESSED: Final = "there is no checkpoint: the ends of chains, whole chains or all of them could be gone unseen"
 _AGO: Final = re.compile(r"([0-9]{1,9})([smhd])")
@@ -114,16 +113,16 @@ def verify(
 @app.command("key")
 def key(config: Configured = None) -> None:
     """Print the public key of the checkpoints, in PEM, for whoever verifies elsewhere."""
-    path = load_config(config or _CONFIGURATION, os.environ).checkpoint_key_file
+    path = load_config(config or CONFIGURATION, os.environ).checkpoint_key_file
     public = _public_key(path)
     typer.echo(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(), nl=False)
 
 
 def _places(directories: list[Path], config: Path | None) -> Places:
     """Those of the configuration. Without one, the directories that were named are all there is."""
-    if config is None and directories and not _CONFIGURATION.exists():
+    if config is None and directories and not CONFIGURATION.exists():
         return Places(audit=directories, keys=None, checkpoints=[], checkpoint_keys=[])
-    loaded: Config = load_config(config or _CONFIGURATION, os.environ)
+    loaded: Config = load_config(config or CONFIGURATION, os.environ)
     return Places(
         audit=directories or [loaded.audit.path],
         keys=loaded.audit_keys,

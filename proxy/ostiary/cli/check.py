@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,8 @@ from ostiary.cli.findings import Finding, ok, wrong
 from ostiary.cli.output import note, print_json, print_table
 from ostiary.cli.reach import reach_parts
 from ostiary.cli.sources import policy_directory
-from ostiary.config import Config, load_config
+from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.errors import ConfigurationError
-
-_CONFIGURATION: Final = Path("ostiary.yaml")
 
 
 def command(
@@ -41,10 +39,10 @@ def command(
     logging.getLogger("ostiary").addHandler(logging.NullHandler())  # what the parts log is told as a finding
     findings: list[Finding] = []
     loaded: Config | None = None
-    if config is None and policy is not None and not _CONFIGURATION.exists():
-        note(f"there is no {_CONFIGURATION} here: the policy alone is checked")
+    if config is None and policy is not None and not CONFIGURATION.exists():
+        note(f"there is no {CONFIGURATION} here: the policy alone is checked")
     else:
-        path = config or _CONFIGURATION
+        path = config or CONFIGURATION
         try:
             loaded = load_config(path, os.environ)
             findings += ok("configuration", str(path))

@@ -24,13 +24,11 @@ from ostiary.cli.question import (
     refusal_hint,
 )
 from ostiary.cli.sources import needed_opa, policy_directory
-from ostiary.config import Config, load_config
+from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.demo.place import latest_demo
 from ostiary.errors import AccessError
 from ostiary.policy.bundle import MANIFEST, build_bundle
 from ostiary.policy.explain import ask, assumptions, in_words, read_map, specimen
-
-_CONFIGURATION = Path("ostiary.yaml")
 
 
 def command(
@@ -126,15 +124,15 @@ def _configuration(path: Path | None, *, needed: bool) -> Config | None:
 
 
 def _found_configuration() -> Path:
-    if _CONFIGURATION.exists():
-        return _CONFIGURATION
+    if CONFIGURATION.exists():
+        return CONFIGURATION
     demo = latest_demo()
     if demo is None:
         fail(
-            f"there is no {_CONFIGURATION} here and no demo runs: name the configuration with -c FILE, "
+            f"there is no {CONFIGURATION} here and no demo runs: name the configuration with -c FILE, "
             "or the policy with --policy DIR"
         )
-    return demo / _CONFIGURATION
+    return demo / CONFIGURATION
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ostiary.cli.output import fail
-from ostiary.config import load_config
+from ostiary.config import CONFIGURATION, load_config
 from ostiary.logs import configure_logging
 from ostiary.opa.install import OpaNotFound
 from ostiary.opa.probe import OpaNotReady
@@ -17,9 +17,7 @@ from ostiary.supervisor import serve
 
 
 def command(
-    config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration.")] = Path(
-        "ostiary.yaml"
-    ),
+    config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration.")] = CONFIGURATION,
 ) -> None:
     """Run the proxy in the foreground until SIGTERM, SIGINT or SIGHUP, which drain it."""
     loaded = load_config(config, os.environ)

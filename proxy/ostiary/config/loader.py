@@ -11,6 +11,9 @@ from ostiary.config.model import Config
 from ostiary.policy.document import Place, read_document
 from ostiary.policy.mistakes import Inspection
 
+CONFIGURATION: Final = Path("ostiary.yaml")
+"""The file, where none is named."""
+
 SECRETS: Final[frozenset[Place]] = frozenset({("opa", "token"), ("grants", "url")})
 """Where the whole value may be `${NAME}`, an environment variable."""
 

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import ASGIApp
 
 from ostiary import assets
-from ostiary.config import load_config
+from ostiary.config import CONFIGURATION, load_config
 from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.demo.services import SERVICES, service_application
 from ostiary.listening import Server, bind, listen, quiet
@@ -66,7 +66,7 @@ async def running_demo(
         policy = place / "policy"
         shutil.copytree(assets.demo_bundle(), policy, dirs_exist_ok=True)
         build_bundle(policy, place / "bundle", opa=opa, sequence=1, rego_root=assets.rego())
-        config = place / "ostiary.yaml"
+        config = place / CONFIGURATION
         config.write_text(configuration(ports, level=level), encoding="utf-8")
         supervisor = Supervisor(load_config(config, os.environ), opa_binary=opa, data=listeners.pop("proxy"))
         applications: dict[str, ASGIApp] = {"issuer": issuer.application()}
