@@ -15,7 +15,7 @@ from ostiary.audit.findings import Kind
 from ostiary.clock import ManualClock
 from ostiary.errors import AuditUnavailable, IdentityInvalid, MessageMalformed
 from support import trail
-from support.audit import PipeSink, Stages, credential, decision, exchange, forward, identity, request, target, until
+from support.audit import PipeSink, Stages, credential, exchange, forward, let_through, until
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
 OF_REQUESTS = ("decision", "credential", "completion", "refusal", "answer")
@@ -40,10 +40,7 @@ async def written() -> dict[str, dict[str, Any]]:
     log = MemoryAuditLog(clock=ManualClock())
     carried = exchange()
     with log.record(carried) as record:
-        record.resolved(target())
-        record.identified(identity())
-        record.decided(request(), decision())
-        await record.commit(credential())
+        await let_through(record)
         await record.commit(credential())
     await Stages(identify=IdentityInvalid()).pipeline(log)(*Stages().asgi())
     with log.record(carried):

@@ -21,12 +21,13 @@ from ostiary.errors import (
     UpstreamTimeout,
 )
 from ostiary.exchange import Exchange
-from support.audit import DOCUMENT, SECRET, Stages, credential, decision, exchange, identity, request, target
+from support.audit import SECRET, Stages, credential, decision, exchange, identity, let_through, request
+from support.opa import ALLOWED
 
 TIME = "2026-09-21T14:13:20.000Z"
 IDENTITY = {"issuer": "https://idp.test", "subject": "web", "method": "jwt", "token_id": "t-1"}
 DENIED = {
-    **DOCUMENT,
+    **ALLOWED,
     "allow": False,
     "reasons": ["permission-missing", "condition-hours"],
     "permission": None,
@@ -52,7 +53,7 @@ DECISION = {
     "source_ip": "10.0.0.7",
     "decision_ms": 0.0,
     "input": request().document(),
-    "result": DOCUMENT,
+    "result": ALLOWED,
 }
 COMPLETION = {
     "schema": 1,
@@ -153,7 +154,7 @@ async def test_without_a_record_the_upstream_is_not_called(log: MemoryAuditLog) 
             "identity": IDENTITY,
             "bytes_sent": log.documents[0]["bytes_sent"],
             "input": request().document(),
-            "result": DOCUMENT,
+            "result": ALLOWED,
         }
     ]
 
@@ -239,7 +240,7 @@ async def test_no_credential_leaves_the_decision_that_had_been_made(log: MemoryA
     found = await run(log, Stages(swap=CredentialUnavailable("no key")))
 
     assert [(line["kind"], line["status"], line["reasons"], line["result"]) for line in found] == [
-        ("refusal", 503, ["credential-unavailable"], DOCUMENT)
+        ("refusal", 503, ["credential-unavailable"], ALLOWED)
     ]
 
 
@@ -369,10 +370,7 @@ async def test_a_credential_renewed_for_a_retry_adds_a_line_and_does_not_repeat_
 ) -> None:
     carried = exchange()
     with log.record(carried) as record:
-        record.resolved(target())
-        record.identified(identity())
-        record.decided(request(), decision())
-        await record.commit(credential())
+        await let_through(record)
         await record.commit(credential("c-2"))
         await answer(carried)
 

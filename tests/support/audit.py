@@ -13,25 +13,10 @@ from typing import Any
 from ostiary.audit import AuditFiles, FileAuditLog
 from ostiary.clock import Clock, SystemClock
 from ostiary.exchange import Exchange
-from ostiary.interfaces import AuditLog
+from ostiary.interfaces import AuditLog, Record
 from ostiary.models import AccessRequest, CachePolicy, Credential, CredentialProfile, Decision, Identity, Target
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
-
-DOCUMENT = {
-    "allow": True,
-    "reasons": [],
-    "caller": "web",
-    "service": "orders",
-    "endpoint": "get-order",
-    "permission": "web/orders/get-order/00000000",
-    "grant": None,
-    "credential": {"lifetime": 60, "per_call": False},
-    "expires_at": None,
-    "cache": {"max_age": 5, "vary": []},
-    "requestable": None,
-    "observed": False,
-}
 
 SECRET = "Bearer never-to-be-seen"
 
@@ -133,14 +118,19 @@ def file_log(
     return FileAuditLog(sink=files, worker=worker, clock=clock, **settings)
 
 
+async def let_through(record: Record) -> None:
+    """Tell a record what the pipeline tells it of an allowed request, until the upstream is called."""
+    record.resolved(target())
+    record.identified(identity())
+    record.decided(request(), decision())
+    await record.commit(credential())
+
+
 async def forward(log: Any, *, body: bytes = b"{}") -> str:
     """One allowed request, from record to completion. Its decision id."""
     carried = exchange()
     with log.record(carried) as record:
-        record.resolved(target())
-        record.identified(identity())
-        record.decided(request(), decision())
-        await record.commit(credential())
+        await let_through(record)
         await carried.respond(200, [], body)
     return carried.id
 
