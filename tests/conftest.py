@@ -13,8 +13,8 @@ from ostiary.opa.install import ensure_opa
 # What `assert` says in the tests' own parts is said under `python -O`, too, and tells what differed.
 pytest.register_assert_rewrite("support")
 
-# Where it is installed (by what writes the bill of materials), jsonschema has it compile the grammar of URIs, which takes
-# each worker seconds; no schema here checks one.
+# Where it is installed (for the bill of materials), jsonschema has it compile the grammar of URIs, which takes each
+# worker seconds; no schema here checks one.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # How long an example takes is the machine's business, and a slow one is no failure of the promise.
