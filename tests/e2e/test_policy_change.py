@@ -53,7 +53,7 @@ async def test_a_bundle_that_was_announced_is_the_only_one_that_answers(opa_bina
                     sequence=sequence,
                     rego_root=assets.rego(),
                 )
-                await until(lambda: page.revision() == built.revision, seconds=20)  # noqa: B023 - called in this turn
+                await until(lambda: page.revision() == built.revision, seconds=60)  # noqa: B023 - called in this turn
                 after = {await asyncio.to_thread(status, proxy) for _ in range(30)}
                 assert (before, after) == (({200}, {403}) if permissions == WITHOUT_ORDER_42 else ({403}, {200}))
         cached = [line["cached"] for line in proxy.audit_lines() if line["kind"] in ("decision", "refusal")]
@@ -140,7 +140,7 @@ async def test_the_opa_of_another_tells_of_its_bundles(
                 active = f"{opa}/v1/data/ostiary/revision?provenance=true"
                 await eventually(lambda: revision in fetched(active))  # noqa: B023 - called in this turn
                 began = time.monotonic()
-                await until(lambda: page.revision() == revision, seconds=20)  # noqa: B023 - as above
+                await until(lambda: page.revision() == revision, seconds=60)  # noqa: B023 - as above
                 took.append(time.monotonic() - began)
                 assert await asyncio.to_thread(status, proxy) == (403 if sequence % 2 else 200)
             assert min(took) < 1  # the supervisor looks by itself every five seconds

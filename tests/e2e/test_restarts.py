@@ -69,7 +69,7 @@ async def test_a_rolling_restart_of_the_workers_costs_no_request(opa_binary: Pat
         for turn in (1, 2):
             await load.more(50)
             os.kill(proxy.pid, signal.SIGUSR2)
-            await eventually(lambda: proxy.log_text().count("all workers were restarted") == turn, seconds=60)  # noqa: B023
+            await eventually(lambda: proxy.log_text().count("all workers were restarted") == turn)  # noqa: B023
             now = proxy.worker_pids
             assert len(now) == workers
             assert not set(now) & set(before)
@@ -226,7 +226,7 @@ async def test_an_idle_connection_ends_with_the_grace(opa_binary: Path) -> None:
     began = time.monotonic()
     async with draining() as (_, used, fresh):
         assert [await client.ended() for client in (used, fresh)] == [b"", b""]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 25  # with the start; until the drain's deadline it would be 30 s longer
 
 
 async def test_without_a_grace_idle_connections_end_at_once(opa_binary: Path) -> None:
@@ -330,7 +330,7 @@ async def test_a_worker_without_a_successor_stays(opa_binary: Path) -> None:
         (proxy.place / "away").rename(key)
         for _ in range(5):  # what is asked for while it is being done is done once
             os.kill(proxy.pid, signal.SIGUSR2)
-        await eventually(lambda: "all workers were restarted" in proxy.log_text(), seconds=30)
+        await eventually(lambda: "all workers were restarted" in proxy.log_text())
         assert not set(proxy.worker_pids) & set(before)
         assert len(proxy.worker_pids) == 2
 

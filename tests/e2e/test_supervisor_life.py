@@ -46,10 +46,10 @@ async def in_flight(
     async with (
         RawUpstream(slow).running() as upstream,
         running_proxy(upstreams={"orders": upstream.port}, config_extra=config_extra, clean=clean) as proxy,
-        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+        httpx.AsyncClient(trust_env=False, timeout=60) as client,
     ):
         task = asyncio.create_task(client.get(proxy.url("/orders/42"), headers=proxy.headers("web")))
-        await asyncio.wait_for(slow.asked.wait(), 10)
+        await asyncio.wait_for(slow.asked.wait(), 60)
         yield proxy, slow, task
         slow.answer.set()
         await asyncio.gather(task, return_exceptions=True)
@@ -103,10 +103,9 @@ async def test_workers_share_the_socket_and_one_that_is_killed_is_replaced(opa_b
         async with connected(proxy.port), httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(proxy.url("/orders/42"), headers=proxy.headers())).status_code == 200
             began = time.monotonic()
-            assert (
-                await asyncio.to_thread(proxy.stop) == 0
-            )  # idle connections do not hold it up for more than the grace
-            assert time.monotonic() - began < 6
+            assert await asyncio.to_thread(proxy.stop) == 0
+            # Idle connections do not hold it up for more than the grace, and others would for half a minute.
+            assert time.monotonic() - began < 20
 
 
 async def test_with_a_worker_for_each_core_each_keeps_to_its_own(opa_binary: Path) -> None:
@@ -199,7 +198,7 @@ async def test_what_does_not_end_by_the_drains_deadline_is_cut_off(opa_binary: P
     async with in_flight(config_extra="limits: {drain_timeout: 1s}\n") as (proxy, _, task):
         began = time.monotonic()
         assert await asyncio.to_thread(proxy.stop) == 0
-        assert 0.9 < time.monotonic() - began < 4
+        assert 0.9 < time.monotonic() - began < 20
         with pytest.raises(httpx.TransportError):
             await task
         decision, completion = proxy.audit_lines()
@@ -214,7 +213,7 @@ async def test_a_second_signal_does_not_wait(opa_binary: Path) -> None:
         began = time.monotonic()
         proxy.process.send_signal(signal.SIGTERM)
         assert await ended(proxy.process) == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20  # the drain's deadline is 30 s
         with pytest.raises(httpx.TransportError):
             await task
 

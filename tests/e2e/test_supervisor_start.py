@@ -257,7 +257,7 @@ async def test_a_signal_ends_a_start_that_waits(failing: Failing, place: Path) -
         )
         await eventually((place / "state" / "signing-key.pem").exists)
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 3) == 0
+        assert await asyncio.wait_for(process.wait(), 20) == 0
     await all_gone(processes_of(place))
     assert (place / "log").read_text() == ""
 
@@ -279,4 +279,4 @@ async def test_the_admin_listener_may_be_a_port_of_loopback(place: Path) -> None
             assert (await client.get(f"http://127.0.0.1:{port}/readyz")).json()["ready"] is True
     finally:
         process.terminate()
-    assert await asyncio.wait_for(process.wait(), 5) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0

@@ -138,7 +138,7 @@ def watched(*arguments: object, columns: int = 80, cwd: Path | None = None) -> R
         with contextlib.suppress(OSError):
             while piece := os.read(ours, 65536):
                 text += piece
-        status = process.wait(30)
+        status = process.wait(60)
     finally:
         os.close(ours)
         if process.poll() is None:

@@ -76,7 +76,7 @@ _NOISE: Final = re.compile(r"^.*OPA running with uid or gid 0\..*\n?", re.MULTIL
 _PAUSE: Final = 0.05
 """Seconds before each command. People take longer, and lines of the audit are there within ten milliseconds."""
 
-_PATIENCE: Final = 30.0
+_PATIENCE: Final = 60.0
 """Seconds for a command to end, or for one in the background to print what is shown."""
 
 

@@ -92,7 +92,7 @@ def zombies(pid: int) -> list[int]:
     return found
 
 
-async def all_gone(pids: list[int], *, seconds: float = 5.0) -> None:
+async def all_gone(pids: list[int], *, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while left := [pid for pid in pids if alive(pid)]:
         assert time.monotonic() < deadline, f"left behind: {[command_line(pid) for pid in left]}"

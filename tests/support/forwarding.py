@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from support.upstream import Answer, Script, UpstreamConnection
 from support.upstream import Seen as Request
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which a test that waits for something gives up."""
 
 

@@ -170,7 +170,7 @@ class RunningProxy:
         ]
         return [line for line in complete if line["kind"] not in ("begin", "resume", "end", "pruned")]
 
-    async def recorded(self, decision_id: str, *, lines: int, seconds: float = 5.0) -> list[dict[str, Any]]:
+    async def recorded(self, decision_id: str, *, lines: int, seconds: float = 60.0) -> list[dict[str, Any]]:
         """The lines of one decision, as soon as there are so many. The last one is written after the answer."""
         found: list[dict[str, Any]] = []
         deadline = time.monotonic() + seconds
@@ -415,7 +415,7 @@ def _end(proxy: RunningProxy, *, clean: bool) -> None:
 
 
 def _gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while left := [pid for pid in pids if alive(pid)]:
         assert time.monotonic() < deadline, f"left behind: {[command_line(pid) for pid in left]}"
         time.sleep(0.02)

@@ -32,7 +32,7 @@ from ostiary.server import (
 from support.shipped import listener_limits
 
 ATTACKS = Path(__file__).parent.parent / "attacks" / "attacks.json"
-PATIENCE = 5.0
+PATIENCE = 20.0
 """Seconds after which a test that waits for something gives up."""
 
 
