@@ -48,6 +48,20 @@ def source(tmp_path: Path) -> Path:
     return source
 
 
+CASES = """\
+cases:
+  - caller: web
+    service: billing
+    request: POST /charges
+    expect: allow
+    why: money is nice to have
+  - {caller: web, service: billing, request: POST /charges, expect: [policy-denied], why: so the rule says}
+  - {caller: web, service: billing, request: POST /charges, expect: [policy-denied, permission-missing], why: "no"}
+  - {caller: web, service: billing, request: GET /charges?page=2, expect: unknown-endpoint, why: nothing to read}
+  - {caller: web, service: billing, request: GET /charges/%2e%2e, expect: target-malformed, why: no way around}
+  - {identity: {spiffe: "spiffe://a.test/b"}, service: billing, request: POST /charges, expect: deny, why: a stranger}
+"""
+
 MAP = """\
 services:
   billing: {endpoints: {charge: POST /charges}}
@@ -97,6 +111,7 @@ def test_a_test_that_does_not_hold_is_told_with_what_it_printed(source: Path) ->
                     },
                 ],
             },
+            "cases": {"passed": 0, "failed": []},
             "coverage": None,
         },
     )
@@ -104,7 +119,70 @@ def test_a_test_that_does_not_hold_is_told_with_what_it_printed(source: Path) ->
 
 def test_a_policy_without_tests_does_not_pass(source: Path) -> None:
     (source / "policy_test.rego").unlink()
-    assert ostiary("bundle", "test", "p") == Ran(1, "", "p: has no tests: *_test.rego\n")
+    assert ostiary("bundle", "test", "p") == Ran(1, "", "p: has neither tests, *_test.rego, nor cases, *_cases.yaml\n")
+
+
+def test_cases_are_asked_of_the_bundle_and_count_for_the_coverage(source: Path) -> None:
+    (source / "policy_test.rego").unlink()
+    (source / "p_cases.yaml").write_text(CASES, encoding="utf-8")
+    ran = ostiary("bundle", "test", "p")
+    assert ran == Ran(
+        1,
+        """\
+FAIL      p/p_cases.yaml:2: web: POST /charges at billing, from 192.0.2.1, 2026-03-02T10:00:00Z
+          expected  allow
+          got       deny: policy-denied: no
+          why       money is nice to have
+FAIL      p/p_cases.yaml:8: web: POST /charges at billing, from 192.0.2.1, 2026-03-02T10:00:00Z
+          expected  policy-denied, permission-missing
+          got       deny: policy-denied: no
+          why       no
+cases     4 passed, 2 failed
+coverage  75% of 4 lines of rules
+          not reached: p/policy.rego:8
+""",
+        "",
+    )
+
+
+def test_a_rule_that_breaks_denies_no_case(source: Path) -> None:
+    """It is a 503, which nobody expects."""
+    rego = "package policy\n\nallow if 1 / (count(input.resource.properties.query) - 1) < 0\n"
+    (source / "policy.rego").write_text(rego, encoding="utf-8")
+    (source / "policy_test.rego").unlink()
+    case = "{caller: web, service: billing, request: POST /charges"
+    table = f"cases:\n- {case}, expect: allow, why: a}}\n- {case}?a=1, expect: deny, why: b}}\n"
+    (source / "p_cases.yaml").write_text(table, encoding="utf-8")
+    ran = ostiary("bundle", "test", "p", "--json")
+    document = json.loads(ran.out)
+    assert (ran.status, document["coverage"], document["cases"]) == (
+        1,
+        None,
+        {
+            "passed": 1,
+            "failed": [
+                {
+                    "file": "p/p_cases.yaml",
+                    "line": 3,
+                    "asked": "web: POST /charges?a=1 at billing, from 192.0.2.1, 2026-03-02T10:00:00Z",
+                    "expected": "deny",
+                    "got": "no decision: div: divide by zero",
+                    "why": "b",
+                }
+            ],
+        },
+    )
+
+
+def test_mistakes_of_all_tables_are_told_at_once(source: Path) -> None:
+    (source / "a_cases.yaml").write_text(CASES.replace("caller: web\n", "caller: wbe\n"), encoding="utf-8")
+    (source / "b_cases.yaml").write_text("cases: []\n", encoding="utf-8")
+    assert ostiary("bundle", "test", "p") == Ran(
+        2,
+        "",
+        "p/a_cases.yaml:2: cases[0].caller: unknown caller 'wbe' (did you mean 'web'?)\n"
+        "p/b_cases.yaml:1: cases: is empty: nothing would be tested\n",
+    )
 
 
 def test_mistakes_are_those_of_a_build(source: Path) -> None:

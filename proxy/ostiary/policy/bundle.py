@@ -82,7 +82,7 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
             rego_root,
         )
         capabilities = Path(directory) / "capabilities.json"
-        _check(place, source, rego, tests=(*organisation.tests, testing_rego(rego_root)), capabilities=capabilities)
+        _check(place, source, rego, tests=(*organisation.tests, rego_for_tests(rego_root)), capabilities=capabilities)
         revision = f"{sequence}-{_digest(place)}"
         _write_json(place / MANIFEST, _manifest(revision))
         _put_in_place(place, out, aside=Path(directory) / "replaced")
@@ -128,19 +128,24 @@ def _write(place: Path, source: Path, organisation: Organisation, content: Json,
     for path in our_rego(rego_root):
         _copy(path, place / path.relative_to(rego_root))
     for path in organisation.rules:
-        _copy(path, place / _ORGANISATION / path.relative_to(source))
+        _copy(path, in_bundle(path, source, place))
+
+
+def in_bundle(path: Path, source: Path, bundle: Path) -> Path:
+    """Where the bundle has a file of the organisation's."""
+    return bundle / _ORGANISATION / path.relative_to(source)
 
 
 def our_rego(root: Path) -> list[Path]:
     """Our own Rego, as every bundle has it: without tests, and without what is for tests."""
-    aside = testing_rego(root).parent
+    aside = rego_for_tests(root).parent
     found = [path for path in sorted(root.rglob("*.rego")) if not path.match(TESTS) and path.parent != aside]
     if not found:
         raise ConfigurationError([f"{root}: there is no Rego of ostiary's here"])
     return found
 
 
-def testing_rego(root: Path) -> Path:
+def rego_for_tests(root: Path) -> Path:
     """`data.ostiary.testing`, which tests import."""
     return root / "ostiary" / "testing" / "testing.rego"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ostiary.models import Json
-from ostiary.policy.bundle import our_rego, testing_rego
+from ostiary.policy.bundle import in_bundle, our_rego, rego_for_tests
 from ostiary.policy.organisation import TESTS, rego_files
 from ostiary.policy.rego import Opa
 
@@ -82,9 +82,15 @@ class Coverage:
                 yield f"{file}:{first}" if first == last else f"{file}:{first}-{last}"
 
 
-def test_files(source: Path) -> list[Path]:
+def tests_of(source: Path) -> list[Path]:
     """The organisation's tests."""
     return [path for path in rego_files(source) if path.match(TESTS)]
+
+
+def covered_by_cases(report: Mapping[str, Json], source: Path, bundle: Path) -> Coverage:
+    """What cases reached, by the files of the sources; `report` is by those of the bundle."""
+    rules = [path for path in rego_files(source) if not path.match(TESTS)]
+    return read_coverage(report, {str(in_bundle(path, source, bundle)): str(path) for path in rules})
 
 
 def run_tests(source: Path, bundle: Path, *, opa: Opa, rego_root: Path) -> tuple[Tests, Coverage | None]:
@@ -93,9 +99,9 @@ def run_tests(source: Path, bundle: Path, *, opa: Opa, rego_root: Path) -> tuple
     What is reached counts on the sources; None where a test fails. Raises `ConfigurationError` where OPA cannot run
     them.
     """
-    tests = test_files(source)
+    tests = tests_of(source)
     rules = [path for path in rego_files(source) if not path.match(TESTS)]
-    beside = [testing_rego(rego_root), *tests]
+    beside = [rego_for_tests(rego_root), *tests]
     sources = [bundle / "data.json", *our_rego(rego_root), *rules, *beside]
     on_bundle = opa.test(bundle, *beside)
     report = opa.covered_by_tests(*sources)
