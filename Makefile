@@ -64,7 +64,7 @@ check: $(VENV)/.dev opa ## format, lint, types, Rego and import rules
 	@opa="$$($(BIN)/ostiary opa install --quiet)" \
 	  && "$$opa" fmt --list --fail rego bundles \
 	  && "$$opa" check --strict rego \
-	  && "$$opa" check --strict bundles/demo
+	  && "$$opa" check --strict rego bundles/demo
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 attacks: $(VENV)/.dev opa ## try the attack corpora on the proxy; CORPUS=file for another

@@ -19,5 +19,5 @@ def rego() -> Path:
 
 
 def demo_bundle() -> Path:
-    """The demo deployment's own policy: `permissions.yaml`, `policy.rego`, `policy_test.rego`."""
+    """The demo deployment's own policy: `permissions.yaml`, `policy.rego`, and what tests them."""
     return _root() / "bundles" / "demo"

@@ -1,4 +1,4 @@
-"""`ostiary bundle build`, `sign`, `verify`, `inspect`; `diff` and `report` are in `review`."""
+"""`ostiary bundle build`, `sign`, `verify`, `inspect`; `diff` and `report` are in `review`, `test` in `trial`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ostiary import assets
-from ostiary.cli import review
+from ostiary.cli import review, trial
 from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.cli.sources import needed_opa, policy_directory
 from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, read_archive, signed
@@ -37,6 +37,7 @@ def _bundle() -> None:
 
 app.command("diff")(review.diff)
 app.command("report")(review.report)
+app.command("test")(trial.command)
 
 
 @app.command("build")
@@ -52,7 +53,7 @@ def build(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Compile DIR into the bundle OUT: a directory, which OPA and `opa test` load as it is, or an archive to publish.
+    """Compile DIR into the bundle OUT: a directory, which OPA loads as it is, or an archive to publish. Without tests.
 
     Every mistake is told, and OUT is then left as it was. Warnings do not keep it from being built.
     """

@@ -7,36 +7,35 @@ so that what the proxy would refuse or answer itself is told here too, and told 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
+from pydantic_core import PydanticCustomError
 
-from ostiary.addresses import unmapped
 from ostiary.cli.output import fail
 from ostiary.concierge import JWKS_PATH, PROTECTED_RESOURCE_PATH, ProxyConcierge
 from ostiary.config import Config
 from ostiary.errors import AccessError, HostUnknown, IdentityInvalid, MethodRefused
 from ostiary.exchange import Exchange
 from ostiary.models import AccessRequest, Identity, Json, Target
+from ostiary.policy import values
 from ostiary.policy.explain import Specimen
 from ostiary.policy.values import HIDDEN_CLAIMS
 from ostiary.policy.words import closest, quoted
 from ostiary.routes import METHODS
 from ostiary.target import OWN_SERVICE, Targets
 
+T = TypeVar("T")
+
 _EXAMPLE: Final = '"GET http://orders.localhost/orders/42"'
 _REQUEST: Final = re.compile(r"([A-Za-z]+) +(?:(https?)://)?([^/?# ]+)([^? ]*)(?:\?([^ ]*))?")
 _PORT: Final = re.compile(r"(.+):([0-9]{1,5})")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-_LAST_INSTANT: Final = 2**63 // 10**9
-"""The policy counts in nanoseconds of 64 bits: past the year 2262 it could judge no time."""
 
 # Hosts of a question without a configuration: nobody else can have them (RFC 6761 section 6.4).
 _SOME_HOST: Final = "service.invalid"
@@ -241,22 +240,16 @@ def read_time(at: str | None) -> int:
     """Whole Unix seconds; now, if nothing is given."""
     if at is None:
         return int(time.time())
-    try:
-        found = datetime.fromisoformat(at)
-    except ValueError:
-        fail(f"{at!r} is not a time, which is written 2026-09-21T10:00:00Z")
-    if found.tzinfo is None:
-        fail(f"{at!r} says no time zone: end it with Z, or with an offset")
-    seconds = int(found.timestamp())
-    if not 0 <= seconds < _LAST_INSTANT:
-        fail(f"{at!r} is not between 1970 and 2262")
-    return seconds
+    return _read(values.read_instant, at)
 
 
 def read_address(text: str) -> str:
     """As the listener gives it: an IPv4-mapped address is the IPv4 address."""
+    return _read(values.read_address, text)
+
+
+def _read(read: Callable[[str], T], text: str) -> T:
     try:
-        found = ipaddress.ip_address(text)
-    except ValueError:
-        fail(f"{text!r} is not an IP address")
-    return unmapped(str(found))
+        return read(text)
+    except PydanticCustomError as error:
+        fail(str(error))

@@ -3,10 +3,10 @@
     OUT/.manifest          revision, roots `ostiary` and `policy`
     OUT/data.json          {"ostiary": {"map": …}}
     OUT/ostiary, policy/   our Rego, without its own tests; `policy/` stands in for hooks that the organisation has not
-    OUT/organisation/      the organisation's Rego as it is in the source, its tests included
+    OUT/organisation/      the organisation's Rego as it is in the source, without its tests
 
-So `opa test OUT` runs the organisation's tests against what will be enforced, and OPA loads OUT as it is (the sidecar
-leaves `*_test.rego` out). Equal sources give equal bytes, whatever the machine.
+So OPA loads OUT as it is, and another test is no other revision. The tests are compiled with what was built, and with
+`ostiary.testing`, which is for them alone. Equal sources give equal bytes, whatever the machine.
 
 OUT is put in place whole: written beside, then renamed. Between the two renames OUT does not exist for an instant,
 during which OPA keeps what it has.
@@ -81,7 +81,8 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
             compile_map(permissions, hooks=organisation.hooks, reads_query=organisation.denies_by_query),
             rego_root,
         )
-        _check(place, source, rego, capabilities=Path(directory) / "capabilities.json")
+        capabilities = Path(directory) / "capabilities.json"
+        _check(place, source, rego, tests=(*organisation.tests, rego_for_tests(rego_root)), capabilities=capabilities)
         revision = f"{sequence}-{_digest(place)}"
         _write_json(place / MANIFEST, _manifest(revision))
         _put_in_place(place, out, aside=Path(directory) / "replaced")
@@ -124,13 +125,29 @@ def _custom(section: str, entries: Sequence[Permission | Eligibility]) -> Iterat
 def _write(place: Path, source: Path, organisation: Organisation, content: Json, rego_root: Path) -> None:
     place.mkdir()
     _write_json(place / "data.json", {"ostiary": {"map": content}})
-    ours = [path for path in sorted(rego_root.rglob("*.rego")) if not path.match(TESTS)]
-    if not ours:
-        raise ConfigurationError([f"{rego_root}: there is no Rego of ostiary's here"])
-    for path in ours:
+    for path in our_rego(rego_root):
         _copy(path, place / path.relative_to(rego_root))
-    for path in organisation.files:
-        _copy(path, place / _ORGANISATION / path.relative_to(source))
+    for path in organisation.rules:
+        _copy(path, in_bundle(path, source, place))
+
+
+def in_bundle(path: Path, source: Path, bundle: Path) -> Path:
+    """Where the bundle has a file of the organisation's."""
+    return bundle / _ORGANISATION / path.relative_to(source)
+
+
+def our_rego(root: Path) -> list[Path]:
+    """Our own Rego, as every bundle has it: without tests, and without what is for tests."""
+    aside = rego_for_tests(root).parent
+    found = [path for path in sorted(root.rglob("*.rego")) if not path.match(TESTS) and path.parent != aside]
+    if not found:
+        raise ConfigurationError([f"{root}: there is no Rego of ostiary's here"])
+    return found
+
+
+def rego_for_tests(root: Path) -> Path:
+    """`data.ostiary.testing`, which tests import."""
+    return root / "ostiary" / "testing" / "testing.rego"
 
 
 def _copy(path: Path, to: Path) -> None:
@@ -142,17 +159,19 @@ def _write_json(path: Path, document: Json) -> None:
     path.write_text(canonical(document) + "\n", encoding="ascii")
 
 
-def _check(place: Path, source: Path, opa: Opa, *, capabilities: Path) -> None:
+def _check(place: Path, source: Path, opa: Opa, *, tests: Sequence[Path], capabilities: Path) -> None:
     """What will be enforced must do without impure built-ins; tests may use them."""
     capabilities.write_text(json.dumps(opa.pure_capabilities()), encoding="utf-8")
-    found = opa.check(place, ignore=[TESTS], capabilities=capabilities) or opa.check(place)
+    found = opa.check(place, capabilities=capabilities) or opa.check(place, *tests)
     if not found:
         return
     theirs = place / _ORGANISATION
     lines = []
     for mistake in found:
         path = mistake.path
-        named = source / path.relative_to(theirs) if path.is_relative_to(theirs) else path.name
+        if path.is_relative_to(theirs):
+            path = source / path.relative_to(theirs)
+        named = path if path.is_relative_to(source) else path.name
         lines.append(f"{named}:{mistake.row}: {mistake.message}")
     raise ConfigurationError(lines)
 

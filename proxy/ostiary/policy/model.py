@@ -30,8 +30,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, ValidationError
 
-from ostiary.models import Json
-from ostiary.policy.document import plain, read_document
+from ostiary.policy.document import read_document
 from ostiary.policy.mistakes import Inspection, StandIn
 from ostiary.policy.references import Known, find_mistakes
 from ostiary.policy.values import (
@@ -45,10 +44,12 @@ from ostiary.policy.values import (
     Distinct,
     Duration,
     Hour,
+    JsonValue,
     Listing,
     Name,
     Network,
     Present,
+    SpiffeText,
     Text,
     TimeZone,
     distinct,
@@ -58,7 +59,6 @@ from ostiary.policy.values import (
 )
 from ostiary.policy.words import quoted
 from ostiary.routes import METHODS, Endpoint, TemplateError
-from ostiary.spiffe import SpiffeId
 from ostiary.target import OWN_SERVICE
 
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -108,20 +108,6 @@ def _not_reserved(name: str) -> str:
     if name == OWN_SERVICE:
         raise mistake(f"the service name {quoted(name)} is reserved for the proxy itself")
     return name
-
-
-def _json(value: Any) -> Json:
-    try:
-        return plain(value)
-    except ValueError as error:
-        raise mistake(str(error)) from None
-
-
-def _spiffe(value: str) -> str:
-    try:
-        return str(SpiffeId.parse(value))
-    except ValueError:
-        raise mistake(f"{quoted(value)} is not a SPIFFE ID, which is written spiffe://shop.test/reporting") from None
 
 
 def _issuer(value: str) -> str:
@@ -202,7 +188,7 @@ class Caller(Strict):
     claims: Annotated[Annotated[dict[ClaimName, CallerTexts], Distinct] | None, Present] = None
     """Claim to value, or to a list of values of which one is enough. All claims must hold; where the token's claim is
     a list, the value must be in it."""
-    spiffe: Annotated[Annotated[str, AfterValidator(_spiffe)] | None, Present] = None
+    spiffe: Annotated[SpiffeText | None, Present] = None
     """A SPIFFE ID, proved by a certificate or a JWT-SVID; a plain token never matches it."""
 
     @model_validator(mode="after")
@@ -287,9 +273,7 @@ class Conditions(Strict):
     """These parameters only, each at most once, with one of these values; `"*"` is any one value."""
     path: Annotated[Annotated[dict[Text, ClaimReference], Distinct] | None, Present] = None
     """Path variable to the claim that it must equal: tenant isolation."""
-    custom: Annotated[Annotated[dict[CustomName, Annotated[Json, AfterValidator(_json)]], Distinct] | None, Present] = (
-        None
-    )
+    custom: Annotated[Annotated[dict[CustomName, JsonValue], Distinct] | None, Present] = None
     """Name to argument: conditions that the organisation's `policy.condition(name, argument, request)` answers."""
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from ostiary.policy.rego import Opa, RegoMistake
 
 PACKAGE: Final = "policy"
 TESTS: Final = "*_test.rego"
-"""Files that `opa test` runs and the sidecar does not load. What they define is no hook."""
+"""Files that `opa test` runs. No bundle holds them, and what they define is no hook."""
 
 _HOOKS: Final = frozenset({"deny", "allow"})
 _QUERY: Final = ("resource", "properties", "query")
@@ -39,6 +39,15 @@ class Organisation:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def tests(self) -> tuple[Path, ...]:
+        return tuple(path for path in self.files if path.match(TESTS))
+
+    @property
+    def rules(self) -> tuple[Path, ...]:
+        """What is enforced: every file that is none of tests."""
+        return tuple(path for path in self.files if not path.match(TESTS))
+
+    @property
     def denies_by_query(self) -> bool:
         """Whether `deny` exists and could depend on the query."""
         return self.reads_query and "deny" in self.hooks
@@ -47,7 +56,7 @@ class Organisation:
 def read_organisation(source: Path, opa: Opa, *, beside: Path) -> Organisation:
     """Read every `.rego` file under `source`, except under `beside`, which is where the bundle is written."""
     inside = beside.resolve()
-    files = tuple(path for path in sorted(source.rglob("*.rego")) if not path.resolve().is_relative_to(inside))
+    files = tuple(path for path in rego_files(source) if not path.resolve().is_relative_to(inside))
     found = Organisation(files=files)
     for path in files:
         tree = opa.parse(path)
@@ -56,6 +65,11 @@ def read_organisation(source: Path, opa: Opa, *, beside: Path) -> Organisation:
         else:
             _read_module(found, path, tree)
     return found
+
+
+def rego_files(source: Path) -> list[Path]:
+    """Every `.rego` file under `source`, tests among them."""
+    return sorted(source.rglob("*.rego"))
 
 
 def _read_module(found: Organisation, path: Path, tree: Mapping[str, Json]) -> None:
@@ -100,7 +114,7 @@ def _read_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> Non
 
 
 def _read_test_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> None:
-    """A test file defines none of what is asked: an OPA that is not ours loads it with the bundle and enforces it."""
+    """A test file defines none of what is asked: the tests would then pass for a rule that is not enforced."""
     name = rule["head"]["ref"][0]["value"]
     if name in _ASKED:
         found.mistakes.append(

@@ -5,10 +5,11 @@ OPA itself is asked, as a child process; nothing here reads Rego by its text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -57,15 +58,30 @@ class Opa:
         found = list(_mistakes(run))
         return found[0] if found else RegoMistake(path=path, row=1, message=_said(run))
 
-    def check(self, path: Path, *, ignore: Sequence[str] = (), capabilities: Path | None = None) -> list[RegoMistake]:
-        """What `opa check --strict` refuses in a directory. `ignore` holds file name patterns."""
-        options = [f"--ignore={pattern}" for pattern in ignore]
-        if capabilities is not None:
-            options.append(f"--capabilities={capabilities}")
-        run = self._run("check", "--strict", "--format", "json", *options, str(path))
+    def check(self, *paths: Path, capabilities: Path | None = None) -> list[RegoMistake]:
+        """What `opa check --strict` refuses in directories and files that are loaded together."""
+        options = [] if capabilities is None else [f"--capabilities={capabilities}"]
+        run = self._run("check", "--strict", "--format", "json", *options, *map(str, paths))
         if run.returncode == 0:
             return []
-        return list(_mistakes(run)) or [RegoMistake(path=path, row=1, message=_said(run))]
+        return list(_mistakes(run)) or [RegoMistake(path=paths[0], row=1, message=_said(run))]
+
+    def test(self, *paths: Path) -> list[Json]:
+        """What became of each test, as `opa test` tells it. Raises `ConfigurationError` where none can be run."""
+        run = self._run("test", "--format", "json", *map(str, paths))
+        with contextlib.suppress(ValueError):
+            found = json.loads(run.stdout)
+            if isinstance(found, list):
+                return found
+        raise ConfigurationError(_lines(run))
+
+    def covered_by_tests(self, *paths: Path) -> Json | None:
+        """Which lines the tests reach, by file; None where a test fails, since OPA then does not say."""
+        run = self._run("test", "--coverage", "--format", "json", *map(str, paths))
+        with contextlib.suppress(ValueError):
+            found = json.loads(run.stdout)
+            return found["files"] if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
+        return None
 
     def pure_capabilities(self) -> Json:
         """This OPA's capabilities without the `IMPURE` built-ins and without network access."""
@@ -76,6 +92,26 @@ class Opa:
         document["builtins"] = [each for each in document["builtins"] if each["name"] not in IMPURE]
         document["allow_net"] = []
         return document
+
+    def evaluate(self, bundle: Path, query: str, document: Json) -> tuple[Json, Json]:
+        """The value of a query, with strict built-in errors, and which lines it reached, by the bundle's files.
+
+        Raises `ConfigurationError` where there is none.
+        """
+        options = [
+            "--format",
+            "json",
+            "--bundle",
+            str(bundle),
+            "--strict-builtin-errors",
+            "--coverage",
+            "--stdin-input",
+        ]
+        run = self._run("eval", *options, query, stdin=json.dumps(document))
+        with contextlib.suppress(ValueError, KeyError, IndexError, TypeError):
+            found = json.loads(run.stdout)
+            return found["result"][0]["expressions"][0]["value"], found["coverage"]["files"]
+        raise ConfigurationError([mistake.message for mistake in _mistakes(run)] or [_said(run)])
 
     def sign(self, bundle: Path, *, key: Path, algorithm: str, claims: Path, into: Path) -> None:
         """Write `.signatures.json` of a bundle into a directory. Raises `ConfigurationError`."""
@@ -91,10 +127,11 @@ class Opa:
         run = self._run("build", *options, "--bundle", str(bundle))
         return None if run.returncode == 0 else _said(run)
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(  # noqa: S603 - no shell, and the binary is the configured one
                 [str(self._binary), *arguments],
+                input=stdin,
                 capture_output=True,
                 check=False,
                 encoding="utf-8",
@@ -118,6 +155,12 @@ def _mistakes(run: subprocess.CompletedProcess[str]) -> Iterator[RegoMistake]:
             yield RegoMistake(
                 path=Path(location.get("file", "")), row=max(location.get("row", 1), 1), message=error["message"]
             )
+
+
+def _lines(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """Where and what, one line each."""
+    found = [f"{mistake.path}:{mistake.row}: {mistake.message}" for mistake in _mistakes(run)]
+    return found or [_said(run)]
 
 
 def _said(run: subprocess.CompletedProcess[str]) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from ostiary.policy.cases import CASES, CaseTable
 from ostiary.policy.model import PermissionMap
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -26,6 +27,11 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 def permissions_schema() -> dict[str, Any]:
     """JSON Schema of `permissions.yaml`."""
     return schema_of(PermissionMap, title="permissions.yaml", absent_only=True)
+
+
+def cases_schema() -> dict[str, Any]:
+    """JSON Schema of `*_cases.yaml`."""
+    return schema_of(CaseTable, title=CASES, absent_only=True)
 
 
 def schema_of(model: type[BaseModel], *, title: str, absent_only: bool = False) -> dict[str, Any]:

@@ -12,13 +12,26 @@ import re
 import zoneinfo
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
+from ostiary.addresses import unmapped
+from ostiary.models import Json
+from ostiary.policy.document import plain
 from ostiary.policy.words import closest, quoted
+from ostiary.spiffe import SpiffeId
 
 T = TypeVar("T")
 
@@ -33,6 +46,8 @@ _CUSTOM: Final = re.compile("[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _DURATION: Final = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s|m|h)")
 _SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,14})(B|KiB|MiB|GiB)")
 _HOUR: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
+_LAST_INSTANT: Final = 2**63 // 10**9
+"""The policy counts in nanoseconds of 64 bits: past the year 2262 it could judge no time."""
 _DIGITS: Final = re.compile(r"[0-9]{1,3}")
 
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
@@ -240,6 +255,44 @@ def time_zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})
 
 
+def _plain_json(value: Any) -> Json:
+    """The value, if JSON has it."""
+    try:
+        return plain(value)
+    except ValueError as error:
+        raise mistake(str(error)) from None
+
+
+def _spiffe(value: str) -> str:
+    try:
+        return str(SpiffeId.parse(value))
+    except ValueError:
+        raise mistake(f"{quoted(value)} is not a SPIFFE ID, which is written spiffe://shop.test/reporting") from None
+
+
+def read_instant(value: Any) -> int:
+    """Whole Unix seconds of `2026-09-21T10:00:00Z`, or the mistake that says what is wrong with it."""
+    try:
+        found = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise mistake(f"{quoted(value)} is not a time, which is written 2026-09-21T10:00:00Z") from None
+    if found.tzinfo is None:
+        raise mistake(f"{quoted(value)} says no time zone: end it with Z, or with an offset")
+    seconds = int(found.timestamp())
+    if not 0 <= seconds < _LAST_INSTANT:
+        raise mistake(f"{quoted(value)} is not between 1970 and 2262")
+    return seconds
+
+
+def read_address(value: str) -> str:
+    """An IP address as the listener gives it, an IPv4-mapped one as IPv4; or the mistake."""
+    try:
+        found = ipaddress.ip_address(value)
+    except ValueError:
+        raise mistake(f"{quoted(value)} is not an IP address") from None
+    return unmapped(str(found))
+
+
 def _time_zone(value: str) -> str:
     if value in time_zones():
         return value
@@ -280,4 +333,10 @@ Hour: TypeAlias = Annotated[
     AfterValidator(_hour),
     WithJsonSchema({"type": "string", "pattern": "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"}),
 ]
+JsonValue: TypeAlias = Annotated[Json, AfterValidator(_plain_json)]
+SpiffeText: TypeAlias = Annotated[str, AfterValidator(_spiffe)]
+Instant: TypeAlias = Annotated[
+    int, PlainValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+Address: TypeAlias = Annotated[str, AfterValidator(read_address), Field(json_schema_extra={"minLength": 1})]
 TimeZone: TypeAlias = Annotated[str, AfterValidator(_time_zone), WithJsonSchema({"type": "string", "minLength": 1})]
