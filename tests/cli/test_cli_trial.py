@@ -33,7 +33,7 @@ test_no_charge if {
 """
 BROKEN = """
 test_a_charge if {
-	print("asked as", _charge.caller)
+	print("asked\\u001b as", _charge.caller)
 	testing.decision(_charge).allow
 }
 
@@ -100,7 +100,7 @@ def test_a_test_that_does_not_hold_is_told_with_what_it_printed(source: Path) ->
                         "line": 11,
                         "test": "policy.tests.test_a_charge",
                         "on": both,
-                        "said": ["asked as web"],
+                        "said": ["asked\x1b as web"],
                     },
                     {
                         "file": file,
@@ -115,6 +115,16 @@ def test_a_test_that_does_not_hold_is_told_with_what_it_printed(source: Path) ->
             "coverage": None,
         },
     )
+
+
+def test_what_a_test_prints_is_no_terminal_s_command(source: Path) -> None:
+    (source / "policy_test.rego").write_text(TESTS + BROKEN, encoding="utf-8")
+    ran = ostiary("bundle", "test", "p")
+    assert ran.out.splitlines()[:2] == [
+        "FAIL      p/policy_test.rego:11: policy.tests.test_a_charge",
+        "          asked\\x1b as web",
+    ]
+    assert ran.out.endswith("coverage  is not told where a test fails\n")
 
 
 def test_a_policy_without_tests_does_not_pass(source: Path) -> None:
@@ -172,6 +182,11 @@ def test_a_rule_that_breaks_denies_no_case(source: Path) -> None:
             ],
         },
     )
+
+
+def test_a_table_that_would_not_be_read_is_told(source: Path) -> None:
+    (source / "p_cases.yml").write_text(CASES, encoding="utf-8")
+    assert ostiary("bundle", "test", "p") == Ran(2, "", "p/p_cases.yml: is not read: name it p_cases.yaml\n")
 
 
 def test_mistakes_of_all_tables_are_told_at_once(source: Path) -> None:

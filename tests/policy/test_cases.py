@@ -78,6 +78,11 @@ def schema_errors(text: str) -> list[str]:
             "GET orders",
             "request: 'GET orders' is not a request, which is written GET /orders/42?page=2",
         ),
+        (
+            "request: GET /orders",
+            'request: "GET /a\\eb"',
+            r"request: 'GET /a\x1bb' is not a request, which is written GET /orders/42?page=2",
+        ),
         ("GET /orders", "get /orders", "request: unknown method 'get' (did you mean 'GET'?)"),
         ("why: c", "why: c, from: here", "from: 'here' is not an IP address"),
         ("why: c", "why: c, at: noon", "at: 'noon' is not a time, which is written 2026-09-21T10:00:00Z"),

@@ -62,6 +62,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         typer.echo("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip())
 
 
+def visible(text: str) -> str:
+    """Text that others wrote, in one line that no terminal obeys."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def print_lines(lines: Sequence[str], *, hang: int) -> None:
     """Wrapped at the window for a person, with `hang` columns before what goes on; else as they are."""
     for line in lines:

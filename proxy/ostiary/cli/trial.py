@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ostiary import assets
-from ostiary.cli.output import fail, note, print_json, print_lines
+from ostiary.cli.output import fail, note, print_json, print_lines, visible
 from ostiary.cli.sources import needed_opa, policy_directory
 from ostiary.errors import ConfigurationError
 from ostiary.policy.bundle import PERMISSIONS, build_bundle
@@ -72,7 +72,8 @@ def command(
         )
     else:
         reached = _reached(coverage, threshold, enough=enough)
-        print_lines([*_in_words(tests), *_told(verdicts), *reached], hang=10)
+        lines = [*_in_words(tests), *_told(verdicts), *reached]
+        print_lines([visible(line) for line in lines], hang=10)
     if not passed:
         raise typer.Exit(1)
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from ostiary.errors import REASONS, AccessDenied, TargetMalformed, TargetTooLong, TokenInQuery
+from ostiary.errors import REASONS, AccessDenied, ConfigurationError, TargetMalformed, TargetTooLong, TokenInQuery
 from ostiary.policy.document import read_document
 from ostiary.policy.mistakes import Inspection, StandIn
 from ostiary.policy.model import Caller, PermissionMap, Strict
@@ -74,7 +74,7 @@ class RequestLine:
 
 
 def _request(value: Any) -> RequestLine:
-    found = _REQUEST.fullmatch(value) if isinstance(value, str) else None
+    found = _REQUEST.fullmatch(value) if isinstance(value, str) and value.isprintable() else None
     if found is None:
         raise mistake(f"{quoted(value)} is not a request, which is written GET /orders/42?page=2")
     method, path, query = found.groups()
@@ -269,6 +269,10 @@ class Table:
 
 
 def case_files(source: Path) -> list[Path]:
+    """The tables below a directory. Raises `ConfigurationError` for one under a name that would not be read."""
+    unread = sorted(source.rglob("*_cases.yml"))
+    if unread:
+        raise ConfigurationError([f"{path}: is not read: name it {path.with_suffix('.yaml').name}" for path in unread])
     return sorted(source.rglob(CASES))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ostiary.errors import AccessError, ConfigurationError
 from ostiary.exchange import Exchange
@@ -24,6 +24,9 @@ _DECISIONS: Final = "data.ostiary.authz.decisions"
 _HOST: Final = "service.invalid"
 _OWN_HOST: Final = "ostiary.invalid"
 _GRANTED: Final = 900  # seconds
+
+_Answer: TypeAlias = tuple[str, ...] | str
+"""The reasons of a denial, nothing of an allow; or what OPA said in place of a decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +73,6 @@ def judge(tables: Sequence[Table], known: PermissionMap, bundle: Path, opa: Opa)
                 )
             )
     return Verdicts(passed=len(cases) - len(missed), missed=tuple(missed), reached=reached)
-
-
-_Answer = tuple[str, ...] | str
-"""The reasons of a denial, nothing of an allow; or what OPA said in place of a decision."""
 
 
 def _asked(case: Case, known: PermissionMap) -> AccessRequest | AccessError:
