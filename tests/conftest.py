@@ -57,8 +57,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Some more than there are cores: a good part of what tests do is to wait."""
-    return len(os.sched_getaffinity(0)) + 2
+    """One more than there are cores: a good part of what tests do is to wait. With two more, deadlines pass."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
