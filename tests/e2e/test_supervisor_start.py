@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -263,10 +264,11 @@ async def test_a_signal_ends_a_start_that_waits(failing: Failing, place: Path) -
 
 
 async def test_the_admin_listener_may_be_a_port_of_loopback(place: Path) -> None:
-    port = free_port()
+    port, signer = free_port(), DemoIssuer(place)
+    (place / "jwks.json").write_text(json.dumps(signer.jwks()))
     text = changed_proxy(
         place, upstreams={"orders": 9}, changes={'"unix:run/admin.sock"': f'"127.0.0.1:{port}"'}
-    )._configuration(Trusted(signer=DemoIssuer(place)))
+    )._configuration(Trusted(signer=signer))
     (place / "ostiary.yaml").write_text(text)
     log = place / "log"
     with log.open("wb") as output:
