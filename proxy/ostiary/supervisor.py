@@ -55,7 +55,9 @@ from ostiary.worker import WorkerSettings
 _log = logging.getLogger("ostiary.supervisor")
 
 _HEALTH_DEADLINE: Final = 1.0
-"""Seconds that OPA and the workers have to show that they are there, when somebody asks for the proxy's health."""
+"""Seconds that OPA has to show that it is there, when somebody asks for the proxy's health."""
+_WORKERS_DEADLINE: Final = 3.0
+"""Seconds that a worker has to say how it is: it answers between requests, and may have a backlog of them."""
 _CLOSING: Final = 2.0
 """Seconds that a drained worker has, beside the audit's deadline, to close its parts."""
 
@@ -262,7 +264,7 @@ class Supervisor:
         return monitor.state, revision
 
     async def _reports(self) -> tuple[WorkerHealth, ...]:
-        return () if self._crew is None else await self._crew.health(patience=_HEALTH_DEADLINE)
+        return () if self._crew is None else await self._crew.health(patience=_WORKERS_DEADLINE)
 
     @contextlib.asynccontextmanager
     async def _admin(self) -> AsyncIterator[None]:
