@@ -159,7 +159,7 @@ def test_tail_shows_the_last_lines_of_requests(recorded: tuple[Place, list[str]]
     assert words(ostiary("audit", "tail").out) == everything
     assert words(ostiary("audit", "tail", "-n", "2").out) == everything[2:]
     line = ostiary("audit", "tail", "-n", "1").out.split()
-    assert line[3:] == ["orders", "GET", "/orders/42", "refused", "401", "identity-invalid"]
+    assert line[3:11] == ["-", "orders", "-", "GET", "/orders/42", "refused", "401", "identity-invalid"]
     lines = [json.loads(line) for line in ostiary("audit", "tail", "-n", "1", "--json").out.splitlines()]
     assert [(one["decision_id"], one["kind"], len(one["mac"])) for one in lines] == [(stranger, "refusal", 64)]
 
@@ -199,6 +199,20 @@ def test_a_line_that_was_half_written_is_shown_once_it_is_whole(place: Place, le
     following = follow([place.audit], Selection(), since=now)
     file.write_bytes(whole + line)
     assert [*shown, next(following)["decision_id"]] == [f"{1:032x}", f"{2:032x}"]
+
+
+def test_tail_keeps_the_place_of_what_is_not_known_and_says_the_cause(place: Place) -> None:
+    log = trail_log(place)
+
+    async def main() -> None:
+        await log.start()
+        refusal = TargetMalformed("an empty segment")
+        log.refused(refusal, decision_id="0" * 32, peer="192.0.2.1", method="GET", target=b"/orders//42")
+        await log.close()
+
+    asyncio.run(main())
+    told = ostiary("audit", "tail").out
+    assert " refusal - - - GET /orders//42 refused 400 target-malformed an empty segment" in told
 
 
 def test_no_terminal_obeys_what_a_stranger_sent(place: Place) -> None:

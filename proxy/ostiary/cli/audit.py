@@ -317,8 +317,9 @@ def _instant(option: str, text: str | None) -> str | None:
 def _line(line: Mapping[str, Any], *, as_json: bool) -> str:
     if as_json:
         return json_line(line)
-    about = (_cell(line.get(name)) for name in ("caller", "service", "endpoint", "method", "path"))
-    end = (_cell(line.get(name)) for name in ("outcome", "status", "reasons"))
+    # What is not known keeps its place: nobody is to take a service for a caller.
+    about = (_cell(line.get(name)) or "-" for name in ("caller", "service", "endpoint", "method", "path"))
+    end = (_cell(line.get(name)) for name in ("outcome", "status", "reasons", "detail"))
     words = (str(line.get("time")), str(line.get("decision_id")), str(line.get("kind")), *about, *end)
     return " ".join(word for word in words if word)
 
