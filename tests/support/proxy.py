@@ -133,7 +133,10 @@ class RunningProxy:
     @property
     def opa_pid(self) -> int:
         """The OPA that runs, or was started last if one takes another's place. Raises ValueError without one."""
-        return max(pid for pid in children(self.pid) if b"--unix-socket-perm=660" in command_line(pid))
+        running = [pid for pid in children(self.pid) if b"--unix-socket-perm=660" in command_line(pid)]
+        if not running:
+            raise ValueError("no OPA runs")
+        return running[-1]
 
     def token(self, subject: str = "web", **claims: Any) -> str:
         """A token of the proxy's issuer. It is remembered: it must be found nowhere."""
@@ -336,15 +339,15 @@ audit: {{path: audit/}}
 
 
 def children(pid: int) -> list[int]:
-    """The processes that it has started and that still run, lowest id first; not the children of those."""
+    """The processes that it has started and that still run, oldest first; not the children of those."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # The name is in parentheses and may hold anything; the state and the parent come after it.
-            state, parent = status.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == pid and state != "Z":
-                found.append(int(status.parent.name))
-    return sorted(found)
+            # The name is in parentheses and may hold anything; the state, the parent and the start come after it.
+            facts = status.read_text().rpartition(")")[2].split()
+            if int(facts[1]) == pid and facts[0] != "Z":
+                found.append((int(facts[19]), int(status.parent.name)))
+    return [child for _, child in sorted(found)]  # ids begin again when they are used up
 
 
 def command_line(pid: int) -> bytes:
