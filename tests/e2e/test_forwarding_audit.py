@@ -52,13 +52,15 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def question(method: str, segments: list[str], query: list[list[str]], time: int, *, endpoint: str) -> dict[str, Any]:
-    """The input of a request of `web`, for which this endpoint was predicted."""
+def question(
+    method: str, segments: list[str], query: list[list[str]], time: int, *, endpoint: str, **claims: str
+) -> dict[str, Any]:
+    """The input of a request of `web` with these claims, for which this endpoint was predicted."""
     return {
         "subject": {
             "type": "workload",
             "id": "web",
-            "properties": {"issuer": ISSUER, "method": "jwt", "claims": {}},
+            "properties": {"issuer": ISSUER, "method": "jwt", "claims": claims},
         },
         "action": {"name": method},
         "resource": {
@@ -71,7 +73,7 @@ def question(method: str, segments: list[str], query: list[list[str]], time: int
 
 
 async def test_a_forwarded_request_leaves_its_decision_and_its_completion(proxy: RunningProxy, orders: Orders) -> None:
-    token = proxy.token()
+    token = proxy.token(tenant="asked-once")  # so that nobody has been answered the same a moment ago
     async with orders(replies(response(b"created"))) as upstream:
         request = raw("POST /orders?dry=1", token, "Content-Length: 11\r\n") + b'{"sku":"a"}'
         assert (await send(proxy, request)).status == 200
@@ -96,7 +98,7 @@ async def test_a_forwarded_request_leaves_its_decision_and_its_completion(proxy:
         "cached": False,
         "identity": {"issuer": ISSUER, "subject": "web", "method": "jwt", "token_id": token_id(token)},
         "source_ip": "127.0.0.1",
-        "input": question("POST", ["orders"], [["dry", "1"]], time, endpoint="create-order"),
+        "input": question("POST", ["orders"], [["dry", "1"]], time, endpoint="create-order", tenant="asked-once"),
         "result": {
             "allow": True,
             "reasons": [],
