@@ -127,7 +127,7 @@ async def test_a_forwarded_request_leaves_its_decision_and_its_completion(proxy:
 
 
 async def test_a_denied_request_leaves_one_line_with_what_was_judged(proxy: RunningProxy) -> None:
-    token = proxy.token()
+    token = proxy.token(tenant="asked-once")
     answer = await send(proxy, raw("DELETE /orders/42", token))
     problem = json.loads(answer.body)
     assert problem == {
@@ -138,6 +138,7 @@ async def test_a_denied_request_leaves_one_line_with_what_was_judged(proxy: Runn
         "decision_id": problem["decision_id"],
     }
     (line,) = await proxy.recorded(problem["decision_id"], lines=1)
+    time = line["input"]["context"]["time"]
     assert timeless(line) == {
         "schema": 1,
         "kind": "refusal",
@@ -159,7 +160,7 @@ async def test_a_denied_request_leaves_one_line_with_what_was_judged(proxy: Runn
         "source_ip": "127.0.0.1",
         "bytes_received": 0,
         "bytes_sent": len(answer.body),
-        "input": question("DELETE", ["orders", "42"], [], line["input"]["context"]["time"], endpoint="delete-order"),
+        "input": question("DELETE", ["orders", "42"], [], time, endpoint="delete-order", tenant="asked-once"),
         "result": {
             "allow": False,
             "reasons": ["permission-missing"],
