@@ -82,8 +82,7 @@ def _published(name: str) -> Published:
         except ArchiveError as error:
             fail(f"{name}: {error}")
     if (path / MANIFEST).exists():
-        files = {each.relative_to(path).as_posix(): each.read_bytes() for each in path.rglob("*") if each.is_file()}
-        return read_published(files, label=name)
+        return read_published(_files(path), label=name)
     return _built(None, name)
 
 
@@ -99,10 +98,12 @@ def _built(write: Callable[[Path], None] | None, name: str) -> Published:
             built = build_bundle(source, out, opa=needed_opa(), sequence=0, rego_root=assets.rego())
         except ConfigurationError as error:
             raise ConfigurationError([line.replace(str(source), name) for line in error.mistakes]) from error
-        files = {
-            each.relative_to(out).as_posix(): each.read_bytes() for each in built.path.rglob("*") if each.is_file()
-        }
-        return read_published(files, label=name, built_here=True)
+        return read_published(_files(built.path), label=name, built_here=True)
+
+
+def _files(bundle: Path) -> dict[str, bytes]:
+    """Every file of a built directory by its name there, in memory."""
+    return {each.relative_to(bundle).as_posix(): each.read_bytes() for each in bundle.rglob("*") if each.is_file()}
 
 
 def _document(name: str) -> Mapping[str, Any]:

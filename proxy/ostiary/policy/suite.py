@@ -87,10 +87,13 @@ def tests_of(source: Path) -> list[Path]:
     return [path for path in rego_files(source) if path.match(TESTS)]
 
 
+def _rules_of(source: Path) -> list[Path]:
+    return [path for path in rego_files(source) if not path.match(TESTS)]
+
+
 def covered_by_cases(report: Mapping[str, Json], source: Path, bundle: Path) -> Coverage:
     """What cases reached, by the files of the sources; `report` is by those of the bundle."""
-    rules = [path for path in rego_files(source) if not path.match(TESTS)]
-    return read_coverage(report, {str(in_bundle(path, source, bundle)): str(path) for path in rules})
+    return read_coverage(report, {str(in_bundle(path, source, bundle)): str(path) for path in _rules_of(source)})
 
 
 def run_tests(source: Path, bundle: Path, *, opa: Opa, rego_root: Path) -> tuple[Tests, Coverage | None]:
@@ -100,7 +103,7 @@ def run_tests(source: Path, bundle: Path, *, opa: Opa, rego_root: Path) -> tuple
     them.
     """
     tests = tests_of(source)
-    rules = [path for path in rego_files(source) if not path.match(TESTS)]
+    rules = _rules_of(source)
     beside = [rego_for_tests(rego_root), *tests]
     sources = [bundle / "data.json", *our_rego(rego_root), *rules, *beside]
     on_bundle = opa.test(bundle, *beside)
