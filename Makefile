@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy sbom dist opa clean constraints loris fuzz soak attacks
+.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy tools sbom dist opa clean constraints loris fuzz soak attacks
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ $(VENV)/.bench: $(VENV)/.dev
 opa: $(VENV)/.run ## find or install Open Policy Agent
 	@$(BIN)/ostiary opa install >/dev/null
 
+tools: $(VENV)/.dev ## build the Go programs that tests run: helm, an OCI registry, promtool
+	@PYTHONPATH=tests $(BIN)/python -m support.tools
+
 demo: opa ## run the demo: issuer, three services, OPA and the proxy
 	@$(BIN)/ostiary demo
 
@@ -48,7 +51,7 @@ demo: opa ## run the demo: issuer, three services, OPA and the proxy
 test soak attacks: export PYTHONDONTWRITEBYTECODE :=
 
 # What failed is tried once more, by itself: on a machine with much else to do, a neighbour makes deadlines pass.
-test: $(VENV)/.dev opa ## run all tests, of the Rego and of the Python
+test: $(VENV)/.dev opa tools ## run all tests, of the Rego and of the Python
 	@opa="$$($(BIN)/ostiary opa install --quiet)" && "$$opa" test rego
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS) $(OPTIMISED)
