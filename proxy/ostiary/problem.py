@@ -61,7 +61,7 @@ class Problems:
             document["reasons"] = list(refusal.reasons)
             if requestable is not None and isinstance(refusal, AccessDenied):
                 document["requestable"] = dict(requestable)
-        return orjson.dumps(document)
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
     async def answer(
         self, exchange: Exchange, refusal: AccessError, requestable: Mapping[str, Any] | None = None

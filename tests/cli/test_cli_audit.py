@@ -68,6 +68,16 @@ def test_what_was_done_is_a_row_and_the_status_one(place: Place) -> None:
     assert (ran.status, verdict) == (1, "5 records of 1 chain: not whole")
 
 
+def test_without_the_keys_it_says_where_they_would_be(place: Place) -> None:
+    written(place, [[1]])
+    ran = ostiary("audit", "verify", "--keys", str(place.checkpoints))
+    assert ran.status == 2
+    assert (
+        ran.err
+        == "the keys are where the configuration of the proxy says: name it by -c, or their directory by --keys\n"
+    )
+
+
 @pytest.mark.parametrize("harm", ["an end", "a run", "everything"])
 def test_without_checkpoints_it_cannot_be_told_what_is_gone(place: Place, harm: str) -> None:
     written(place, [[1, 2], [3]])
@@ -173,6 +183,14 @@ def test_tail_takes_a_completion_with_the_decision_it_belongs_to(recorded: tuple
     ]
     assert words(ostiary("audit", "tail", "--reason", "permission-missing").out) == [[denied, "refusal"]]
     assert words(ostiary("audit", "tail", "--service", "billing").out) == []
+
+
+def test_a_reason_that_there_is_not_is_said_to_be_none(recorded: tuple[Place, list[str]]) -> None:
+    ran = ostiary("audit", "tail", "--reason", "permission-mising")
+    assert (ran.status, ran.out) == (0, "")
+    said = "--reason: 'permission-mising' is no reason of this version (did you mean 'permission-missing'?)\n"
+    assert ran.err == said
+    assert ostiary("audit", "tail", "--reason", "policy-denied: orders are listed a page at a time").err == ""
 
 
 def test_what_comes_between_the_last_lines_and_those_that_follow_is_shown_once(place: Place) -> None:

@@ -32,13 +32,15 @@ from ostiary.audit.verify import verify as verify_trail
 from ostiary.cli.output import fail, json_line, note, print_json, print_table
 from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.credential import PublicKey, load_signing_key
-from ostiary.errors import ConfigurationError
+from ostiary.errors import REASONS, ConfigurationError
+from ostiary.policy.words import closest, quoted
 
 app = typer.Typer(help="The audit: read it, search it, and prove that it is whole.", no_args_is_help=True)
 
 _UNKNOWN: Final = 2
 _UNWITNESSED: Final = "there is no checkpoint: the ends of chains, whole chains or all of them could be gone unseen"
 _AGO: Final = re.compile(r"([0-9]{1,9})([smhd])")
+_TEXT_OF_A_RULE: Final = "policy-denied: "
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Directories = Annotated[
@@ -155,6 +157,8 @@ def _public_key(path: Path) -> Ed25519PublicKey:
 def _print(report: Report) -> None:
     if report.remarks:
         print_table(("what", "file", "line", "seq", "decision", ""), [_row(one) for one in report.remarks])
+    if any(one.kind == "key-missing" for one in report.remarks):
+        note("the keys are where the configuration of the proxy says: name it by -c, or their directory by --keys")
     if report.untold:
         note(f"and {report.untold} findings more")
     chains = f"{len(report.chains)} chain{'' if len(report.chains) == 1 else 's'}"
@@ -286,6 +290,9 @@ def _selection(
     until: str | None,
     decision_id: str | None = None,
 ) -> Selection:
+    # An audit may be older or newer than this version, so an unknown reason is looked for all the same.
+    if reason is not None and reason not in REASONS and not reason.startswith(_TEXT_OF_A_RULE):
+        note(f"--reason: {quoted(reason)} is no reason of this version{closest(reason, REASONS)}")
     return Selection(
         caller=caller,
         service=service,

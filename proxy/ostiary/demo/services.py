@@ -10,10 +10,11 @@ import os
 from pathlib import Path
 from typing import Final
 
+import orjson
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ostiary.routes import METHODS
@@ -34,17 +35,16 @@ def service_application(service: str, *, verifier: Verifier, directory: Path) ->
         credential = request.headers["authorization"].removeprefix("Bearer ")
         _keep(credential_file(directory, service), credential)
         body = await request.body()
-        return JSONResponse(
-            {
-                "service": service,
-                "request": f"{request.method} {request.url.path}",
-                "caller": claims.caller,
-                "subject": claims.subject,
-                "endpoint": claims.endpoint,
-                "credential": digest(credential),
-                "received": len(body),
-            }
-        )
+        seen = {
+            "service": service,
+            "request": f"{request.method} {request.url.path}",
+            "caller": claims.caller,
+            "subject": claims.subject,
+            "endpoint": claims.endpoint,
+            "credential": digest(credential),
+            "received": len(body),
+        }
+        return Response(orjson.dumps(seen, option=orjson.OPT_APPEND_NEWLINE), media_type="application/json")
 
     return Starlette(
         routes=[Route("/{path:path}", echo, methods=sorted(METHODS))],
