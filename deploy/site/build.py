@@ -2,10 +2,10 @@
 
     python deploy/site/build.py
 
-The pages are written to be read where they are, so README.md, docs/ and the pages elsewhere are first put side by side in
-build/site-source: links between them are kept, and other files that they link to are put beside them. What the site's
-navigation shows, and in which order, is what docs/index.md lists. Needs `zensical`, which fails on a link that leads
-nowhere.
+The pages are written to be read where they are, so README.md, docs/ and the pages elsewhere are first put side by side
+in build/site-source: links between them are kept, and other files that they link to are put beside them. What the
+site's navigation shows, and in which order, is what docs/index.md lists. Needs `zensical`, which fails on a link that
+leads nowhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main() -> None:
     for page, name in pages.items():
         (SOURCE / name).write_text(_rendered(page, pages), encoding="utf-8")
     _configure(_navigation(pages))
-    sys.exit(subprocess.run([_zensical(), "build", "--strict", "--config-file", CONFIGURATION]).returncode)
+    built = subprocess.run([_zensical(), "build", "--strict", "--config-file", CONFIGURATION], check=False)
+    sys.exit(built.returncode)
 
 
 def _rendered(page: Path, pages: dict[Path, str]) -> str:
