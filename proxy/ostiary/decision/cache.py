@@ -6,7 +6,7 @@ answer may be used again (`max_age`) and on what it depends besides what is in e
 *Key.* Everything that the policy is told about a request stands in the key, or is named in `vary`, or is the time. In
 every key: the identity (issuer, subject, method of proof, actor, claims), service, method, endpoint, the grants that
 were sent, whole, and the revision. The endpoint stands for the path: it is the proxy's prediction, and every answer was
-given by a policy that found the same one. Keys are tuples: concatenated ones have collided elsewhere (CVE-2026-33496,
+given by a policy that found the same one. Keys are tuples: concatenated ones have collided elsewhere (OpenFGA
 GHSA-h6c8-cww8-35hf).
 
 *Lifetime.* An entry serves the seconds from its question's own to before the least of: `max_age` later (the policy
