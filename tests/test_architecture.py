@@ -34,7 +34,7 @@ KERNEL = {
     "peer",
 }
 STAGES = {"identity", "decision", "credential", "upstream", "audit", "server", "concierge"}
-SERVICES = {"opa", "policy", "grants", "admin", "telemetry"}
+SERVICES = {"opa", "policy", "distribution", "grants", "admin", "telemetry"}
 COMPOSITION = {
     "app",
     "deciding",
@@ -51,6 +51,7 @@ COMPOSITION = {
     "page",
     "stage_settings",
     "certificates",
+    "bundle_server",
 }
 LEAVES = {"pipeline", "verify"}
 

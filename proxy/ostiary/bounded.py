@@ -44,6 +44,10 @@ class BoundedMap(Generic[K, V]):
             self._entries.popitem(last=False)
         self._entries[key] = value
 
+    def values(self) -> tuple[V, ...]:
+        """All that is kept, the oldest first. Nothing becomes recent by that."""
+        return tuple(self._entries.values())
+
     def discard(self, key: K) -> None:
         self._entries.pop(key, None)
 

@@ -1,0 +1,66 @@
+"""Who knows bundles, for those who publish and serve them: the reader of archives, and OPA where they are signed."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+from ostiary.decision.revision import Revision
+from ostiary.distribution.archives import BundleRefused
+from ostiary.errors import ConfigurationError
+from ostiary.opa.archive import ArchiveError, Verification, read_archive, read_manifest, verify
+from ostiary.policy.archive import SUFFIX
+from ostiary.policy.rego import Opa
+
+
+class ArchiveExaminer:
+    """Implements `distribution.archives.Examiner`. With `verification` a bundle has to be signed so, and OPA says
+    whether its files are what was signed."""
+
+    def __init__(self, *, verification: Verification | None = None, opa: Opa | None = None) -> None:
+        if verification is not None and opa is None:
+            raise ValueError("OPA compares what was signed")
+        self._verification = verification
+        self._opa = opa
+
+    def examine(self, content: bytes) -> Revision:
+        try:
+            contents = read_archive(io.BytesIO(content))
+            if self._verification is not None:
+                verify(contents, self._verification)
+        except ArchiveError as error:
+            raise BundleRefused(str(error)) from error
+        if self._verification is not None and self._opa is not None:
+            self._compare(content, self._verification, self._opa)
+        return _stated(contents.revision)
+
+    def peek(self, content: bytes) -> Revision:
+        try:
+            return _stated(read_manifest(io.BytesIO(content)).get("revision"))
+        except ArchiveError:
+            pass  # it is not the first file: OPA's own bundles have it anywhere
+        try:
+            return _stated(read_archive(io.BytesIO(content)).revision)
+        except ArchiveError as error:
+            raise BundleRefused(str(error)) from error
+
+    def _compare(self, content: bytes, wanted: Verification, opa: Opa) -> None:
+        with tempfile.TemporaryDirectory(prefix="ostiary-bundle-") as directory:
+            archive = Path(directory) / f"bundle{SUFFIX}"
+            archive.write_bytes(content)
+            try:
+                against = opa.verify(
+                    archive, key=wanted.key, key_id=wanted.key_id, scope=wanted.scope, algorithm=wanted.algorithm
+                )
+            except ConfigurationError as error:
+                raise BundleRefused("; ".join(error.mistakes)) from error
+        if against is not None:
+            raise BundleRefused("its files are not what was signed")
+
+
+def _stated(text: object) -> Revision:
+    revision = Revision.parse(text)
+    if revision is None:
+        raise BundleRefused("it has no revision of the form <sequence>-<digest>")
+    return revision

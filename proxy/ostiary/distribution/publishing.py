@@ -1,0 +1,73 @@
+"""Publishing a bundle: in the place of the one that is there, as a whole, and never an older in the place of a newer
+one, unless that is said.
+
+A target says what it has, and takes a bundle in the place of exactly that. Where something else came between, it is
+looked at again. A target that cannot compare and replace in one step (an OCI registry, an HTTP server without
+entity tags) replaces as a whole all the same, but of two that publish there in the same moment the later one wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeAlias
+
+from ostiary.decision.revision import Revision
+from ostiary.distribution.archives import Archive
+
+Outcome: TypeAlias = Literal["published", "unchanged"]
+
+_ATTEMPTS: Final = 5
+
+
+class PublishFailed(Exception):
+    """It was not published. The message is one sentence."""
+
+
+class TargetChanged(Exception):
+    """What is there is not what was found before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a target has. `revision` is None if it is no bundle that says its revision; `digest`, the SHA-256 of its
+    bytes, if that is not known. `token` is what the target knows this very content by."""
+
+    revision: Revision | None
+    digest: str | None
+    token: object
+
+
+class Target(Protocol):
+    """All of it blocks, and raises `PublishFailed`."""
+
+    def find(self) -> Found | None:
+        """What is there; None for nothing."""
+
+    def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
+        """Publish in the place of what was found. Raises `TargetChanged`."""
+
+
+def publish(archive: Archive, target: Target, *, force: bool = False) -> Outcome:
+    """`force` lets an older bundle replace a newer one, or what is none. Blocks; raises `PublishFailed`."""
+    for _ in range(_ATTEMPTS):
+        found = target.find()
+        if found is not None and found.digest == archive.digest:
+            return "unchanged"
+        if found is not None and not force:
+            _refuse_older(archive, found)
+        try:
+            target.put(archive, instead_of=found, force=force)
+        except TargetChanged:
+            continue
+        return "published"
+    raise PublishFailed("somebody else publishes there all the time")
+
+
+def _refuse_older(archive: Archive, found: Found) -> None:
+    if found.revision is None:
+        raise PublishFailed("what is there is no bundle that says its revision; --force replaces it")
+    if not archive.revision.may_follow(found.revision):
+        raise PublishFailed(
+            f"{archive.revision} is older than {found.revision}, which is published; build the older policy again "
+            "with a higher sequence, or replace it with --force, and proxies that had the newer one refuse it"
+        )

@@ -1,0 +1,132 @@
+"""Which OPA has which revision, since when: what OPAs say of themselves (their status plugin), kept with bounds.
+
+A report is what whoever may read bundles claims. Of each only a few short texts are kept, of so many OPAs and no more:
+the one that was silent the longest makes room. Since when it has its revision is told by this clock, not by OPA's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ostiary.bounded import BoundedMap
+from ostiary.clock import Clock
+from ostiary.models import Json
+from ostiary.strictjson import NotStrict, read_object
+
+LARGEST: Final = 512 * 1024
+"""Bytes of a report. OPA's has its own metrics in it where `status.prometheus` is on."""
+FORGOTTEN: Final = 3600.0
+"""Seconds after which an OPA that reports no more is not shown any more."""
+SILENT: Final = 900.0
+"""Seconds without a report after which an OPA is thought to be gone. With long polling it reports after each wait."""
+
+_MOST: Final = 10_000
+_BUNDLES: Final = 8
+_TEXT: Final = 128
+_MESSAGE: Final = 300
+
+
+class NoReport(Exception):
+    """This is no report of OPA's. The message is a clause, without the report's own text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one OPA said last of one bundle. Instants are Unix seconds.
+
+    `proxy` is its label of that name, or else its id, which is another one after each start. `error` is why its last
+    attempt to get or to activate a bundle failed, None if it did not.
+    """
+
+    id: str
+    proxy: str
+    version: str
+    address: str
+    bundle: str
+    revision: str | None
+    since: float
+    heard: float
+    error: str | None
+
+    def document(self) -> dict[str, Json]:
+        return {
+            "proxy": self.proxy,
+            "id": self.id,
+            "version": self.version,
+            "address": self.address,
+            "bundle": self.bundle,
+            "revision": self.revision,
+            "since": self.since,
+            "heard": self.heard,
+            "error": self.error,
+        }
+
+
+class Reports:
+    """The latest report of each OPA about each bundle."""
+
+    def __init__(self, *, clock: Clock, most: int = _MOST) -> None:
+        self._clock = clock
+        self._reports: BoundedMap[tuple[str, str], Report] = BoundedMap(most)
+
+    def take(self, body: bytes, *, address: str) -> None:
+        """Keep what OPA at this address posted. Raises `NoReport`."""
+        try:
+            document = read_object(body)
+        except NotStrict as error:
+            raise NoReport(str(error)) from error
+        labels = document.get("labels")
+        bundles = document.get("bundles")
+        if not isinstance(labels, dict) or not (identifier := _text(labels.get("id"))):
+            raise NoReport("its labels have no id")
+        if bundles is None:
+            return  # before OPA has looked for one
+        if not isinstance(bundles, dict):
+            raise NoReport("its bundles are not an object")
+        now = self._clock.now()
+        for name, status in list(bundles.items())[:_BUNDLES]:
+            if not isinstance(status, dict) or not (bundle := _text(name)):
+                continue
+            self._keep(
+                Report(
+                    id=identifier,
+                    proxy=_text(labels.get("proxy")) or identifier,
+                    version=_text(labels.get("version")) or "",
+                    address=address,
+                    bundle=bundle,
+                    revision=_text(status.get("active_revision")),
+                    since=now,
+                    heard=now,
+                    error=_error(status),
+                )
+            )
+
+    def latest(self) -> list[Report]:
+        """By the proxies' names."""
+        kept = self._now_known(self._clock.now() - FORGOTTEN)
+        return sorted(kept, key=lambda one: (one.proxy, one.bundle, one.id))
+
+    def _keep(self, report: Report) -> None:
+        before = self._reports.get((report.id, report.bundle))
+        if before is not None and before.revision == report.revision:
+            report = replace(report, since=before.since)
+        self._reports.put((report.id, report.bundle), report)
+
+    def _now_known(self, after: float) -> Iterator[Report]:
+        return (one for one in self._reports.values() if one.heard > after)
+
+
+def _error(status: dict[str, Json]) -> str | None:
+    code = _text(status.get("code"))
+    if not code:
+        return None
+    return _text(status.get("message"), _MESSAGE) or code
+
+
+def _text(value: Json, most: int = _TEXT) -> str | None:
+    """A short text in one line, cut off where it is long; None for what is none, or is empty."""
+    if not isinstance(value, str) or not value:
+        return None
+    return "".join(each if each.isprintable() else " " for each in value[:most])

@@ -1,0 +1,221 @@
+"""`ostiary bundle publish`, `serve` and `rollout`: what people say to them, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from support.cli import Ran, ostiary
+from support.distribution import PUBLISHER, READER, Process, archive, bundle_server, token_file, wait_until
+from support.tls import SERVER, dns, root, uri
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[Path]:
+    """Bundles with the sequences 0 to 3, each as `b.tar.gz`, in directories of their own."""
+    found = []
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        found.append(archive(tmp_path / str(number) / "b.tar.gz", number))
+    return found
+
+
+def test_a_directory_gets_newer_bundles_only(tmp_path: Path, bundles: list[Path]) -> None:
+    place = tmp_path / "published"
+    assert ostiary("bundle", "publish", bundles[1], "published") == Ran(
+        2, "", "published: there is no such directory\n"
+    )
+    place.mkdir()
+    said = "published: revision 2-0a1b2c3d published\n"
+    assert ostiary("bundle", "publish", bundles[2], "published") == Ran(0, said, "")
+    assert (place / "b.tar.gz").read_bytes() == bundles[2].read_bytes()
+    again = ostiary("bundle", "publish", bundles[2], "published")
+    assert again == Ran(0, "published: revision 2-0a1b2c3d was published already\n", "")
+
+    older = ostiary("bundle", "publish", bundles[1], "published/b.tar.gz")
+    assert (older.status, older.out) == (1, "")
+    assert older.err.startswith("published/b.tar.gz: 1-0a1b2c3d is older than 2-0a1b2c3d, which is published; build ")
+    assert (place / "b.tar.gz").read_bytes() == bundles[2].read_bytes()
+    forced = ostiary("bundle", "publish", bundles[1], "published/b.tar.gz", "--force", "--json")
+    assert json.loads(forced.out) == {
+        "destination": "published/b.tar.gz",
+        "revision": "1-0a1b2c3d",
+        "outcome": "published",
+    }
+    assert (place / "b.tar.gz").read_bytes() == bundles[1].read_bytes()
+    assert not list(place.glob(".b*"))
+
+
+def test_what_is_no_bundle_is_neither_published_nor_replaced(tmp_path: Path, bundles: list[Path]) -> None:
+    (tmp_path / "text.tar.gz").write_text("no bundle")
+    ran = ostiary("bundle", "publish", "text.tar.gz", ".")
+    assert ran == Ran(2, "", "text.tar.gz: it is no whole archive (tar, gzip)\n")
+    ran = ostiary("bundle", "publish", bundles[1], "text.tar.gz")
+    said = "text.tar.gz: what is there is no bundle that says its revision; --force replaces it\n"
+    assert ran == Ran(1, "", said)
+    assert ostiary("bundle", "publish", bundles[1], "text.tar.gz", "--force").status == 0
+
+
+@pytest.mark.parametrize(
+    ("destination", "said"),
+    [
+        ("http://policy.test/b.tar.gz", "only https leaves this machine"),
+        ("https://user:secret@policy.test/b.tar.gz", "no user, no password"),
+        ("https://[/b.tar.gz", "is no URL"),
+        ("ftp://policy.test/b.tar.gz", "publish to a directory"),
+        ("b.txt/", "there is no such directory"),
+    ],
+)
+def test_where_nothing_can_be_published(bundles: list[Path], destination: str, said: str) -> None:
+    ran = ostiary("bundle", "publish", bundles[1], destination)
+    assert (ran.status, ran.out) == (2, "")
+    assert said in ran.err
+    assert "secret@" not in ran.err
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "served").mkdir()
+    readers = token_file(tmp_path / "readers", READER)
+    publishers = token_file(tmp_path / "publishers", PUBLISHER)
+    with bundle_server(tmp_path / "served", "--reader-tokens", readers, "--publisher-tokens", publishers) as running:
+        yield running
+
+
+def test_a_server_gets_bundles_and_says_who_has_them(server: Process, bundles: list[Path]) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    publish = ("bundle", "publish", bundles[2], f"{url}/", "--token-file", "publishers")
+    assert ostiary(*publish) == Ran(0, f"{url}/: revision 2-0a1b2c3d published\n", "")
+    assert ostiary(*publish) == Ran(0, f"{url}/: revision 2-0a1b2c3d was published already\n", "")
+    older = ostiary("bundle", "publish", bundles[1], f"{url}/b.tar.gz", "--token-file", "publishers")
+    assert older.status == 1
+    assert "1-0a1b2c3d is older than 2-0a1b2c3d" in older.err
+    token = {"OSTIARY_BUNDLE_TOKEN": READER}
+    refused = ostiary("bundle", "publish", bundles[3], f"{url}/b.tar.gz", environ=token)
+    said = f"{url}/b.tar.gz: the server says 403: only a publisher may do that\n"
+    assert refused == Ran(1, "", said)
+
+    rollout = ("bundle", "rollout", url, "--token-file", "publishers")
+    nobody = ostiary(*rollout)
+    assert (nobody.status, nobody.out) == (1, "proxy  bundle  revision  state  for  heard\n")
+    report(url, "orders-1", "2-0a1b2c3d")
+    assert ostiary(*rollout).status == 0
+    report(url, "billing-1", "1-0a1b2c3d")
+    report(url, "audit-1\x1b[2J", "2-0a1b2c3d", code="bundle_error", message="no \x1b[2J route")
+    ran = ostiary(*rollout)
+    assert ran.status == 1
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert [line[:5] for line in lines[1:]] == [
+        ["audit-1", "[2J", "shop", "2-0a1b2c3d", "failing"],
+        ["billing-1", "shop", "1-0a1b2c3d", "behind", *lines[2][4:5]],
+        ["orders-1", "shop", "2-0a1b2c3d", "current", *lines[3][4:5]],
+    ]
+    assert ran.err == "audit-1 [2J: no  [2J route\n"
+    document = json.loads(ostiary(*rollout, "--json").out)
+    assert document["done"] is False
+    assert document["bundles"]["b.tar.gz"]["revision"] == "2-0a1b2c3d"
+
+    began = time.monotonic()
+    assert ostiary(*rollout, "--wait", "1").status == 1
+    assert time.monotonic() - began >= 1
+    said = f"{url}/status: the server says 403: only a publisher may do that\n"
+    assert ostiary("bundle", "rollout", url, environ=token) == Ran(1, "", said)
+
+
+def report(url: str, proxy: str, revision: str, **status: str) -> None:
+    document = {"labels": {"id": proxy}, "bundles": {"shop": {"active_revision": revision, **status}}}
+    answer = httpx.post(f"{url}/status", json=document, headers={"authorization": f"Bearer {READER}"})
+    assert answer.status_code == 200
+
+
+def test_nobody_answers(bundles: list[Path]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = "http://127.0.0.1:{1}".format(*closed.getsockname())
+        for command in (("publish", bundles[1], f"{url}/b.tar.gz"), ("rollout", url)):
+            ran = ostiary("bundle", *command)
+            assert (ran.status, ran.out) == (1, "")
+            assert ran.err.startswith(url)
+            assert ": no answer: " in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("nowhere",), "nowhere: there is no such directory"),
+        ((".", "--listen", "9400"), "9400: is not an address to listen on, which is written 127.0.0.1:9400"),
+        ((".", "--listen", "0.0.0.0:0"), "0.0.0.0 is not loopback: policy and tokens would be read on the way"),
+        ((".", "--tls-key", "key.pem"), "--tls-certificate and --tls-key belong together"),
+        ((".", "--client-ca", "ca.pem"), "--client-ca needs --tls-certificate"),
+        ((".", "--publisher-name", "ci"), "--publisher-name needs --client-ca"),
+        ((".", "--key-id", "release"), "--key-id needs --verification-key"),
+        ((".", "--verification-key", "key.pem"), "--verification-key needs --key-id"),
+        ((".", "--verification-key", "key.pem", "--key-id", "k"), "key.pem: the key key.pem cannot be read: No such"),
+        ((".", "--reader-tokens", "open"), "open: the token file is open to others (mode 0644)"),
+        ((".", "--reader-tokens", "empty"), "empty: holds no token"),
+        ((".", "--reader-tokens", "short"), "short:3: is no token"),
+    ],
+)
+def test_what_a_server_is_not_started_with(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    token_file(tmp_path / "open", READER).chmod(0o644)
+    token_file(tmp_path / "empty")
+    token_file(tmp_path / "short", "secret")
+    ran = ostiary("bundle", "serve", *options)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(said)
+    assert "secret" not in ran.err
+
+
+def test_an_address_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "{}:{}".format(*taken.getsockname())
+        ran = ostiary("bundle", "serve", ".", "--listen", address)
+    assert ran == Ran(1, "", f"cannot listen on {address}: Address already in use\n")
+
+
+def test_clients_are_known_by_certificates_and_bundles_by_signatures(tmp_path: Path, bundles: list[Path]) -> None:
+    authority = root("clients")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    authority.issue(dns("localhost"), extended=SERVER).write(tmp_path, "server")
+    authority.issue(uri("spiffe://shop.test/ci")).write(tmp_path, "ci")
+    authority.issue(subject="opa").write(tmp_path, "opa")
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub.pem").write_bytes(public)
+    (tmp_path / "served").mkdir()
+    options = ["--tls-certificate", "server.pem", "--tls-key", "server-key.pem", "--client-ca", "ca.pem"]
+    options += ["--publisher-name", "spiffe://shop.test/ci"]
+    options += ["--verification-key", "key.pub.pem", "--key-id", "release"]
+    with bundle_server(tmp_path / "served", *options) as server:
+        url = f"https://localhost:{server.port}/b.tar.gz"
+
+        def publish(bundle: Path, who: str) -> Ran:
+            shown = ("--certificate", f"{who}.pem", "--certificate-key", f"{who}-key.pem") if who else ()
+            return ostiary("bundle", "publish", bundle, url, "--ca-file", "ca.pem", *shown)
+
+        unsigned = publish(bundles[1], "ci")
+        assert unsigned == Ran(1, "", f"{url}: the server says 422: the bundle is refused: it is not signed\n")
+        for bundle in bundles[1:]:
+            sign = ("bundle", "sign", bundle, "--key", "key.pem", "--key-id", "release")
+            assert ostiary(*sign).status == 0
+        assert "the server says 401" in publish(bundles[1], "").err
+        assert "the server says 403: only a publisher" in publish(bundles[1], "opa").err
+        assert publish(bundles[1], "ci").status == 0
+        assert (tmp_path / "served" / "b.tar.gz").read_bytes() == bundles[1].read_bytes()
+
+        # Another certificate is taken into use without a restart.
+        other = root("others")
+        other.issue(dns("localhost"), extended=SERVER).write(tmp_path, "server")
+        wait_until(lambda: server.logged("the certificate was replaced"), 20)
+        assert "CERTIFICATE_VERIFY_FAILED" in publish(bundles[2], "ci").err
+        (tmp_path / "ca.pem").write_bytes(other.pem)
+        assert publish(bundles[2], "ci").status == 0
