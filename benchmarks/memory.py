@@ -62,6 +62,7 @@ class Allowing:
             "cache": {"max_age": 5, "vary": []},
             "requestable": None,
             "observed": False,
+            "shadow": None,
         }
         return Answer(defined=True, result=orjson.loads(orjson.dumps(result)), revision=REVISION)
 

@@ -198,8 +198,10 @@ class CachePolicy:
 class Decision:
     """The policy's answer, with the revision of the bundle that gave it.
 
-    An allow has caller, service, endpoint, credential and revision, and either permission or grant. A denial has
-    what was found before it was refused. `said` is what OPA answered, where that is not what the other members say.
+    An allow has caller, service, endpoint, credential and revision, and either permission or grant; one that is only
+    `observed` has neither, but the reasons for which it is none, and an end. A denial has what was found before it was
+    refused. `shadow` is the shadow permission that would have allowed what is denied or observed. `said` is what OPA
+    answered, where that is not what the other members say.
     """
 
     allow: bool
@@ -215,6 +217,7 @@ class Decision:
     requestable: Mapping[str, Json] | None
     observed: bool
     revision: str
+    shadow: str | None = None
     cached: bool = False
     said: Mapping[str, Json] | None = field(default=None, repr=False)
 
@@ -242,6 +245,7 @@ class Decision:
             "cache": {"max_age": self.cache.max_age, "vary": list(self.cache.vary)},
             "requestable": self.requestable,
             "observed": self.observed,
+            "shadow": self.shadow,
         }
 
     def enforce(self) -> None:

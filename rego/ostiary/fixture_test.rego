@@ -347,6 +347,9 @@ map := {
 				"tenant": [
 					"tenant",
 				],
+				"trainee": [
+					"trainee",
+				],
 				"web": [
 					"web",
 					"web-prod",
@@ -403,6 +406,7 @@ map := {
 			"limited": "limited",
 			"night": "night",
 			"tenant": "tenant",
+			"trainee": "trainee",
 			"web": "web",
 		},
 	},
@@ -455,6 +459,13 @@ map := {
 				"tenant": "11",
 			},
 		},
+		"trainee": {
+			"shop": {
+				"get": "12",
+				"list": "13",
+				"put": "14",
+			},
+		},
 		"web": {
 			"shop": {
 				"7": "plain",
@@ -467,7 +478,7 @@ map := {
 				"notes": "plain",
 				"own-files": "plain",
 				"plain-note": "plain",
-				"put": "12",
+				"put": "15",
 				"root": "plain",
 				"shelf": "plain",
 				"slash": "plain",
@@ -476,9 +487,9 @@ map := {
 		},
 		"web-prod": {
 			"shop": {
-				"get": "13",
-				"refund": "14",
-				"remove": "15",
+				"get": "16",
+				"refund": "17",
+				"remove": "18",
 			},
 		},
 	},
@@ -850,6 +861,90 @@ map := {
 			"alone": true,
 		},
 		"12": {
+			"shadow": [
+				{
+					"id": "44136fa3",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+				},
+			],
+			"vary": [],
+			"hours": false,
+		},
+		"13": {
+			"standing": [
+				{
+					"id": "b1d4d6ee",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+					"conditions": {
+						"when": {
+							"source": [
+								"192.0.2.0/24",
+							],
+						},
+					},
+				},
+			],
+			"shadow": [
+				{
+					"id": "b60ab30a",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+					"conditions": {
+						"when": {
+							"query": {
+								"status": [
+									"open",
+								],
+							},
+						},
+					},
+				},
+			],
+			"vary": [
+				"query",
+				"source_ip",
+			],
+			"hours": false,
+			"depends": true,
+		},
+		"14": {
+			"eligible": [
+				{
+					"id": "44136fa3",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+					"approvers": [
+						"lead",
+					],
+					"approvals": 1,
+					"max_duration": 600,
+					"max_uses": null,
+					"reason_required": true,
+				},
+			],
+			"shadow": [
+				{
+					"id": "44136fa3",
+					"credential": {
+						"lifetime": 60,
+						"per_call": false,
+					},
+				},
+			],
+			"vary": [],
+			"hours": false,
+		},
+		"15": {
 			"eligible": [
 				{
 					"id": "44136fa3",
@@ -869,7 +964,7 @@ map := {
 			"vary": [],
 			"hours": false,
 		},
-		"13": {
+		"16": {
 			"standing": [
 				{
 					"id": "44136fa3",
@@ -883,7 +978,7 @@ map := {
 			"hours": false,
 			"alone": true,
 		},
-		"14": {
+		"17": {
 			"eligible": [
 				{
 					"id": "44136fa3",
@@ -904,7 +999,7 @@ map := {
 			"vary": [],
 			"hours": false,
 		},
-		"15": {
+		"18": {
 			"standing": [
 				{
 					"id": "b8232c64",

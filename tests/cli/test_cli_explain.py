@@ -264,6 +264,7 @@ def test_the_document_is_the_question_and_everything_that_led_to_the_decision(bu
             "expires_at": None,
             "requestable": None,
             "observed": False,
+            "shadow": None,
         },
         "endpoint": {"name": "get-order", "template": "GET /orders/{order_id}"},
         "methods": {"DELETE": "cancel-order", "GET": "get-order"},
@@ -292,6 +293,7 @@ def test_the_document_is_the_question_and_everything_that_led_to_the_decision(bu
                     }
                 ],
                 "eligible": [],
+                "shadow": [],
             }
         ],
         "permitted": ["support", "web"],

@@ -211,3 +211,30 @@ def test_mistakes_are_those_of_a_build(source: Path) -> None:
 def test_the_demo_s_own_tests_reach_every_line() -> None:
     ran = ostiary("bundle", "test", assets.demo_bundle(), "--coverage-threshold", "100")
     assert (ran.status, ran.err) == (0, "")
+
+
+def test_a_case_can_expect_that_a_request_is_only_observed(tmp_path: Path) -> None:
+    """Which is neither an allow nor a denial, and ends by itself."""
+    observed = MAP.replace("{charge: POST /charges}", "{charge: POST /charges, list: GET /charges}")
+    observed += "observe:\n  billing: {until: 2026-03-03T00:00:00Z}\n"
+    place = write_policy(tmp_path / "o", permissions=observed, rego="")
+    case = "- {caller: web, service: billing, request: GET /charges"
+    (place / "o_cases.yaml").write_text(
+        f"""\
+cases:
+- {{caller: web, service: billing, request: POST /charges, expect: allow, why: a permission}}
+{case}, expect: observed, why: none yet}}
+{case}, expect: deny, why: it is let through}}
+{case}, expect: permission-missing, why: it is let through}}
+{case}, expect: allow, why: nothing allows it}}
+{case}, at: 2026-03-03T00:00:00Z, expect: permission-missing, why: it has ended}}
+""",
+        encoding="utf-8",
+    )
+    ran = ostiary("bundle", "test", "o")
+    got = "          got       observed: permission-missing"
+    assert (ran.status, ran.out.count(got)) == (1, 3)
+    assert "cases     3 passed, 3 failed\n" in ran.out
+    assert ran.err == (
+        "warning: o/permissions.yaml:8: observe.billing: has ended at 2026-03-03T00:00:00Z: take it out\n"
+    )

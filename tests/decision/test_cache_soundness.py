@@ -5,11 +5,13 @@ proxy with every cache and through one with none. And each bug that is planted h
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,12 @@ ORGANISATIONS = (
 
 
 permissions = st.lists(
-    st.tuples(st.sampled_from(sorted(CALLERS)), st.sampled_from(sorted(ENDPOINTS)), st.sampled_from(WHEN)),
+    st.tuples(
+        st.sampled_from(sorted(CALLERS)),
+        st.sampled_from(sorted(ENDPOINTS)),
+        st.sampled_from(WHEN),
+        st.sampled_from([False, False, True]),
+    ),
     min_size=6,
     max_size=16,
 )
@@ -120,8 +127,14 @@ eligibilities = st.lists(
 )
 
 
+# Some of these ends come while a test runs; one is long over.
+observations = st.sampled_from([None, None, 3, 9, 70, 3600, -60])
+
+
 def permission_map(
-    standing: list[tuple[str, str, dict[str, Any] | None]], eligible: list[tuple[str, str, dict[str, Any] | None]]
+    standing: list[tuple[str, str, dict[str, Any] | None, bool]],
+    eligible: list[tuple[str, str, dict[str, Any] | None]],
+    observed_until: float | None = None,
 ) -> dict[str, Any]:
     def entry(caller: str, endpoint: str, when: dict[str, Any] | None) -> dict[str, Any]:
         if endpoint == "tenant":  # whose path says whose it is
@@ -134,10 +147,16 @@ def permission_map(
         "services": {"shop": {"endpoints": ENDPOINTS}},
         "callers": CALLERS,
         "permissions": [
-            {**entry(*one), "credential": {"lifetime": 30 + number}} for number, one in enumerate(standing)
+            {**entry(*one), "credential": {"lifetime": 30 + number}} | ({"shadow": True} if shadow else {})
+            for number, (*one, shadow) in enumerate(standing)
         ],
         "eligible": [{**entry(*one), "approvers": ["acme"], "max_duration": "30m"} for one in eligible],
+        **({} if observed_until is None else {"observe": {"shop": {"until": written(observed_until)}}}),
     }
+
+
+def written(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).isoformat()
 
 
 some = st.lists(st.integers(0, len(IDENTITIES) - 1), min_size=2, max_size=4, unique=True)
@@ -166,19 +185,25 @@ class Proxies(RuleBasedStateMachine):
         standing=permissions,
         eligible=eligibilities,
         organisation=st.sampled_from(ORGANISATIONS),
+        observed=observations,
         who=some,
     )
-    def begin(self, standing: Any, eligible: Any, organisation: Organisation, who: list[int]) -> None:
-        self.publish(standing, eligible, organisation)
+    def begin(
+        self, standing: Any, eligible: Any, organisation: Organisation, observed: int | None, who: list[int]
+    ) -> None:
+        self.publish(standing, eligible, organisation, observed)
         self.log_in(who, 300)
 
     @rule(
         standing=permissions,
         eligible=eligibilities,
         organisation=st.sampled_from(ORGANISATIONS),
+        observed=observations,
     )
-    def publish(self, standing: Any, eligible: Any, organisation: Organisation) -> None:
-        self.runner.run(self.world.swap(permission_map(standing, eligible), organisation))
+    def publish(self, standing: Any, eligible: Any, organisation: Organisation, observed: int | None) -> None:
+        """`observed` is for how many seconds the service is only observed."""
+        until = None if observed is None else math.floor(self.world.clock.now()) + observed
+        self.runner.run(self.world.swap(permission_map(standing, eligible, until), organisation))
         self.ask_again()
 
     @rule(

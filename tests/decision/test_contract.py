@@ -72,6 +72,13 @@ def test_a_whole_denial_is_a_decision_with_its_reasons() -> None:
     )
 
 
+def test_a_denial_may_say_which_shadow_permission_would_have_allowed_it() -> None:
+    denial = {**DENIED, "reasons": ["permission-missing"], "shadow": "web/orders/get-order/00000000"}
+    decision = parse_decision(answer(denial), request())
+    assert decision.shadow == "web/orders/get-order/00000000"
+    assert decision.document == denial
+
+
 @pytest.mark.parametrize(
     "result",
     [
@@ -211,6 +218,8 @@ def test_an_allow_with_another_member_is_no_decision() -> None:
         ("requestable", False),
         ("observed", None),
         ("observed", 0),
+        ("shadow", "web/orders/get-order/11111111"),
+        ("shadow", False),
     ],
 )
 def test_an_allow_with_an_unexpected_value_is_no_decision(field: str, value: Any) -> None:
@@ -235,9 +244,43 @@ def test_an_answer_is_kept_for_five_seconds_at_most() -> None:
     assert decision.cache == CachePolicy(max_age=5, vary=("query",))
 
 
-def test_an_observed_allow_may_say_what_it_would_have_been_denied_for() -> None:
-    observed = {**ALLOWED, "reasons": ["permission-missing"], "observed": True}
-    assert parse_decision(answer(observed), request()).observed is True
+OBSERVED = {
+    **ALLOWED,
+    "reasons": ["permission-missing"],
+    "permission": None,
+    "expires_at": NOW + 86400,
+    "observed": True,
+}
+
+
+class TestAnObservedAllow:
+    def test_says_what_it_would_have_been_denied_for_and_when_it_ends(self) -> None:
+        document = {**OBSERVED, "shadow": "web/orders/get-order/00000000"}
+        decision = parse_decision(answer(document), request())
+        assert decision.document == document
+        assert (decision.observed, decision.reasons, decision.permission, decision.grant, decision.expires_at) == (
+            *(True, ("permission-missing",), None, None),
+            NOW + 86400,
+        )
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"reasons": []},
+            {"expires_at": None},
+            {"expires_at": NOW},
+            {"permission": "web/orders/get-order/00000000"},
+            {"grant": "g-1"},
+            {"caller": None},
+            {"endpoint": None},
+            {"shadow": ""},
+            {"observed": False},
+        ],
+        ids=str,
+    )
+    def test_that_is_anything_else_is_no_decision(self, change: dict[str, Any]) -> None:
+        with pytest.raises(PolicyUnavailable):
+            parse_decision(answer({**OBSERVED, **change}), request(grants=(GRANT,)))
 
 
 class TestAnAllowByGrant:

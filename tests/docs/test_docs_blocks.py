@@ -94,9 +94,8 @@ def test_a_permission_map_loads_and_builds(block: Block, tmp_path: Path, opa_bin
             (path.parent / "policy.rego").write_text(rego.text, encoding="utf-8")
 
     assert load_permissions(path).permissions
-    assert (
-        build_bundle(path.parent, tmp_path / "out", opa=opa_binary, sequence=0, rego_root=assets.rego()).warnings == ()
-    )
+    built = build_bundle(path.parent, tmp_path / "out", opa=opa_binary, sequence=0, rego_root=assets.rego())
+    assert [warning for warning in built.warnings if ": observe." not in warning] == []  # which is always warned of
 
 
 CONFIG = {

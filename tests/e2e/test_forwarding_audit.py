@@ -112,6 +112,7 @@ async def test_a_forwarded_request_leaves_its_decision_and_its_completion(proxy:
             "cache": decision["result"]["cache"],
             "requestable": None,
             "observed": False,
+            "shadow": None,
         },
     }
     assert timeless(completion) == {
@@ -174,6 +175,7 @@ async def test_a_denied_request_leaves_one_line_with_what_was_judged(proxy: Runn
             "cache": line["result"]["cache"],
             "requestable": None,
             "observed": False,
+            "shadow": None,
         },
     }
 

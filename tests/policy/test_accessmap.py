@@ -73,6 +73,22 @@ def test_the_same_permission_from_a_role_and_by_name_is_one_with_the_strictest_c
     ]
 
 
+def test_a_shadow_is_shown_and_is_nobodys_permission(tmp_path: Path) -> None:
+    text = POLICY.replace("charge: POST /charges\n", "charge: POST /charges\n      void: DELETE /charges/{charge_id}\n")
+    shadow = "permissions:\n  - {caller: web, service: billing, endpoints: [void, charge], shadow: true}\n"
+    found = access_map(loaded(tmp_path, text.replace("permissions:\n", shadow)), service="billing", caller="web")
+    assert [(access.endpoint.name, access.kind, access.credential) for access in found.accesses] == [
+        ("charge", "shadow", "reusable, 1m"),
+        ("charge", "standing", "one call, 30s"),
+        ("void", "shadow", "reusable, 1m"),
+    ]
+    assert [endpoint.name for _, endpoint in access_map(loaded(tmp_path, text), service="billing").nobody] == ["void"]
+    assert outline(found, width=80).splitlines()[2:4] == [
+        "    charge  POST /charges",
+        "            shadow: allows nothing",
+    ]
+
+
 def test_one_caller_or_one_service_can_be_asked_for(policy: PermissionMap) -> None:
     of_web, of_orders = access_map(policy, caller="web"), access_map(policy, service="orders")
     assert (set(of_web.callers), {access.caller for access in of_web.accesses}) == ({"web"}, {"web"})
@@ -185,6 +201,7 @@ def test_the_document_has_conditions_as_they_are_written(policy: PermissionMap) 
             }
         ],
         "nobody": [],
+        "observed": {},
     }
 
 

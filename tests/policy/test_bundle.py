@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ostiary import assets
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.policy.bundle import Bundle, build_bundle
+from ostiary.policy.observing import written_instant
 
 CONDITION = 'condition("name", argument, request)'
 PERMISSIONS = """\
@@ -112,6 +114,28 @@ def test_any_change_is_another_revision(builder: Builder) -> None:
 def test_the_demo_builds_without_a_warning(opa_binary: Path, tmp_path: Path) -> None:
     built = build_bundle(assets.demo_bundle(), tmp_path / "demo", opa=opa_binary, sequence=1, rego_root=assets.rego())
     assert built.warnings == ()
+
+
+def test_what_is_observed_is_warned_of_and_ends_within_a_month(builder: Builder) -> None:
+    now = time.time()
+
+    def observe(seconds: float) -> str:
+        until = written_instant(int(now + seconds))
+        builder.write("permissions.yaml", f"{PERMISSIONS}observe:\n  shop: {{until: {until}}}\n")
+        return until
+
+    place, line = builder.source / "permissions.yaml", PERMISSIONS.count("\n") + 2
+    until = observe(30 * 86400)
+    told = f"{place}:{line}: observe.shop: every caller is let through everywhere until {until}"
+    assert builder.build().warnings == (told,)
+    found = json.loads(builder.content()["data.json"])["ostiary"]["map"]
+    assert found["observe"] == {"shop": int(now + 30 * 86400)}
+    until = observe(-60)
+    assert builder.build().warnings == (f"{place}:{line}: observe.shop: has ended at {until}: take it out",)
+    observe(31 * 86400 + 60)
+    with pytest.raises(ConfigurationError) as refused:
+        builder.build()
+    assert refused.value.mistakes == (f"{place}:{line}: observe.shop.until: is more than 31 days away",)
 
 
 def test_another_test_is_no_other_revision(builder: Builder) -> None:

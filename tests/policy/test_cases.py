@@ -90,7 +90,8 @@ def schema_errors(text: str) -> list[str]:
         ("why: c", "wy: c, why: c", "wy: unknown key (did you mean 'why'?)"),
         ("expect: allow", "expect: allowed", "expect: unknown reason 'allowed' (did you mean 'allow'?)"),
         ("expect: allow", "expect: [deny]", "expect[0]: 'deny' stands alone: a list is of reasons"),
-        ("expect: allow", "expect: []", "expect: is allow, deny, a reason or a list of reasons"),
+        ("expect: allow", "expect: []", "expect: is allow, deny, observed, a reason or a list of reasons"),
+        ("expect: allow", "expect: [observed]", "expect[0]: 'observed' stands alone: a list is of reasons"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ostiary.policy.compiler import FORMAT, compile_map
-from ostiary.policy.model import PermissionMap, load_permissions
+from ostiary.policy.model import Conditions, PermissionMap, load_permissions
 from ostiary.policy.routing import route_forms
 from ostiary.policy.terms import canonical, conditions_digest
 from ostiary.routes import Endpoint
@@ -254,6 +254,24 @@ def test_whoever_has_a_say_beside_the_map_leaves_no_permission_alone() -> None:
     narrowed = compile_map(permissions, hooks=["deny"])
     assert narrowed["access"] == {"web": {"shop": {"list": "0"}}}
     assert narrowed["terms"] == {"0": terms}
+
+
+def test_a_shadow_is_beside_what_allows_and_what_answers_depend_on_counts_it() -> None:
+    entry = {"caller": "web", "service": "shop", "endpoints": ["list"]}
+    source = {"source": ["10.0.0.0/8"]}
+    found = compile_document(permissions=[entry, {**entry, "when": source, "shadow": True}])
+    assert found["access"] == {"web": {"shop": {"list": "0"}}}
+    profile = {"lifetime": 60, "per_call": False}
+    shadow = {"id": conditions_digest(Conditions(**source)), "credential": profile, "conditions": {"when": source}}
+    assert found["terms"] == {
+        "0": {
+            "standing": [{"id": "44136fa3", "credential": profile}],
+            "shadow": [shadow],
+            "vary": ["source_ip"],
+            "hours": False,
+            "depends": True,
+        }
+    }
 
 
 UNCONTESTED = [

@@ -42,18 +42,20 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "support-lead": {"issuer": "https://idp.test", "claims": {"groups": ["support-lead"]}},
         },
         "permissions": [
-            {"caller": "web", "roles": ["order-reader"]},
+            {"caller": "web", "roles": ["order-reader"], "shadow": False},
             {
                 "caller": "web",
                 "service": "orders",
                 "endpoints": ["create-order"],
                 "when": {"source": ["10.0.0.0/8"], "read_only": False},
+                "shadow": False,
             },
             {
                 "caller": "web",
                 "service": "billing",
                 "endpoints": ["charge"],
                 "credential": {"per_call": True, "lifetime": 30},
+                "shadow": False,
             },
         ],
         "eligible": [
@@ -69,6 +71,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
                 "when": {"source": ["10.0.0.0/8"], "read_only": False},
             }
         ],
+        "observe": {},
     }
 
 

@@ -54,7 +54,9 @@ callers:
     ),
     "an unknown section far from any": (
         BASE + "zzz: []\n",
-        ["permissions.yaml:13: zzz: unknown key (the keys here: services, roles, callers, permissions, eligible)"],
+        [
+            "permissions.yaml:13: zzz: unknown key (the keys here: services, roles, callers, permissions, eligible, observe)"
+        ],
     ),
     "no service": (
         "services: {}\n",
@@ -539,6 +541,35 @@ permissions:
   - {caller: web, service: orders, endpoints: [list-orders, get-order]}
 """,
         ["permissions.yaml:15: permissions[1]: is the same as permissions[0], line 14"],
+    ),
+    "a shadow of a permission that there is": (
+        BASE
+        + """\
+permissions:
+  - {caller: web, service: orders, endpoints: [get-order]}
+  - {caller: web, service: orders, endpoints: [get-order], shadow: true}
+""",
+        ["permissions.yaml:15: permissions[1]: is the same as permissions[0], line 14"],
+    ),
+    "observing a service that there is not": (
+        BASE + "observe: {ordres: {until: 2026-12-24T00:00:00Z}}\n",
+        ["permissions.yaml:13: observe.ordres: unknown service 'ordres' (did you mean 'orders'?)"],
+    ),
+    "observing without an end": (
+        BASE + "observe: {orders: {}}\n",
+        ["permissions.yaml:13: observe.orders.until: is missing"],
+    ),
+    "observing until nobody knows when": (
+        BASE + "observe: {orders: {until: 2026-12-24}}\n",
+        ["permissions.yaml:13: observe.orders.until: '2026-12-24' says no time zone: end it with Z, or with an offset"],
+    ),
+    "a shadow that is none": (
+        BASE
+        + """\
+permissions:
+  - {caller: web, service: orders, endpoints: [get-order], shadow: false}
+""",
+        ["permissions.yaml:14: permissions[0].shadow: is true or left out, not false"],
     ),
     "permissions that are no list": (
         BASE + "permissions: {caller: web}\n",

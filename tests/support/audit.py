@@ -90,6 +90,7 @@ def decision(**changes: Any) -> Decision:
         "cache": CachePolicy(max_age=5, vary=()),
         "requestable": None,
         "observed": False,
+        "shadow": None,
         "revision": "7-abc",
         "cached": False,
     }

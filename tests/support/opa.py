@@ -30,6 +30,7 @@ ALLOWED: dict[str, Any] = {
     "cache": {"max_age": 5, "vary": []},
     "requestable": None,
     "observed": False,
+    "shadow": None,
 }
 """An allow as the contract has it, for `request()`."""
 

@@ -43,6 +43,7 @@ DENIED: dict[str, Any] = {
     "cache": {"max_age": 5, "vary": ["segments"]},
     "requestable": None,
     "observed": False,
+    "shadow": None,
 }
 """A denial of a request without a prediction, before anything was found."""
 

@@ -28,7 +28,7 @@ from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.demo.place import latest_demo
 from ostiary.errors import AccessError
 from ostiary.policy.bundle import MANIFEST, build_bundle
-from ostiary.policy.explain import ask, assumptions, in_words, read_map, specimen
+from ostiary.policy.explain import ask, assumptions, in_words, outcome, read_map, specimen
 
 
 def command(
@@ -59,7 +59,7 @@ def command(
 
     The caller is one that has no grants, and of claims those alone that make it this caller, unless --claim adds some.
 
-    Exit status 0: allowed, or answered by the proxy itself. 1: denied, or refused before a decision.
+    Exit status 0: allowed or observed, or answered by the proxy itself. 1: denied, or refused before a decision.
     """
     question = Question.parse(request)
     claims, subject = read_claims(claim or []), read_subject(subject)
@@ -80,8 +80,9 @@ def command(
         explanation = ask(needed_opa(), bundle, asked)
     notes = [*asker.notes, *assumptions(explanation, caller, claims)]
     if as_json:
-        outcome = "allowed" if explanation["decision"]["allow"] is True else "denied"
-        print_json({"outcome": outcome, "input": asked.document(), **explanation, "notes": notes})
+        print_json(
+            {"outcome": outcome(explanation["decision"]), "input": asked.document(), **explanation, "notes": notes}
+        )
     else:
         print_lines(in_words(asked, explanation, permission_map["endpoints"], notes), hang=12)
     if explanation["decision"]["allow"] is not True:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ostiary.cli.output import print_json, print_table, watched, width
+from ostiary.cli.output import note, print_json, print_table, watched, width
 from ostiary.cli.sources import permissions_file
-from ostiary.policy.accessmap import AccessMap, access_map, outline
+from ostiary.policy.accessmap import AccessMap, access_map, observed_notes, outline
 from ostiary.policy.diagrams import dot, mermaid
 from ostiary.policy.model import load_permissions
 
@@ -61,3 +61,5 @@ def _print_flat(found: AccessMap) -> None:
         for access in found.accesses
     ]
     print_table(headings, rows)
+    for each in observed_notes(found):
+        note(each)

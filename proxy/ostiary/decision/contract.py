@@ -42,6 +42,7 @@ FIELDS: Final = frozenset(
         "cache",
         "requestable",
         "observed",
+        "shadow",
     }
 )
 """The members of a decision: all of them, and no other."""
@@ -87,6 +88,7 @@ def _denial(answer: Answer, document: dict[str, Json] | None) -> Decision:
         requestable=requestable if _is_requestable(requestable) else None,
         observed=found.get("observed") is True,
         revision=answer.revision or "",
+        shadow=_name(found.get("shadow")),
     )
     if document is None:
         return replace(decision, said={"result": answer.result} if answer.defined else {})
@@ -111,8 +113,11 @@ def _allow(document: dict[str, Json], revision: str, request: AccessRequest) -> 
     if not isinstance(observed, bool):
         raise _unexpected("observed")
     reasons = _strings(document["reasons"])
-    if reasons is None or (reasons and not observed):  # an allow has no reason against it, except where one observes
+    if reasons is None or bool(reasons) != observed:  # an allow has no reason against it, except where one observes
         raise _unexpected("reasons")
+    shadow = document["shadow"]
+    if shadow is not None and not (observed and _name(shadow)):  # what is allowed lacks no permission
+        raise _unexpected("shadow")
     caller, endpoint = _name(document["caller"]), _name(document["endpoint"])
     if caller is None:
         raise _unexpected("caller")
@@ -141,6 +146,7 @@ def _allow(document: dict[str, Json], revision: str, request: AccessRequest) -> 
         requestable=requestable,
         observed=observed,
         revision=request.revision if revision == request.revision else revision,
+        shadow=shadow,
     )
     return _faithful(decision, document)
 
@@ -148,12 +154,21 @@ def _allow(document: dict[str, Json], revision: str, request: AccessRequest) -> 
 def _basis(
     document: dict[str, Json], caller: str, endpoint: str, request: AccessRequest
 ) -> tuple[str | None, str | None, int | None]:
-    """Permission or grant, exactly one, and when it ends. An ended one is no basis, whatever the policy says."""
+    """Permission or grant, exactly one, and when it ends. An ended one is no basis, whatever the policy says.
+
+    What is only observed has neither of the two, and an end.
+    """
     permission, grant, expires_at = document["permission"], document["grant"], document["expires_at"]
     if expires_at is not None and not _is_whole(expires_at):
         raise _unexpected("expires_at")
     if expires_at is not None and expires_at <= request.time:
         raise PolicyUnavailable("the decision has ended before it was made")
+    if document["observed"]:
+        if permission is not None or grant is not None:
+            raise _unexpected("observed")
+        if expires_at is None:
+            raise _unexpected("expires_at")
+        return None, None, expires_at
     if grant is None:
         if _name(permission) is None:
             raise _unexpected("permission")

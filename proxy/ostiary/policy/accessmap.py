@@ -8,18 +8,19 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.policy import phrases
 from ostiary.policy.model import Caller, Conditions, PermissionMap
-from ostiary.policy.terms import compile_conditions, conditions_digest, limits_of, profile_of, strictest
+from ostiary.policy.observing import written_instant
+from ostiary.policy.terms import Kind, compile_conditions, conditions_digest, limits_of, profile_of, strictest
 from ostiary.policy.values import written_duration
 from ostiary.policy.words import closest, quoted
 from ostiary.routes import Endpoint
 
-Kind: TypeAlias = Literal["standing", "eligible"]
+SHADOW: Final = "shadow: allows nothing"
 
 _NAME_COLUMN: Final = 24
 """The longest endpoint's name, in characters, that its request is written beside."""
@@ -27,7 +28,7 @@ _NAME_COLUMN: Final = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """One caller, one endpoint, one set of conditions. Only an eligible one has `limits`."""
+    """One caller, one endpoint, one set of conditions. Only an eligible one has `limits`; a shadow allows nothing."""
 
     caller: str
     service: str
@@ -84,11 +85,13 @@ class Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessMap:
-    """Every access, sorted; the callers that have one or could; and the endpoints that nobody may call."""
+    """Every access, sorted; the callers that have one or could; the endpoints that nobody may call; and the services
+    that are only observed, each with the instant at which that ends."""
 
     callers: dict[str, Caller]
     accesses: tuple[Access, ...]
     nobody: tuple[tuple[str, Endpoint], ...]
+    observed: dict[str, str]
 
     def document(self) -> dict[str, Json]:
         return {
@@ -100,6 +103,7 @@ class AccessMap:
                 {"service": service, "endpoint": endpoint.name, "method": endpoint.method, "path": endpoint.path}
                 for service, endpoint in self.nobody
             ],
+            "observed": self.observed,
         }
 
 
@@ -115,6 +119,11 @@ def access_map(policy: PermissionMap, *, caller: str | None = None, service: str
         callers={name: policy.callers[name] for name in sorted(shown) if caller in (None, name)},
         accesses=tuple(sorted(accesses, key=lambda each: (each.caller, each.service, each.endpoint.name, each.kind))),
         nobody=() if caller is not None else tuple(_unused(policy, every, service)),
+        observed={
+            name: written_instant(each.until)
+            for name, each in sorted(policy.observe.items())
+            if service in (None, name)
+        },
     )
 
 
@@ -126,7 +135,7 @@ def _standing(policy: PermissionMap) -> Iterator[Access]:
                 caller=permission.caller,
                 service=service,
                 endpoint=endpoint,
-                kind="standing",
+                kind="shadow" if permission.shadow else "standing",
                 digest=digest,
                 when=permission.when,
                 profile=profile,
@@ -151,19 +160,28 @@ def _eligible(policy: PermissionMap) -> Iterator[Access]:
 
 def _merged(accesses: Iterable[Access]) -> list[Access]:
     """Standing permissions with one id are one, with the strictest credential of all: so the compiler has it."""
-    kept: dict[str, Access] = {}
+    kept: dict[tuple[Kind, str], Access] = {}
     for access in accesses:
-        other = kept.setdefault(access.permission, access)
+        key = access.kind, access.permission
+        other = kept.setdefault(key, access)
         if other is not access:
-            kept[access.permission] = replace(access, profile=strictest(access.profile, other.profile))
+            kept[key] = replace(access, profile=strictest(access.profile, other.profile))
     return list(kept.values())
 
 
 def _unused(policy: PermissionMap, accesses: Sequence[Access], service: str | None) -> Iterator[tuple[str, Endpoint]]:
-    used = {(access.service, access.endpoint.name) for access in accesses}
+    used = {(access.service, access.endpoint.name) for access in accesses if access.kind != "shadow"}
     for name, found in sorted(policy.services.items()):
         if service in (None, name):
             yield from ((name, each) for each in found.endpoints.values() if (name, each.name) not in used)
+
+
+def observed_notes(found: AccessMap) -> list[str]:
+    """A sentence for each service that is only observed: more is let through there than the map lists."""
+    return [
+        f"{service} is only observed until {until}: every caller is let through everywhere"
+        for service, until in found.observed.items()
+    ]
 
 
 def describe_caller(caller: Caller) -> str:
@@ -190,6 +208,7 @@ def outline(found: AccessMap, *, width: int) -> str:
                 service = access.service
                 lines.append(f"  {service}")
             notes = [f"eligible: {access.terms}"] if access.terms else []
+            notes += [SHADOW] if access.kind == "shadow" else []
             notes += [f"if {condition}" for condition in access.conditions]
             if access.profile != profile_of(None):
                 notes.append(f"credential: {access.credential}")
@@ -202,6 +221,7 @@ def outline(found: AccessMap, *, width: int) -> str:
                 service = owner
                 lines.append(f"  {service}")
             lines += _entry(endpoint, [], column=column, width=width)
+    lines += [part for each in observed_notes(found) for part in ("", *_wrapped("", each, width, hang=2))]
     return "\n".join(lines[1:])
 
 

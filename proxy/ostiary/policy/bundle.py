@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ostiary.clock import SystemClock
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.policy.compiler import FORMAT, compile_map
 from ostiary.policy.document import Place, read_document
 from ostiary.policy.model import Eligibility, Permission, PermissionMap, load_permissions
+from ostiary.policy.observing import observing_mistakes, observing_warnings
 from ostiary.policy.organisation import PACKAGE, TESTS, Organisation, read_organisation
 from ostiary.policy.rego import Opa
 from ostiary.policy.terms import canonical
@@ -65,8 +67,9 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
     rego = Opa(opa)
     _refuse_foreign(out)
     organisation = read_organisation(source, rego, beside=out)
-    permissions = _permissions(source, organisation)
-    warnings = [*organisation.warnings]
+    now = SystemClock().now()
+    permissions = _permissions(source, organisation, now=now)
+    warnings = [*organisation.warnings, *observing_warnings(source / PERMISSIONS, permissions, now=now)]
     if sequence is None:
         sequence = _commits(source, warnings)
     if sequence < 0:
@@ -89,7 +92,7 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
     return Bundle(revision=revision, path=out, warnings=tuple(warnings))
 
 
-def _permissions(source: Path, organisation: Organisation) -> PermissionMap:
+def _permissions(source: Path, organisation: Organisation, *, now: float) -> PermissionMap:
     """The map, if both it and the organisation's Rego are without mistakes; else all mistakes of both."""
     mistakes = list(organisation.mistakes)
     path = source / PERMISSIONS
@@ -97,6 +100,7 @@ def _permissions(source: Path, organisation: Organisation) -> PermissionMap:
         permissions = load_permissions(path)
     except ConfigurationError as error:
         raise ConfigurationError([*error.mistakes, *mistakes]) from error
+    mistakes.extend(observing_mistakes(path, permissions, now=now))
     if not organisation.mistakes:  # a file that cannot be read may hold the condition
         mistakes.extend(_unknown_conditions(path, permissions, organisation))
     if mistakes:

@@ -54,6 +54,9 @@ SOME_TIME: Final = 1_772_445_600
 
 ALLOW: Final = "allow"
 DENY: Final = "deny"
+OBSERVED: Final = "observed"
+"""Let through, and only because the service is observed."""
+_VERDICTS: Final = (ALLOW, DENY, OBSERVED)
 
 _REQUEST: Final = re.compile(r"([^ ]+) (/[^ ?]*)(?:\?([^ ]*))?")
 _BEFORE: Final = (TargetMalformed, TargetTooLong, TokenInQuery)
@@ -84,12 +87,12 @@ def _request(value: Any) -> RequestLine:
 
 
 def _expectation(value: Any) -> str | list[str]:
-    if value in (ALLOW, DENY):
+    if value in _VERDICTS:
         return str(value)
     if isinstance(value, str):
         return [_reason(value)]
     if not isinstance(value, list) or not value:
-        raise mistake("is allow, deny, a reason or a list of reasons")
+        raise mistake("is allow, deny, observed, a reason or a list of reasons")
     found = []
     reasons = []
     for place, each in enumerate(value):
@@ -103,12 +106,12 @@ def _expectation(value: Any) -> str | list[str]:
 
 
 def _reason(value: Any) -> str:
-    if value in (ALLOW, DENY):
+    if value in _VERDICTS:
         raise mistake(f"{quoted(value)} stands alone: a list is of reasons")
     name = value.partition(": ")[0] if isinstance(value, str) else value
     if isinstance(value, str) and name in _REASONS:
         return value
-    known = sorted({*_REASONS, ALLOW, DENY})
+    known = sorted({*_REASONS, *_VERDICTS})
     raise mistake(f"unknown reason {quoted(name)}{closest(str(name), known)}")
 
 
@@ -173,7 +176,8 @@ class Case(Strict):
     granted: Annotated[Listing | None, Present] = None
     """Endpoints of the service for which the caller has a grant."""
     expect: Annotated[str | list[str], PlainValidator(_expectation), WithJsonSchema(_EXPECT_SCHEMA), StandIn(DENY)]
-    """`allow`, `deny`, a reason or the list of all reasons. A reason may leave out what follows its colon."""
+    """`allow`, `deny`, `observed` (let through only because the service is observed), a reason or the list of all
+    reasons. A reason may leave out what follows its colon."""
     why: Annotated[Text, StandIn("?")]
     """What this is for, for whoever reads that it failed."""
 
@@ -252,10 +256,9 @@ class CaseTable(Strict):
 
     @model_validator(mode="after")
     def _goes_both_ways(self) -> CaseTable:
-        allowed = [case.expect == ALLOW for case in self.cases]
-        if all(allowed):
+        if all(case.expect in (ALLOW, OBSERVED) for case in self.cases):
             raise mistake("no case expects a denial: a policy that allows everything would pass")
-        if not any(allowed):
+        if not any(case.expect == ALLOW for case in self.cases):
             raise mistake("no case expects 'allow': a policy that allows nothing would pass")
         return self
 

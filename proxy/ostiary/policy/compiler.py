@@ -12,9 +12,10 @@ Everything a decision needs is one look-up by a ground key; nothing is scanned. 
     sole       issuer → subject → the one caller that a token without claims makes of it
     access     caller → service → endpoint → the id of its terms; `plain` is the id of the plainest, if nobody has a say
                beside the map
-    terms      id → `standing` and `eligible` variants, each with its conditions and credential profile; and what an
-               answer that looked at them depends on (`ostiary.policy.terms`)
+    terms      id → `standing`, `eligible` and `shadow` variants, each with its conditions and credential profile; and
+               what an answer that looked at them depends on (`ostiary.policy.terms`)
     roles      role → service → endpoints, for explanations
+    observe    service → the Unix second until which what is not allowed is let through; only if there are such
     hooks      which of the organisation's rules exist: `{"deny": true, "allow": true}`
     reads_query
                true if `deny` can depend on the query: one that cannot be decoded, so that it is null, is refused then
@@ -32,7 +33,16 @@ from typing import Final
 from ostiary.models import Json
 from ostiary.policy.model import Caller, PermissionMap
 from ostiary.policy.routing import route_forms, route_index, spells_number
-from ostiary.policy.terms import Key, Terms, compile_conditions, conditions_digest, limits_of, profile_of, strictest
+from ostiary.policy.terms import (
+    Key,
+    Kind,
+    Terms,
+    compile_conditions,
+    conditions_digest,
+    limits_of,
+    profile_of,
+    strictest,
+)
 
 FORMAT: Final = 1
 """The number of the format of `data.ostiary.map`. It grows with every change that older Rego or proxies misread."""
@@ -66,24 +76,26 @@ def compile_map(
         "roles": {name: dict(sorted(role.items())) for name, role in sorted(permissions.roles.items())},
         "hooks": dict.fromkeys(sorted(hooks), True),
         **({"reads_query": True} if reads_query else {}),
+        **({"observe": _observed(permissions)} if permissions.observe else {}),
     }
 
 
 def _add_standing(permissions: PermissionMap, terms: Terms) -> None:
-    collected: dict[Key, dict[str, Json]] = defaultdict(dict)
+    collected: dict[tuple[Kind, Key], dict[str, Json]] = defaultdict(dict)
     for permission in permissions.permissions:
         digest, profile = conditions_digest(permission.when), profile_of(permission.credential)
+        kind: Kind = "shadow" if permission.shadow else "standing"
         for service, endpoint in permissions.covered(permission):
-            variants = collected[permission.caller, service, endpoint.name]
+            variants = collected[kind, (permission.caller, service, endpoint.name)]
             if digest in variants:
                 # Two permissions that always hold together: the strictest credential of both.
                 variants[digest]["credential"] = strictest(variants[digest]["credential"], profile)
                 continue
             conditions = compile_conditions(permission.when, endpoint.template)
             variants[digest] = {"id": digest, "credential": profile, **conditions}
-    for key, variants in collected.items():
+    for (kind, key), variants in collected.items():
         for digest in sorted(variants):
-            terms.add("standing", key, variants[digest])
+            terms.add(kind, key, variants[digest])
 
 
 def _add_eligible(permissions: PermissionMap, terms: Terms) -> None:
@@ -97,6 +109,10 @@ def _add_eligible(permissions: PermissionMap, terms: Terms) -> None:
         for name in eligibility.endpoints:
             conditions = compile_conditions(eligibility.when, endpoints[name].template)
             terms.add("eligible", (eligibility.caller, eligibility.service, name), {**variant, **conditions})
+
+
+def _observed(permissions: PermissionMap) -> dict[str, Json]:
+    return {service: observed.until for service, observed in sorted(permissions.observe.items())}
 
 
 def _callers(callers: Mapping[str, Caller]) -> dict[str, Json]:

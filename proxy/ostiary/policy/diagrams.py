@@ -9,42 +9,43 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from ostiary.policy.accessmap import Access, AccessMap
+from ostiary.policy.accessmap import SHADOW, Access, AccessMap
 from ostiary.routes import Endpoint
 
 # Mermaid has no escape but character codes: `#35;`. The quote ends a label, a grave accent begins Markdown, `<`, `>`
 # and `&` are HTML, `#` and `;` belong to codes, and `%%` begins a comment or a directive wherever it stands.
 _MERMAID_SPECIAL: Final = re.compile(r'["`<>&#;%\\]')
 
+_STYLES: Final = {"standing": "solid", "eligible": "dashed", "shadow": "dotted"}
+
 
 def mermaid(found: AccessMap) -> str:
-    """A flowchart: callers to endpoints, grouped by service; a dotted arrow is eligible and not standing."""
+    """A flowchart: callers to endpoints, grouped by service; a dotted arrow is eligible or a shadow, not standing."""
     nodes = _Nodes(found)
     lines = ["flowchart LR"]
     lines += [f"  {node}([{_mermaid(name)}])" for name, node in nodes.callers.items()]
     for number, (service, endpoints) in enumerate(nodes.services.items()):
-        lines.append(f"  subgraph s{number}[{_mermaid(service)}]")
+        lines.append(f"  subgraph s{number}[{_mermaid(_service(found, service))}]")
         lines += [f"    {node}[{_mermaid(_label(endpoint))}]" for endpoint, node in endpoints]
         lines.append("  end")
     for caller, endpoint, access in nodes.edges(found.accesses):
-        arrow = "-.->" if access.kind == "eligible" else "-->"
+        arrow = "-->" if access.kind == "standing" else "-.->"
         label = _edge(access)
         lines.append(f"  {caller} {arrow}{f'|{_mermaid(label)}|' if label else ''} {endpoint}")
     return "\n".join(lines) + "\n"
 
 
 def dot(found: AccessMap) -> str:
-    """The same as a digraph; a dashed edge is eligible and not standing."""
+    """The same as a digraph; a dashed edge is eligible, a dotted one a shadow."""
     nodes = _Nodes(found)
     lines = ["digraph access {", "  rankdir=LR;", "  node [shape=box];"]
     lines += [f"  {node} [shape=ellipse, label={_dot(name)}];" for name, node in nodes.callers.items()]
     for number, (service, endpoints) in enumerate(nodes.services.items()):
-        lines += [f"  subgraph cluster_{number} {{", f"    label={_dot(service)};"]
+        lines += [f"  subgraph cluster_{number} {{", f"    label={_dot(_service(found, service))};"]
         lines += [f"    {node} [label={_dot(_label(endpoint))}];" for endpoint, node in endpoints]
         lines.append("  }")
     for caller, endpoint, access in nodes.edges(found.accesses):
-        style = "dashed" if access.kind == "eligible" else "solid"
-        lines.append(f"  {caller} -> {endpoint} [style={style}, label={_dot(_edge(access))}];")
+        lines.append(f"  {caller} -> {endpoint} [style={_STYLES[access.kind]}, label={_dot(_edge(access))}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -64,12 +65,18 @@ class _Nodes:
             yield self.callers[access.caller], self._ids[access.service, access.endpoint.name], access
 
 
+def _service(found: AccessMap, service: str) -> str:
+    until = found.observed.get(service)
+    return service if until is None else f"{service}, observed until {until}: every caller everywhere"
+
+
 def _label(endpoint: Endpoint) -> str:
     return f"{endpoint.name}: {endpoint.method} {endpoint.path}"
 
 
 def _edge(access: Access) -> str:
-    return "; ".join([*([f"eligible: {access.terms}"] if access.terms else []), *access.conditions])
+    terms = [f"eligible: {access.terms}"] if access.terms else []
+    return "; ".join([*terms, *([SHADOW] if access.kind == "shadow" else []), *access.conditions])
 
 
 def _mermaid(text: str) -> str:

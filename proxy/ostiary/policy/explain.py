@@ -18,6 +18,7 @@ from ostiary.errors import REASONS, ConfigurationError, PolicyDenied
 from ostiary.models import AccessRequest, Json, Method
 from ostiary.policy import phrases
 from ostiary.policy.compiler import FORMAT
+from ostiary.policy.observing import written_instant
 from ostiary.policy.values import written_duration
 from ostiary.policy.words import closest, quoted
 from ostiary.target import OWN_SERVICE
@@ -123,7 +124,7 @@ def assumptions(explanation: Mapping[str, Json], caller: str, claims: Collection
     failing = {
         condition["condition"]
         for each in explanation["callers"]
-        for variant in (*each["standing"], *each["eligible"])
+        for variant in (*each["standing"], *each["eligible"], *each["shadow"])
         for condition in variant["conditions"]
         if not condition["holds"]
     }
@@ -140,10 +141,10 @@ def in_words(
 ) -> list[str]:
     """The explanation as lines for a person. `endpoints` is the map's route table, `notes` go before the hints."""
     decision, endpoint = explanation["decision"], explanation["endpoint"]
-    allowed = decision["allow"] is True
+    allowed, observed = decision["allow"] is True, decision["observed"] is True
     instant = datetime.fromtimestamp(request.time, UTC)
     lines = [
-        f"{'ALLOWED' if allowed else 'DENIED'}  {request.method} {request.target.request_target}",
+        f"{outcome(decision).upper()}  {request.method} {request.target.request_target}",
         f"service     {request.target.service}",
         f"endpoint    {'none' if endpoint is None else '{name}: {template}'.format_map(endpoint)}",
         f"identity    {_identity(request)}",
@@ -152,21 +153,34 @@ def in_words(
     ]
     if allowed:
         profile = decision["credential"]
-        lines.append(f"allowed by  {decision['permission'] or decision['grant']}")
+        if observed:
+            until = written_instant(decision["expires_at"])
+            lines.append(f"allowed by  nothing: the service is only observed, until {until}")
+        else:
+            lines.append(f"allowed by  {decision['permission'] or decision['grant']}")
         lines.append(
             f"credential  {'for one call' if profile['per_call'] else 'reusable'}, "
             f"at most {written_duration(profile['lifetime'] * 1000)}"
         )
     lines += [f"reason      {_reason(reason)}" for reason in decision["reasons"]]
+    if decision["shadow"] is not None:
+        lines.append(f"shadow      {decision['shadow']} would have allowed it, and is a shadow")
     if endpoint is not None:
         for caller in explanation["callers"]:
             lines += _caller(caller)
     lines += [f"note        {note}" for note in notes]
-    if not allowed:
+    if not allowed or observed:
         own = request.target.service == OWN_SERVICE
         found = [_OWN] if own else hints(explanation, endpoints.get(request.target.service))
         lines += [f"would do    {hint}" for hint in found]
     return lines
+
+
+def outcome(decision: Mapping[str, Json]) -> str:
+    """`allowed`, `denied`, or `observed`: let through, and only because the service is observed."""
+    if decision["allow"] is not True:
+        return "denied"
+    return "observed" if decision["observed"] is True else "allowed"
 
 
 def _identity(request: AccessRequest) -> str:
@@ -192,6 +206,9 @@ def _caller(caller: Mapping[str, Json]) -> Iterator[str]:
         needs = {"missing": "and needs a grant", "expired": "and its grant has ended", "active": "by a grant"}
         yield f"  {variant['permission']} {_holds(variant)}, is eligible {needs[variant['grant']]}"
         yield from _conditions(variant)
+    for variant in caller["shadow"]:
+        yield f"  {variant['permission']} {_holds(variant)}, is a shadow and allows nothing"
+        yield from _conditions(variant)
 
 
 def _holds(variant: Mapping[str, Json]) -> str:
@@ -212,7 +229,13 @@ def hints(explanation: Mapping[str, Json], endpoints: Mapping[str, str] | None) 
     """What would have allowed it, one phrase each. `endpoints` are the service's; None where the map has none."""
     if explanation["endpoint"] is None:
         return list(_other_endpoints(explanation, endpoints))
-    return [*_conditions_met(explanation), *_grant(explanation), *_others(explanation), *_organisation(explanation)]
+    return [
+        *_shadow(explanation),
+        *_conditions_met(explanation),
+        *_grant(explanation),
+        *_others(explanation),
+        *_organisation(explanation),
+    ]
 
 
 def _other_endpoints(explanation: Mapping[str, Json], endpoints: Mapping[str, str] | None) -> Iterator[str]:
@@ -238,6 +261,11 @@ def _conditions_met(explanation: Mapping[str, Json]) -> Iterator[str]:
             grant = " and a grant" if variant.get("grant", "active") != "active" else ""
             if failing:
                 yield f"{variant['permission']}, with {' and '.join(failing)}{grant}"
+
+
+def _shadow(explanation: Mapping[str, Json]) -> Iterator[str]:
+    if explanation["decision"]["shadow"] is not None:
+        yield f"{explanation['decision']['shadow']}, without its 'shadow: true'"
 
 
 def _grant(explanation: Mapping[str, Json]) -> Iterator[str]:

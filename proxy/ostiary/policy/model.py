@@ -44,6 +44,7 @@ from ostiary.policy.values import (
     Distinct,
     Duration,
     Hour,
+    Instant,
     JsonValue,
     Listing,
     Name,
@@ -313,6 +314,8 @@ class Permission(Strict):
     """What must hold besides."""
     credential: Annotated[CredentialSettings | None, Present] = None
     """What the upstream receives in place of the caller's credential."""
+    shadow: Annotated[bool, BeforeValidator(_only_true), WithJsonSchema({"const": True})] = False
+    """True for a permission that allows nothing yet: what it would have allowed is told in decisions and the audit."""
 
 
 class Eligibility(Strict):
@@ -340,6 +343,13 @@ class Eligibility(Strict):
     """What the upstream receives in place of the caller's credential."""
 
 
+class Observation(Strict):
+    """Of a service: what is not allowed is let through, and told of, until this ends by itself."""
+
+    until: Instant
+    """When it ends: `2026-12-24T00:00:00Z`. At most 31 days after the bundle is built."""
+
+
 ServiceName: TypeAlias = Annotated[Name, AfterValidator(_not_reserved)]
 
 
@@ -361,6 +371,8 @@ class PermissionMap(Strict):
     """What is allowed at all times, within its conditions."""
     eligible: list[Eligibility] = []
     """What is not allowed but may be requested."""
+    observe: dict[Name, Observation] = {}
+    """Services at which every caller is let through everywhere, for a while: what is not allowed is told of."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self, info: ValidationInfo) -> PermissionMap:

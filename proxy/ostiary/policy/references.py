@@ -106,6 +106,9 @@ class _Check:
         for index, eligibility in enumerate(self._map.eligible):
             yield from self._entry(("eligible", index), eligibility)
             yield from self._approvers(("eligible", index), eligibility)
+        for service in self._map.observe:
+            if service not in self._known.endpoints:
+                yield from self._unknown_service(("observe", service), service)
 
     def coverage(self) -> Iterator[tuple[Place, str, Keys]]:
         """Each permission that covers nothing, or covers it in two ways.
@@ -214,9 +217,9 @@ def _names(endpoints: Iterable[Endpoint]) -> str:
 
 
 def _essence(entry: Permission | Eligibility) -> object:
-    """Equal for entries that say the same, in whatever order their lists are."""
+    """Equal for entries that say the same, in whatever order their lists are. A shadow of a permission says nothing."""
     said = entry.__dict__
-    return tuple([(name, _unordered(said[name])) for name in said if said[name] is not None])
+    return tuple([(name, _unordered(said[name])) for name in said if said[name] is not None and name != "shadow"])
 
 
 def _unordered(value: Any) -> object:

@@ -11,7 +11,7 @@ Compiled conditions are keyed by the end of the reason that they give (`read-onl
 
 The organisation's own are apart, under `custom`. Beside them stands what answers depend on (`vary`, `hours`), so that
 the Rego need not look; and `alone`, where one standing permission without custom conditions is all that there is to
-judge.
+judge. What shadows depend on is in it, too: they are looked at where the others do not allow.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeAlias, get_args
 
 from ostiary.models import Json
 from ostiary.policy.model import Conditions, CredentialSettings, Eligibility, Hours
@@ -28,6 +28,11 @@ from ostiary.routes import Template
 
 Key: TypeAlias = tuple[str, str, str]
 """Caller, service, endpoint."""
+
+Kind: TypeAlias = Literal["standing", "eligible", "shadow"]
+"""What a variant is: it allows, allows with a grant, or is told of and allows nothing."""
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _DAYS: Final = {
     "mon": "Monday",
@@ -142,8 +147,8 @@ def _hours(hours: Hours) -> dict[str, Json]:
     return {"timezone": hours.timezone, "windows": [window for window in windows if window["from"] != window["to"]]}
 
 
-_Contents: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
-"""Standing and eligible variants, as text."""
+_Contents: TypeAlias = tuple[tuple[str, ...], ...]
+"""The variants of each kind, as text."""
 
 _PLAIN: Final[_Contents] = (
     (
@@ -151,6 +156,7 @@ _PLAIN: Final[_Contents] = (
             {"id": conditions_digest(None), "credential": {"lifetime": DEFAULT_LIFETIME, "per_call": False}},
         ),
     ),
+    (),
     (),
 )
 
@@ -160,9 +166,9 @@ class Terms:
 
     def __init__(self) -> None:
         self._variants: dict[str, Json] = {}
-        self._collected: dict[Key, dict[str, list[str]]] = defaultdict(lambda: {"standing": [], "eligible": []})
+        self._collected: dict[Key, dict[Kind, list[str]]] = defaultdict(lambda: {kind: [] for kind in KINDS})
 
-    def add(self, kind: Literal["standing", "eligible"], key: Key, variant: dict[str, Json]) -> None:
+    def add(self, kind: Kind, key: Key, variant: dict[str, Json]) -> None:
         content = canonical(variant)
         self._variants.setdefault(content, variant)
         self._collected[key][kind].append(content)
@@ -173,19 +179,22 @@ class Terms:
         access: dict[str, Json] = {}
         ids: dict[_Contents, str] = {}
         for (caller, service, endpoint), found in sorted(self._collected.items()):
-            terms = (tuple(found["standing"]), tuple(found["eligible"]))
+            terms = tuple(tuple(found[kind]) for kind in KINDS)
             short = PLAIN if alone and terms == _PLAIN else str(len(ids))
             access.setdefault(caller, {}).setdefault(service, {})[endpoint] = ids.setdefault(terms, short)
         documents = {
-            each: terms_document(*([self._variants[content] for content in kind] for kind in terms), alone=alone)
+            each: terms_document(_kinds([self._variants[content] for content in kind] for kind in terms), alone=alone)
             for terms, each in ids.items()
         }
         return {"access": access, "terms": documents}
 
 
-def terms_document(standing: Sequence[Json], eligible: Sequence[Json], *, alone: bool) -> dict[str, Json]:
+def _kinds(variants: Iterable[list[Json]]) -> dict[Kind, list[Json]]:
+    return dict(zip(KINDS, variants, strict=True))
+
+
+def terms_document(kinds: Mapping[Kind, Sequence[Json]], *, alone: bool) -> dict[str, Json]:
     """Terms as they are stored: the variants, and what an answer that looked at them depends on."""
-    kinds = {"standing": [*standing], "eligible": [*eligible]}
     conditions = [variant.get("conditions", {}) for variants in kinds.values() for variant in variants]
     names = {name for each in conditions for name in each.get("when", {})}
     depends: dict[str, Json] = {
@@ -194,14 +203,15 @@ def terms_document(standing: Sequence[Json], eligible: Sequence[Json], *, alone:
         "custom": sorted({name for each in conditions for name in each.get("custom", {})}),
     }
     always = {name: depends[name] for name in ("vary", "hours")}
-    found = {name: value for name, value in (kinds | depends).items() if value} | always
+    found: dict[str, Json] = {kind: [*variants] for kind, variants in kinds.items() if variants}
+    found |= {name: value for name, value in depends.items() if value} | always
     marks = {
         "depends": any(depends.values()),
-        "alone": alone and len(standing) == 1 and not eligible and not depends["custom"],
+        "alone": alone and [len(kinds[kind]) for kind in KINDS] == [1, 0, 0] and not depends["custom"],
     }
     return found | {name: True for name, holds in marks.items() if holds}
 
 
 def plain_terms() -> dict[str, Json]:
     """The terms whose id is `PLAIN`."""
-    return terms_document(*([json.loads(content) for content in kind] for kind in _PLAIN), alone=True)
+    return terms_document(_kinds([json.loads(content) for content in kind] for kind in _PLAIN), alone=True)

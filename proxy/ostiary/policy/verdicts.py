@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from ostiary.errors import AccessError, ConfigurationError
 from ostiary.exchange import Exchange
 from ostiary.models import AccessRequest, Grant, Identity, Json, Target
-from ostiary.policy.cases import ALLOW, DENY, Case, Table
+from ostiary.policy.cases import ALLOW, DENY, OBSERVED, Case, Table
 from ostiary.policy.explain import SOMEONE
 from ostiary.policy.model import Caller, PermissionMap
 from ostiary.policy.rego import Opa
@@ -25,8 +25,17 @@ _HOST: Final = "service.invalid"
 _OWN_HOST: Final = "ostiary.invalid"
 _GRANTED: Final = 900  # seconds
 
-_Answer: TypeAlias = tuple[str, ...] | str
-"""The reasons of a denial, nothing of an allow; or what OPA said in place of a decision."""
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """`allow`, `deny` or `observed`, with the reasons of the latter two."""
+
+    name: str
+    reasons: tuple[str, ...]
+
+
+_Answer: TypeAlias = _Verdict | str
+"""A decision, or what OPA said in place of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +69,7 @@ def judge(tables: Sequence[Table], known: PermissionMap, bundle: Path, opa: Opa)
     found = iter(answers)
     missed = []
     for (file, line, case), each in zip(cases, asked, strict=True):
-        answer = each.reasons if isinstance(each, AccessError) else next(found)
+        answer = _Verdict(DENY, each.reasons) if isinstance(each, AccessError) else next(found)
         if not _holds(case, answer):
             missed.append(
                 Miss(
@@ -161,19 +170,26 @@ def _decisions(
         return [*first, *second], None
     if not isinstance(decisions, list) or len(decisions) != len(requests):
         raise ConfigurationError([f"{bundle}: OPA gives no decisions: it holds no ostiary policy, or a broken one"])
-    return [() if each["allow"] is True else tuple(each["reasons"]) or (DENY,) for each in decisions], reached
+    return [_verdict(each) for each in decisions], reached
+
+
+def _verdict(decision: Mapping[str, Json]) -> _Verdict:
+    if decision["allow"] is not True:
+        return _Verdict(DENY, tuple(decision["reasons"]))
+    return _Verdict(OBSERVED if decision["observed"] else ALLOW, tuple(decision["reasons"]))
 
 
 def _holds(case: Case, answer: _Answer) -> bool:
     if isinstance(answer, str):
         return False
     if isinstance(case.expect, str):
-        return (case.expect == ALLOW) == (not answer)
-    wanted = case.expect
+        return case.expect == answer.name
+    wanted, reasons = case.expect, answer.reasons
     return (
-        all(any(_is(reason, one) for reason in answer) for one in wanted)
-        and all(any(_is(reason, one) for one in wanted) for reason in answer)
-        and bool(answer)
+        answer.name == DENY
+        and all(any(_is(reason, one) for reason in reasons) for one in wanted)
+        and all(any(_is(reason, one) for one in wanted) for reason in reasons)
+        and bool(reasons)
     )
 
 
@@ -184,7 +200,7 @@ def _is(reason: str, wanted: str) -> bool:
 def _told(answer: _Answer) -> str:
     if isinstance(answer, str):
         return answer
-    return f"{DENY}: {', '.join(answer)}" if answer else ALLOW
+    return f"{answer.name}: {', '.join(answer.reasons)}" if answer.reasons else answer.name
 
 
 def _in_words(case: Case) -> str:

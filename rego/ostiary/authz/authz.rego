@@ -4,11 +4,13 @@
 #   ---
 #   the decision is the first of these that applies, and always a whole document: a request that is
 #   none is refused; the endpoint must be known, and be the one that was predicted; a permission or
-#   grant of one of the identity's callers must allow it; and the organisation must not object
+#   grant of one of the identity's callers must allow it, unless the service is only observed; and the
+#   organisation must not object
 package ostiary.authz
 
 import data.ostiary.caching
 import data.ostiary.callers
+import data.ostiary.observation
 import data.ostiary.organisation
 import data.ostiary.permissions
 import data.ostiary.requests
@@ -31,6 +33,7 @@ decision := {
 	"cache": {"max_age": 5, "vary": []},
 	"requestable": null,
 	"observed": false,
+	"shadow": null,
 } if {
 	# The plain case: one caller, one permission that says nothing, no grant, no rule of the organisation.
 	# It comes to what the general case comes to (a test holds it to that), for a quarter: each expression
@@ -78,6 +81,7 @@ decision := {
 	"cache": caching.of(hours, vary),
 	"requestable": null,
 	"observed": false,
+	"shadow": null,
 } if {
 	# The next plainest: one caller, however it is known, and one permission, whose conditions hold.
 	# It comes to what the general case comes to, too; so do the two after it.
@@ -96,6 +100,7 @@ decision := {
 	endpoint := input.resource.properties.endpoint
 	[caller, _, _, hours, vary, failures] := permissions.single
 	failures != set()
+	not data.ostiary.map.observe[input.resource.id]
 } else := _refusal({
 	"reasons": [reason],
 	"caller": _first_caller,
@@ -108,6 +113,7 @@ decision := {
 	requests.well_formed
 	routes.confirmed
 	permissions.terms == {}
+	not data.ostiary.map.observe[input.resource.id]
 	reason := {true: "unknown-caller", false: "permission-missing"}[callers.names == set()]
 } else := object.union(permissions.basis, {
 	"allow": true,
@@ -117,6 +123,7 @@ decision := {
 	"cache": caching.asked,
 	"requestable": null,
 	"observed": false,
+	"shadow": null,
 }) if {
 	requests.well_formed
 	routes.as_predicted
@@ -159,8 +166,53 @@ _not_permitted := _refusal({
 	"service": input.resource.id,
 	"endpoint": routes.endpoint,
 	"requestable": permissions.requestable,
-	"cache": caching.unasked,
+	"shadow": _shadow,
+	"cache": _cache,
+}) if {
+	not _observed
+} else := {
+	"allow": true,
+	"reasons": sort(permissions.reasons),
+	"caller": _first_caller,
+	"service": input.resource.id,
+	"endpoint": routes.endpoint,
+	"permission": null,
+	"grant": null,
+	"credential": observation.credential,
+	"expires_at": observation.until,
+	"cache": caching.until(observation.until),
+	"requestable": null,
+	"observed": true,
+	"shadow": _shadow,
+} if {
+	not organisation.objects
+} else := _refusal({
+	"reasons": array.concat(sort(permissions.reasons), organisation.reasons),
+	"caller": _first_caller,
+	"service": input.resource.id,
+	"endpoint": routes.endpoint,
+	"requestable": permissions.requestable,
+	"cache": caching.until(observation.until),
 })
+
+# Nobody is let through who is no caller of the map: that would be everybody with a token.
+_observed if {
+	observation.until
+	callers.names != set()
+}
+
+# A shadow permission is told of if it would have made of this an allow, to which the organisation would
+# have had to be asked.
+default _shadow := null
+
+_shadow := permissions.shadow if {
+	permissions.shadow
+	not organisation.objects
+}
+
+_cache := caching.asked if {
+	permissions.shadow
+} else := caching.unasked
 
 # METADATA
 # title: decisions
@@ -191,6 +243,7 @@ _refusal(found) := object.union(
 		"cache": {"max_age": 0, "vary": []},
 		"requestable": null,
 		"observed": false,
+		"shadow": null,
 	},
 	found,
 )

@@ -17,6 +17,7 @@ _denied := {
 	"cache": {"max_age": 5, "vary": []},
 	"requestable": null,
 	"observed": false,
+	"shadow": null,
 }
 
 _allowed := object.union(_denied, {
@@ -29,6 +30,14 @@ _allowed := object.union(_denied, {
 _never := {"max_age": 0, "vary": []}
 
 _night := concat("/", ["night/shop/get", data.ostiary.fixture.map.terms[fixture.map.access.night.shop.get].standing[0].id])
+
+_trainee := object.union(_denied, {"caller": "trainee", "endpoint": "get"})
+
+_trainee_list := {"subject": "trainee", "segments": ["orders"], "predicted": "list", "query": [["status", "shut"]]}
+
+_trainee_terms := fixture.map.terms[fixture.map.access.trainee.shop.list]
+
+_dependent := {"max_age": 5, "vary": ["query", "source_ip"]}
 
 # A request for an endpoint that no literal stands beside: most are so, and may be judged the short way.
 _alone := {"segments": ["any", "thing"], "predicted": "anything"}
@@ -82,6 +91,51 @@ _cases := {
 	"no falling through to a broader template": {
 		"changes": {"segments": ["orders", "admin", "users"], "predicted": "admin"},
 		"decision": object.union(_denied, {"reasons": ["permission-missing"], "endpoint": "admin"}),
+	},
+	"a shadow permission": {
+		"changes": {"subject": "trainee"},
+		"decision": object.union(_trainee, {"reasons": ["permission-missing"], "shadow": "trainee/shop/get/44136fa3"}),
+	},
+	"a shadow beside an eligibility": {
+		"changes": {"subject": "trainee", "action": "PUT", "predicted": "put"},
+		"decision": object.union(_trainee, {
+			"endpoint": "put",
+			"reasons": ["grant-required"],
+			"shadow": "trainee/shop/put/44136fa3",
+			"requestable": {
+				"caller": "trainee",
+				"service": "shop",
+				"endpoint": "put",
+				"approvers": ["lead"],
+				"max_duration": 600,
+			},
+		}),
+	},
+	"a shadow beside a permission that holds": {
+		"changes": object.union(_trainee_list, {"source_ip": "192.0.2.7", "query": [["status", "open"]]}),
+		"decision": object.union(_allowed, {
+			"caller": "trainee",
+			"endpoint": "list",
+			"permission": concat("/", ["trainee/shop/list", _trainee_terms.standing[0].id]),
+			"cache": _dependent,
+		}),
+	},
+	"a shadow that holds where the permission does not": {
+		"changes": object.union(_trainee_list, {"query": [["status", "open"]]}),
+		"decision": object.union(_trainee, {
+			"endpoint": "list",
+			"reasons": ["condition-source"],
+			"shadow": concat("/", ["trainee/shop/list", _trainee_terms.shadow[0].id]),
+			"cache": _dependent,
+		}),
+	},
+	"a shadow that does not hold": {
+		"changes": _trainee_list,
+		"decision": object.union(_trainee, {
+			"endpoint": "list",
+			"reasons": ["condition-source"],
+			"cache": _dependent,
+		}),
 	},
 	"an eligibility without a grant": {
 		"changes": {"action": "PUT", "predicted": "put"},
@@ -186,6 +240,19 @@ test_policy_denied if {
 		with data.policy.deny as {"not today"}
 		with data.policy.caching as {}
 	decision == _objection
+}
+
+test_the_organisation_is_asked_about_a_shadow[text] if {
+	some text, rules in {"not today": {"not today"}, "": set()}
+	decision := authz.decision with input as example.changed({"subject": "trainee"})
+		with data.ostiary.map as object.union(fixture.map, {"hooks": {"deny": true}})
+		with data.policy.deny as rules
+		with data.policy.caching as {"deny": {"max_age": 2, "vary": ["source_ip"]}}
+	decision == object.union(_trainee, {
+		"reasons": ["permission-missing"],
+		"shadow": {"not today": null, "": "trainee/shop/get/44136fa3"}[text],
+		"cache": {"max_age": 2, "vary": ["source_ip"]},
+	})
 }
 
 test_what_the_map_denies_is_not_asked if {

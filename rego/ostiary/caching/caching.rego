@@ -33,6 +33,10 @@ asked := {"max_age": 5, "vary": []} if {
 } else := {"max_age": min(_ages | _hook_ages), "vary": sort(_vary)}
 
 # METADATA
+# description: the same, of an answer that is another one from that instant on
+until(instant) := object.union(asked, {"max_age": min([asked.max_age, instant - input.context.time])})
+
+# METADATA
 # description: the cacheability of an answer that must not be used again
 never := {"max_age": 0, "vary": []}
 
@@ -102,11 +106,16 @@ _conditions contains name if {
 	some name in terms.custom
 }
 
-# Whether these rules exist is read from the map: asking them is for what the map allows only.
+# Whether these rules exist is read from the map: asking them is for what may be allowed only, by the
+# map or because the service is observed. (Even if that has ended: one list is for as long as the map is.)
 _hooks := {hook |
-	count(permissions.terms) > 0
+	_asks
 	some hook, _ in data.ostiary.map.hooks
 }
+
+_asks if count(permissions.terms) > 0
+
+_asks if data.ostiary.map.observe[input.resource.id]
 
 # What the organisation states about one of its rules. What is not stated, or not well, is not cached.
 # (`object.get` keeps OPA from judging these lines by the type that the organisation's rule has.)

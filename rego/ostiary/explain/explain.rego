@@ -61,6 +61,7 @@ _callers := [{
 	"eligible": [object.union(_variant(caller, variant), _limits(caller, variant)) |
 		some variant in permissions.terms[caller].eligible
 	],
+	"shadow": [_variant(caller, variant) | some variant in permissions.terms[caller].shadow],
 } |
 	some caller in sort(callers.names)
 ]

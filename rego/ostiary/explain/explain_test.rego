@@ -15,7 +15,7 @@ test_whole if {
 		"endpoint": {"name": "remove", "template": "DELETE /orders/{id}"},
 		"methods": {"GET": "get", "PUT": "put", "DELETE": "remove"},
 		"callers": [
-			{"caller": "web", "standing": [], "eligible": []},
+			{"caller": "web", "standing": [], "eligible": [], "shadow": []},
 			{
 				"caller": "web-prod",
 				"standing": [{
@@ -30,6 +30,7 @@ test_whole if {
 					"credential": {"lifetime": 60, "per_call": false},
 				}],
 				"eligible": [],
+				"shadow": [],
 			},
 		],
 		"permitted": ["web-prod"],

@@ -12,8 +12,8 @@ import data.ostiary.routes
 
 # METADATA
 # description: |
-#   the terms of each caller of the identity that has some for the requested endpoint: `standing`
-#   and `eligible` variants, and what an answer that looked at them depends on
+#   the terms of each caller of the identity that has some for the requested endpoint: `standing`,
+#   `eligible` and `shadow` variants, and what an answer that looked at them depends on
 terms[caller] := data.ostiary.map.terms[id] if {
 	some caller in callers.names
 	id := data.ostiary.map.access[caller][input.resource.id][routes.endpoint]
@@ -109,6 +109,14 @@ reasons contains "permission-missing" if {
 	not terms[caller]
 }
 
+# A shadow is as good as none.
+reasons contains "permission-missing" if {
+	some found in terms
+	found.shadow
+	not found.standing
+	not found.eligible
+}
+
 reasons contains reason if {
 	some found in terms
 	some kind in ["standing", "eligible"]
@@ -125,6 +133,18 @@ reasons contains "grant-expired" if {
 	some caller in _ungranted
 	caller in _expired
 }
+
+# METADATA
+# description: |
+#   the first shadow permission that holds: it would have allowed what nothing else does. Undefined if
+#   there is none
+shadow := _shadows[0]
+
+_shadows := [_id(caller, variant) |
+	some caller, found in terms
+	some variant in found.shadow
+	conditions.all_hold(variant)
+]
 
 # METADATA
 # description: what could be requested instead, by the first caller that has no grant; else null

@@ -306,7 +306,7 @@ def _allow(service: str, endpoint: str) -> dict[str, Any]:
         "allow": True, "reasons": [], "caller": "web", "service": service, "endpoint": endpoint,
         "permission": f"web/orders/{endpoint}/00000000", "grant": None,
         "credential": {"lifetime": 60, "per_call": False}, "expires_at": None, "cache": {"max_age": 5, "vary": []},
-        "requestable": None, "observed": False,
+        "requestable": None, "observed": False, "shadow": None,
     }  # fmt: skip
 
 

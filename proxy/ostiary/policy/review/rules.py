@@ -21,7 +21,7 @@ from ostiary.policy.rego import Opa, RegoMistake
 from ostiary.policy.review.changes import Effect, RuleChange
 from ostiary.policy.review.snapshot import Published, Snapshot
 from ostiary.policy.routing import route_forms, route_index, spells_number
-from ostiary.policy.terms import PLAIN, canonical, plain_terms, terms_document
+from ostiary.policy.terms import KINDS, PLAIN, canonical, plain_terms, terms_document
 
 _DENY: Final = f"{PACKAGE}.deny"
 _OWN: Final = "ostiary's own Rego"
@@ -161,6 +161,6 @@ def _terms_follow(snapshot: Snapshot) -> bool:
     if PLAIN in terms and (snapshot.hooks or terms[PLAIN] != plain_terms()):
         return False
     return all(
-        each == terms_document(each.get("standing", ()), each.get("eligible", ()), alone=not snapshot.hooks)
+        each == terms_document({kind: each.get(kind, ()) for kind in KINDS}, alone=not snapshot.hooks)
         for each in terms.values()
     )
