@@ -247,7 +247,7 @@ def test_a_report_fits_a_comment() -> None:
     change = {"kind": "lost", "widening": False, "callers": ["web"], "before": ["x"], "after": []}
     change |= {"endpoints": [{"service": "s", "endpoint": "e", "request": "GET /"}] * 50, "wider": [], "narrower": []}
     side = {"policy": "p", "revision": None}
-    document = {"kind": "diff", "old": side, "new": side, "widening": False, "access": [change] * 5000}
+    document = {"kind": "diff", "old": side, "new": side, "widening": False, "observed": [], "access": [change] * 5000}
     written = render([document | {"rules": [], "callers": [], "endpoints": []}])
     assert LARGEST - 1000 < len(written) < LARGEST + 1000
     assert " and 40 more\n" in written

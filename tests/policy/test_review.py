@@ -13,6 +13,7 @@ from ostiary.policy.compiler import compile_map
 from ostiary.policy.model import PermissionMap
 from ostiary.policy.review.changes import AccessChange
 from ostiary.policy.review.compare import compare_maps
+from ostiary.policy.review.observed import compare_observed
 from ostiary.policy.review.snapshot import Snapshot
 
 MAP = """\
@@ -44,6 +45,7 @@ permissions:
   - {caller: job, service: orders, endpoints: [all], credential: {per_call: true, lifetime: 30s}}
   - {caller: job, service: orders, endpoints: [tenant], when: {path: {tenant: {claim: tenant}}}}
   - {caller: job, service: orders, endpoints: [get], when: {custom: {weekly: {day: sunday}}}}
+  - {caller: lead, service: orders, endpoints: [put], shadow: true}
 eligible:
   - {caller: staff, service: orders, endpoints: [put], approvers: [lead], approvals: 2, max_duration: 30m, max_uses: 5}
 """
@@ -74,7 +76,13 @@ def when(number: int, **conditions: Any) -> Edit:
 
 
 def entry(number: int, **changes: Any) -> Edit:
-    return lambda document: document["permissions"][number].update(changes)
+    """Another permission; None takes a key away."""
+
+    def edit(document: dict[str, Any]) -> None:
+        changed = document["permissions"][number] | changes
+        document["permissions"][number] = {key: value for key, value in changed.items() if value is not None}
+
+    return edit
 
 
 def eligible(**changes: Any) -> Edit:
@@ -126,6 +134,7 @@ PARIS = {"from": "08:00", "to": "18:00", "timezone": "Europe/Paris"}
 
 WIDER: dict[str, tuple[Edit, str, str, str]] = {
     "a new permission": (added(caller="staff", endpoints=["list"]), "staff", "list", ""),
+    "a shadow that becomes real": (entry(7, shadow=None), "lead", "put", ""),
     "a wider network": (
         when(0, source=["10.0.0.0/7"]),
         "web",
@@ -401,3 +410,48 @@ def test_endpoints_and_callers_are_told_by_name() -> None:
         ("removed", "admin", "GET /orders/{id}/admin", None),
     ]
     assert [(each.kind, each.name) for each in callers] == [("changed", "chief"), ("added", "new")]
+
+
+CHRISTMAS, NEW_YEAR = "2026-12-24T00:00:00Z", "2027-01-01T00:00:00Z"
+
+
+def observing(until: str | None) -> Edit:
+    return lambda document: document.update(observe={} if until is None else {"orders": {"until": until}})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "widening", "narrowing"),
+    [
+        (None, CHRISTMAS, "added", True, False),
+        (CHRISTMAS, NEW_YEAR, "extended", True, False),
+        (CHRISTMAS, CHRISTMAS, "kept", False, False),
+        (NEW_YEAR, CHRISTMAS, "shortened", False, True),
+        (CHRISTMAS, None, "removed", False, True),
+    ],
+)
+def test_what_is_observed_is_told_and_widens_by_beginning_and_lasting(
+    before: str | None, after: str | None, kind: str, widening: bool, narrowing: bool
+) -> None:
+    [found] = compare_observed(snapshot(edited(observing(before))), snapshot(edited(observing(after))))
+    assert (found.service, found.kind, found.before, found.after) == ("orders", kind, before, after)
+    assert (found.widening, found.narrowing, found.wider) == (widening, narrowing, ())
+
+
+@pytest.mark.parametrize(
+    ("edit", "wider"),
+    [
+        (lambda document: document["callers"].update(new={"spiffe": "spiffe://shop.test/new"}), ["new"]),
+        (caller("job", spiffe="spiffe://shop.test/other"), ["job"]),
+        (caller("web", claims={"env": ["prod", "test"]}), ["web"]),
+        (caller("web", claims={"env": ["prod"], "tenant": ["acme"]}), []),
+        (endpoint(void="DELETE /orders/{id}"), ["DELETE /orders/0"]),
+        (both(removed(5), endpoint(tenant=None)), []),
+    ],
+)
+def test_what_is_observed_widens_with_the_callers_and_the_paths(edit: Edit, wider: list[str]) -> None:
+    [found] = compare_observed(
+        snapshot(edited(observing(CHRISTMAS))), snapshot(edited(both(observing(CHRISTMAS), edit)))
+    )
+    told = {"new": "new may be", "job": "job may be", "web": "web may be"}
+    assert (found.kind, found.widening, len(found.wider)) == ("kept", bool(wider), len(wider))
+    assert all(text.startswith(told.get(name, name)) for name, text in zip(wider, found.wider, strict=True))

@@ -15,7 +15,9 @@ from ostiary import assets
 from ostiary.models import Json
 from ostiary.policy.compiler import compile_map
 from ostiary.policy.model import PermissionMap
+from ostiary.policy.observing import written_instant
 from ostiary.policy.review.compare import compare_maps
+from ostiary.policy.review.observed import compare_observed
 from ostiary.policy.review.snapshot import Snapshot
 from support.policy import NOW, OpaServer, grant, question, serving_rego
 
@@ -95,11 +97,12 @@ LEAD = {"issuer": IDP, "claims": {"groups": "lead"}}
 FIELDS = {
     "template": (len(NAMES), st.sampled_from(TEMPLATES)),
     "definition": (2, st.sampled_from([*CALLERS, *CALLERS[:4]])),
-    "kind": (ENTRIES, st.sampled_from(["permissions", "permissions", "eligible"])),
+    "kind": (ENTRIES, st.sampled_from(["permissions", "permissions", "eligible", "shadow"])),
     "caller": (ENTRIES, st.sampled_from(["one", "two"])),
     "endpoint": (ENTRIES, st.sampled_from(NAMES)),
     "when": (ENTRIES, st.sampled_from(WHEN)),
     "credential": (ENTRIES, st.sampled_from(CREDENTIALS)),
+    "observed": (1, st.sampled_from([None, None, NOW + 60, NOW + 3600])),
 }
 """What a map is made of: of each how many, and which there are."""
 
@@ -119,16 +122,22 @@ def permission_map(**fields: Any) -> dict[str, Any]:
     """What is said twice, or never holds, is left out: it is a mistake."""
     endpoints = dict(reversed([(template, name) for name, template in zip(NAMES, fields["template"], strict=True)]))
     templates = {name: template for template, name in endpoints.items()}
-    written: dict[str, list[Any]] = {"permissions": [], "eligible": []}
+    written: dict[str, Any] = {"permissions": [], "eligible": []}
+    seen: list[Any] = []
     entries = zip(*(fields[name] for name in ("kind", "caller", "endpoint", "when", "credential")), strict=True)
     for kind, caller, endpoint, when, credential in entries:
         entry = {"caller": caller, "service": "shop", "endpoints": [endpoint]}
         entry |= {"when": when} if when else {}
         entry |= {"credential": credential} if credential else {}
         entry |= {"approvers": ["lead"], "max_duration": "30m"} if kind == "eligible" else {}
-        if endpoint in templates and possible(when or {}, templates[endpoint]) and entry not in written[kind]:
-            written[kind].append(entry)
+        if endpoint in templates and possible(when or {}, templates[endpoint]) and entry not in seen:
+            seen.append(entry)
+            shadow = {"shadow": True} if kind == "shadow" else {}
+            written["eligible" if kind == "eligible" else "permissions"].append(entry | shadow)
     callers = dict(zip(("one", "two"), fields["definition"], strict=True))
+    [until] = fields["observed"]
+    if until is not None:
+        written["observe"] = {"shop": {"until": written_instant(until)}}
     return {"services": {"shop": {"endpoints": templates}}, "callers": {**callers, "lead": LEAD}, **written}
 
 
@@ -188,8 +197,13 @@ def test_what_only_the_newer_map_allows_is_marked(
         for caller in each.callers
         for place in each.places
     }
+    [observed] = compare_observed(older, newer) or [None]
     for request, was, now in zip(asked, *(decisions(server, each, asked) for each in (before, after)), strict=True):
-        if now["allow"] and not was["allow"]:
+        if now["observed"]:
+            # What is let through so has no credential that any permission would have to have given.
+            assert observed is not None
+            assert observed.widening or was["allow"], (request, was, now)
+        elif now["allow"] and (not was["allow"] or was["observed"]):
             assert (now["caller"], now["endpoint"]) in marked, (request, was, now)
         elif now["allow"] and is_looser(now["credential"], was["credential"]):
             assert now["endpoint"] in {endpoint for _, endpoint in marked}, (request, was, now)

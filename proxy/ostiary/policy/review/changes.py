@@ -4,12 +4,13 @@ many endpoints, or for many callers, is one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from ostiary.models import Json
 
 Kind: TypeAlias = Literal["gained", "lost", "changed"]
+ObservedKind: TypeAlias = Literal["added", "removed", "extended", "shortened", "kept"]
 Effect: TypeAlias = Literal["widening", "narrowing", "unjudged"]
 """`unjudged` may let more through: it counts as a widening."""
 
@@ -49,6 +50,23 @@ class AccessChange:
             "wider": list(self.wider),
             "narrower": list(self.narrower),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedChange:
+    """A service that is only observed, in either policy, with the instant at which that ends (`2026-12-24T00:00:00Z`).
+    `wider` says who or what is let through by it besides."""
+
+    kind: ObservedKind
+    service: str
+    before: str | None
+    after: str | None
+    widening: bool
+    narrowing: bool
+    wider: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Json]:
+        return {**asdict(self), "wider": list(self.wider)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +120,19 @@ class Diff:
     rules: Sequence[RuleChange]
     callers: Sequence[NameChange]
     endpoints: Sequence[NameChange]
+    observed: Sequence[ObservedChange] = ()
 
     @property
     def widening(self) -> bool:
         """Whether anything widens, or cannot be judged."""
-        return any(each.widening for each in self.access) or any(each.effect != "narrowing" for each in self.rules)
+        widened = [*(each.widening for each in self.observed), *(each.widening for each in self.access)]
+        return any(widened) or any(each.effect != "narrowing" for each in self.rules)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing differs."""
+        differing = [each for each in self.observed if each.widening or each.narrowing]
+        return not (differing or self.access or self.rules or self.callers or self.endpoints)
 
     def document(self) -> dict[str, Json]:
         """For programs. `ostiary bundle report` reads it."""
@@ -115,6 +141,7 @@ class Diff:
             "old": self.old.document(),
             "new": self.new.document(),
             "widening": self.widening,
+            "observed": [each.document() for each in self.observed],
             "access": [each.document() for each in self.access],
             "rules": [each.document() for each in self.rules],
             "callers": [each.document() for each in self.callers],

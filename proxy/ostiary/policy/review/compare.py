@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from ostiary.policy.review.changes import AccessChange, Diff, NameChange, Place, RuleChange, Side
 from ostiary.policy.review.judge import Judge, Reason, Ways, covers
+from ostiary.policy.review.observed import compare_observed
 from ostiary.policy.review.overlap import shared_paths
 from ostiary.policy.review.snapshot import Key, Published, Snapshot
 from ostiary.policy.review.variants import looser_credential
@@ -37,6 +38,7 @@ def compare(old: Published, new: Published, *, rules: Sequence[RuleChange] = ())
         rules=rules,
         callers=callers,
         endpoints=endpoints,
+        observed=compare_observed(old.map, new.map),
     )
 
 

@@ -44,12 +44,13 @@ def _diff(document: Mapping[str, Json]) -> Iterator[str]:
     yield "## Policy: " + ("**more is let through**" if document["widening"] else "nothing more is let through")
     yield ""
     yield f"From {_side(document['old'])} to {_side(document['new'])}."
+    yield from _listed("Observed", (line for each in document["observed"] for line in _observed(each)))
     yield from _listed("Widened", (line for each in widening for line in _access(each)))
     yield from _listed("Rules", map(_rule, document["rules"]))
     yield from _listed("Narrowed", (line for each in others for line in _access(each)))
     yield from _listed("Callers", (_name(each) for each in document["callers"]))
     yield from _listed("Endpoints", (_name(each) for each in document["endpoints"]))
-    if not any(document[name] for name in ("access", "rules", "callers", "endpoints")):
+    if not any(document[name] for name in ("observed", "access", "rules", "callers", "endpoints")):
         yield ""
         yield "Both let the same through."
 
@@ -93,6 +94,18 @@ def _access(change: Mapping[str, Json]) -> Iterator[str]:
         told += [("was", change["before"]), ("is", change["after"])]
     told += [("wider", change["wider"]), ("narrower", change["narrower"])]
     yield from (f"  - {word}: {code(text)}" for word, texts in told for text in texts)
+
+
+def _observed(change: Mapping[str, Json]) -> Iterator[str]:
+    service, before, after = (code(change[name]) for name in ("service", "before", "after"))
+    widens = "**widens**: " if change["widening"] else ""
+    was = {"added": "", "kept": ", as before"}.get(change["kind"], f", and was until {before}")
+    if change["after"] is None:
+        yield f"- {service} is observed no more{was}"
+    else:
+        everywhere = "**every caller is let through everywhere**"
+        yield f"- {widens}{service} is only observed until {after}{was}: {everywhere}"
+    yield from (f"  - wider: {code(text)}" for text in change["wider"])
 
 
 def _where(endpoints: Iterable[Mapping[str, Json]]) -> str:

@@ -88,6 +88,9 @@ class Snapshot:
         self.access: dict[str, dict[str, dict[str, str]]] = content["access"]
         self.hooks = frozenset(content["hooks"])
         self.reads_query: bool = content.get("reads_query", False)
+        self.observed: dict[str, int] = {service: int(until) for service, until in content.get("observe", {}).items()}
+        if not (self.observed.keys() <= self.services.keys()):
+            raise ValueError("what is observed is no service")
         self._variants = {
             (number, reading): read_variants(terms, reading=reading)
             for number, terms in content["terms"].items()

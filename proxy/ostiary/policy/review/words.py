@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from ostiary.policy.review.changes import AccessChange, Diff, NameChange, Place, RuleChange
+from ostiary.policy.review.changes import AccessChange, Diff, NameChange, ObservedChange, Place, RuleChange
 
 _SHOWN: Final = 12
 """Endpoints of one service, and callers, that are named; the document names all."""
@@ -16,7 +16,8 @@ _VERBS: Final = {"gained": "gains", "lost": "loses", "changed": "changes at"}
 
 def in_words(diff: Diff) -> list[str]:
     """The comparison as lines. What hangs under a line is indented."""
-    lines = [line for each in diff.access for line in _access(each)]
+    lines = [line for each in diff.observed for line in _observed(each)]
+    lines += [line for each in diff.access for line in _access(each)]
     lines += [_rule(each) for each in diff.rules]
     lines += [_line("", _name("caller", each)) for each in diff.callers]
     lines += [_line("", _name("endpoint", each)) for each in diff.endpoints]
@@ -25,14 +26,23 @@ def in_words(diff: Diff) -> list[str]:
 
 def summary(diff: Diff) -> str:
     """In one sentence: whether it lets more through, and how many changes that are."""
-    if not (diff.access or diff.rules or diff.callers or diff.endpoints):
+    if diff.empty:
         return "no change: both let the same through"
-    widening = sum(each.widening for each in diff.access) + sum(each.effect == "widening" for each in diff.rules)
+    judged: list[ObservedChange | AccessChange] = [*diff.observed, *diff.access]
+    widening = sum(each.widening for each in judged) + sum(each.effect == "widening" for each in diff.rules)
     unjudged = sum(each.effect == "unjudged" for each in diff.rules)
-    narrowing = sum(each.narrowing for each in diff.access) + sum(each.effect == "narrowing" for each in diff.rules)
+    narrowing = sum(each.narrowing for each in judged) + sum(each.effect == "narrowing" for each in diff.rules)
     counts = ((widening, "widening"), (unjudged, "that cannot be judged"), (narrowing, "narrowing"))
     told = [f"{count} {what}" for count, what in counts if count]
     return f"changes: {', '.join(told)}" if told else "nothing more and nothing less is let through"
+
+
+def observed_title(change: ObservedChange) -> str:
+    """What becomes of a service that is only observed."""
+    if change.after is None:
+        return f"{change.service} is observed no more, and was until {change.before}"
+    was = {"kept": ", as before", "added": ""}.get(change.kind, f", and was until {change.before}")
+    return f"{change.service} is only observed until {change.after}{was}: every caller is let through everywhere"
 
 
 def mark(change: AccessChange) -> str:
@@ -73,6 +83,11 @@ def rule_mark(change: RuleChange) -> str:
 
 def name_title(kind: str, change: NameChange) -> str:
     return _name(kind, change)
+
+
+def _observed(change: ObservedChange) -> Iterator[str]:
+    yield _line("WIDENS" if change.widening else "narrows" if change.narrowing else "", observed_title(change))
+    yield from (_line("", f"  {'wider':9}{text}") for text in change.wider)
 
 
 def _access(change: AccessChange) -> Iterator[str]:
