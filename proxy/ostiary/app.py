@@ -48,6 +48,7 @@ from ostiary.credential import (
 )
 from ostiary.deciding import Policy
 from ostiary.decision.cache import CachingAuthorizer
+from ostiary.decision.unenforced import CountingAuthorizer
 from ostiary.errors import AccessError
 from ostiary.identity import (
     CertificateSource,
@@ -134,13 +135,14 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         drain_timeout=config.limits.drain_timeout,
     )
     problems = _problems(config)
+    authorizer = CountingAuthorizer(policy.authorizer)
     pipeline = Pipeline(
         audit=audit,
         targets=_targets(config, port=port),
         concierge=_concierge(config, key),
         authenticator=authenticator,
         requests=AccessRequestBuilder(clock=clock, grants=NoGrants(), endpoints=policy.predictor),
-        authorizer=policy.authorizer,
+        authorizer=authorizer,
         swapper=_swapper(config, key, catalog=policy.catalog, clock=clock),
         upstream=forwarder,
         problems=problems,
@@ -154,6 +156,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             issuers=authenticator.health(),
             services=forwarder.facts(),
             decisions=asked.facts() if isinstance(asked, CachingAuthorizer) else None,
+            unenforced=authorizer.facts(),
         )
 
     parts: list[Part] = [audit, authenticator, *([] if files is None else [files])]

@@ -22,7 +22,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -47,6 +47,7 @@ from ostiary.opa.archive import ArchiveError
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import accept_opa, ensure_opa
 from ostiary.opa.monitor import PolicyMonitor
+from ostiary.opa.observation import ObservationWatch
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.page import Page
 from ostiary.stage_settings import bundle_verification
@@ -78,6 +79,7 @@ class Supervisor:
         self._workers = worker_count(config)
         self._crew: Crew | None = None
         self._monitor: PolicyMonitor | None = None
+        self._observations: ObservationWatch | None = None
         self._horizon = PolicyHorizon()
         self._page: Page | None = None
         self._tls = listener_files(config)
@@ -220,7 +222,8 @@ class Supervisor:
             changed=self._tell_workers,
             data_deadline=_HEALTH_DEADLINE,
         )
-        async with client, monitor:
+        watch = ObservationWatch(source=client, clock=SystemClock())
+        async with client, monitor, watch as self._observations:
             yield monitor
 
     def _activated(self, revision: Revision) -> None:
@@ -230,6 +233,8 @@ class Supervisor:
     def _tell_workers(self) -> None:
         if self._page is not None:
             self._page.announce(str(self._horizon.latest))
+        if self._observations is not None:
+            self._observations.nudge()
 
     def _policy_nudged(self) -> None:
         """OPA says that something about its bundles is new. What, it is asked: whoever says so may be anybody."""
@@ -240,7 +245,7 @@ class Supervisor:
 
     async def health(self) -> Health:
         """What is there now: OPA and the workers are asked, not remembered."""
-        (policy, revision), reports = await asyncio.gather(self._policy(), self._reports())
+        (policy, revision), reports, observed = await asyncio.gather(self._policy(), self._reports(), self._observed())
         return Health(
             draining=self._stops > 0,
             policy=policy,
@@ -250,6 +255,7 @@ class Supervisor:
             serving_for=max(time.monotonic() - self._serving_since, 0.0),
             tls=None if self._tls is None else self._tls.state,
             opa_restarts=self.opa.restarts if isinstance(self.opa, ManagedOpa) else None,
+            observed=observed,
         )
 
     async def _policy(self) -> tuple[str, str | None]:
@@ -262,6 +268,9 @@ class Supervisor:
         if revision is not None and monitor.age(revision) > self._config.opa.max_policy_age:
             return "stale", revision
         return monitor.state, revision
+
+    async def _observed(self) -> Mapping[str, int] | None:
+        return None if self._observations is None else await self._observations.look()
 
     async def _reports(self) -> tuple[WorkerHealth, ...]:
         return () if self._crew is None else await self._crew.health(patience=_WORKERS_DEADLINE)

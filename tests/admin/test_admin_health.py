@@ -10,6 +10,7 @@ import pytest
 from ostiary.admin.health import KEYS_PATIENCE, Health, WorkerHealth
 from ostiary.audit import AuditHealth
 from ostiary.decision.cache import CacheFacts
+from ostiary.decision.unenforced import UnenforcedFacts
 from ostiary.identity import KeyHealth
 from ostiary.upstream import PoolFacts
 
@@ -35,6 +36,7 @@ def worker(name: str = "w0", *, writable: bool = True, issuers: tuple[bool, ...]
         ),
         services={"orders": PoolFacts(open=2, idle=1, waiting=0)},
         decisions=CacheFacts(hits=5, misses=2, shared=0, checked=0, allows=1, denials=1),
+        unenforced=UnenforcedFacts(observed=3, shadowed=1),
     )
 
 
@@ -99,11 +101,14 @@ def test_nobody_s_word_is_made_up_where_no_worker_tells() -> None:
 
 
 def test_the_document_has_every_fact_of_every_worker() -> None:
-    health = replace(WELL, workers=1, reports=(worker(issuers=(True,)),), tls="outdated")
+    health = replace(
+        WELL, workers=1, reports=(worker(issuers=(True,)),), tls="outdated", observed={"orders": 1790000000}
+    )
     assert health.document() == {
         **health.summary(),
         "tls": "outdated",
         "opa_restarts": 3,
+        "observed": {"orders": "2026-09-21T14:13:20Z"},
         "reports": [
             {
                 "worker": "w0",
@@ -122,7 +127,9 @@ def test_the_document_has_every_fact_of_every_worker() -> None:
                 ],
                 "services": {"orders": {"open": 2, "idle": 1, "waiting": 0}},
                 "decisions": {"hits": 5, "misses": 2, "shared": 0, "checked": 0, "allows": 1, "denials": 1},
+                "unenforced": {"observed": 3, "shadowed": 1},
             }
         ],
     }
     assert "opa_restarts" not in replace(health, opa_restarts=None).document()
+    assert replace(health, observed=None).document()["observed"] is None

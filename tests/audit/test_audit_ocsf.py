@@ -75,7 +75,7 @@ CAPTIONS: Final = {
     "activity_id": {1: "Create", 2: "Read", 3: "Update", 4: "Delete", 99: "Other"},
     "severity_id": {1: "Informational", 2: "Low", 3: "Medium"},
     "status_id": {0: "Unknown", 1: "Success", 2: "Failure"},
-    "action_id": {1: "Allowed", 2: "Denied"},
+    "action_id": {1: "Allowed", 2: "Denied", 3: "Observed"},
     "disposition_id": {1: "Allowed", 2: "Blocked"},
 }
 SIBLINGS: Final = {"activity_id": "activity_name"}

@@ -287,6 +287,8 @@ def test_query_has_a_row_for_each_request(recorded: tuple[Place, list[str]]) -> 
         "status": 200,
         "outcome": "complete",
         "reasons": [],
+        "observed": False,
+        "shadow": None,
         "source_ip": "10.0.0.7",
     }
     assert [row["reasons"] for row in found[1:]] == [["permission-missing"], ["identity-invalid"]]

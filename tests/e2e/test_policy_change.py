@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pytest_httpserver import HTTPServer
@@ -17,12 +18,14 @@ from ostiary import assets
 from ostiary.page import Page
 from ostiary.policy.archive import SUFFIX, pack
 from ostiary.policy.bundle import build_bundle
+from ostiary.policy.observing import written_instant
 from support.faults import asked, changed_proxy, eventually, free_port
 from support.forwarding import replies, response
 from support.opa import until
 from support.proxy import PERMISSIONS, RunningProxy, running_proxy
 from support.upstream import RawUpstream
 
+OBSERVED = "observe:\n  orders: {{until: {end}}}\n"
 WITHOUT_ORDER_42 = PERMISSIONS.replace("list-orders, get-order, head-order", "list-orders, head-order")
 
 
@@ -42,8 +45,8 @@ async def test_a_bundle_that_was_announced_is_the_only_one_that_answers(opa_bina
         running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
     ):
         with page_of(proxy) as page:
-            for sequence, permissions in ((2, WITHOUT_ORDER_42), (3, PERMISSIONS), (4, WITHOUT_ORDER_42)):
-                before = {await asyncio.to_thread(status, proxy) for _ in range(30)}
+
+            async def publish(sequence: int, permissions: str) -> None:
                 (proxy.place / "policy" / "permissions.yaml").write_text(permissions)
                 built = await asyncio.to_thread(
                     build_bundle,
@@ -53,11 +56,39 @@ async def test_a_bundle_that_was_announced_is_the_only_one_that_answers(opa_bina
                     sequence=sequence,
                     rego_root=assets.rego(),
                 )
-                await until(lambda: page.revision() == built.revision, seconds=60)  # noqa: B023 - called in this turn
+                await until(lambda: page.revision() == built.revision, seconds=60)
+
+            for sequence, permissions in ((2, WITHOUT_ORDER_42), (3, PERMISSIONS), (4, WITHOUT_ORDER_42)):
+                before = {await asyncio.to_thread(status, proxy) for _ in range(30)}
+                await publish(sequence, permissions)
                 after = {await asyncio.to_thread(status, proxy) for _ in range(30)}
                 assert (before, after) == (({200}, {403}) if permissions == WITHOUT_ORDER_42 else ({403}, {200}))
-        cached = [line["cached"] for line in proxy.audit_lines() if line["kind"] in ("decision", "refusal")]
-        assert cached.count(True) > cached.count(False)
+            cached = [line["cached"] for line in proxy.audit_lines() if line["kind"] in ("decision", "refusal")]
+            assert cached.count(True) > cached.count(False)
+            await publish(5, WITHOUT_ORDER_42 + OBSERVED.format(end=written_instant(int(time.time()) + 10)))
+            await observed_until_it_ends(proxy)
+
+
+async def observed_until_it_ends(proxy: RunningProxy) -> None:
+    """With warm caches, in both workers: it is said, and ends by itself."""
+    assert {await asyncio.to_thread(status, proxy) for _ in range(10)} == {200}
+    health = told(proxy)
+    assert list(health["observed"]) == ["orders"]
+    assert sum(report["unenforced"]["observed"] for report in health["reports"]) == 10
+    decision = [line for line in proxy.audit_lines() if line["kind"] == "decision"][-1]
+    assert (decision["reasons"], decision["permission"], decision["grant"]) == (["permission-missing"], None, None)
+    assert (decision["result"]["observed"], decision["result"]["shadow"]) == (True, None)
+    assert decision["credential"]["expires_at"] <= decision["result"]["expires_at"]
+    assert f"orders is only observed until {health['observed']['orders']}" in proxy.log_text()
+    await until(lambda: time.time() > decision["result"]["expires_at"], seconds=60)
+    assert {await asyncio.to_thread(status, proxy) for _ in range(10)} == {403}
+    assert told(proxy)["observed"] == {}
+
+
+def told(proxy: RunningProxy) -> dict[str, Any]:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(proxy.admin))) as client:
+        found: dict[str, Any] = client.get("http://admin/health").json()
+        return found
 
 
 def status(proxy: RunningProxy) -> int:

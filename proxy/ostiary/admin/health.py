@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from ostiary.audit import AuditHealth
 from ostiary.decision.cache import CacheFacts
+from ostiary.decision.unenforced import UnenforcedFacts
 from ostiary.identity import KeyHealth
 from ostiary.models import Json
 from ostiary.upstream import PoolFacts
@@ -28,13 +30,14 @@ KeysState: TypeAlias = Literal["all", "some", "none"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
     """What a worker says of itself. `services` are its connections to each, `decisions` those that it keeps, None where
-    none are."""
+    none are; `unenforced` counts what is let through only because it is observed, and what shadows would allow."""
 
     worker: str
     audit: AuditHealth
     issuers: tuple[KeyHealth, ...]
     services: Mapping[str, PoolFacts]
     decisions: CacheFacts | None
+    unenforced: UnenforcedFacts
 
     @property
     def keys(self) -> KeysState:
@@ -52,6 +55,9 @@ class Health:
     `reports` are of those workers that accept and answered. `serving_for` is how many seconds ago all of them accepted
     for the first time. `opa_restarts` counts those of a managed OPA.
 
+    `observed` are the services at which callers are let through everywhere, each with the Unix second at which that
+    ends; None where OPA cannot be asked.
+
     `tls` is `current`, or `outdated` where the listener's files have changed to something that cannot be used and what
     they held before is in use; None without TLS. Requests are served in either case.
     """
@@ -64,6 +70,7 @@ class Health:
     serving_for: float
     tls: str | None = None
     opa_restarts: int | None = None
+    observed: Mapping[str, int] | None = None
 
     @property
     def audit(self) -> Literal["writable", "unwritable"] | None:
@@ -104,9 +111,16 @@ class Health:
     def document(self) -> dict[str, Json]:
         """All of it."""
         found = self.summary()
+        found["observed"] = (
+            None if self.observed is None else {name: _written(end) for name, end in self.observed.items()}
+        )
         if self.opa_restarts is not None:
             found["opa_restarts"] = self.opa_restarts
         return {**found, "reports": [one.document() for one in self.reports]}
+
+
+def _written(instant: int) -> str:
+    return f"{datetime.fromtimestamp(instant, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _fewest(states: Iterable[KeysState]) -> KeysState | None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from ostiary.audit.reading import is_observed
+
 VERSION: Final = "1.8.0"
 
 _ACTIVITIES: Final = {
@@ -26,6 +28,7 @@ _OTHER: Final = (99, "Other")
 _INFORMATIONAL, _LOW, _MEDIUM = (1, "Informational"), (2, "Low"), (3, "Medium")
 _SUCCESS, _FAILURE, _UNKNOWN = (1, "Success"), (2, "Failure"), (0, "Unknown")
 _ALLOWED: Final = {"action_id": 1, "action": "Allowed", "disposition_id": 1, "disposition": "Allowed"}
+_OBSERVED: Final = {"action_id": 3, "action": "Observed", "disposition_id": 1, "disposition": "Allowed"}
 _DENIED: Final = {"action_id": 2, "action": "Denied", "disposition_id": 2, "disposition": "Blocked"}
 _NOBODY: Final = {"name": "unauthenticated", "type_id": 0, "type": "Unknown"}
 
@@ -54,7 +57,7 @@ def api_activity(request: Mapping[str, Any], *, product_version: str) -> dict[st
         "time": _milliseconds(str(request.get("time"))),
         "status_id": status_id,
         "status": status,
-        **(_DENIED if refused else _ALLOWED),
+        **(_DENIED if refused else _OBSERVED if is_observed(request) else _ALLOWED),
         "metadata": {
             "version": VERSION,
             "product": {"name": "ostiary", "vendor_name": "ostiary", "version": product_version},
@@ -147,7 +150,11 @@ def _unmapped(request: Mapping[str, Any]) -> dict[str, Any]:
         "seq",
         "mac",
     )
-    return {name: request[name] for name in names if request.get(name) is not None}
+    found = {name: request[name] for name in names if request.get(name) is not None}
+    result = request.get("result")
+    if isinstance(result, Mapping) and result.get("shadow"):
+        found["shadow"] = result["shadow"]
+    return found
 
 
 def _milliseconds(text: str) -> int:

@@ -26,6 +26,8 @@ COLUMNS: Final = (
     "status",
     "outcome",
     "reasons",
+    "observed",
+    "shadow",
     "source_ip",
     "duration_ms",
 )
@@ -44,6 +46,7 @@ _READ: Final = {
     "outcome": "VARCHAR",
     "status": "INTEGER",
     "identity": "STRUCT(issuer VARCHAR, subject VARCHAR)",
+    "result": "STRUCT(observed BOOLEAN, shadow VARCHAR)",
     "source_ip": "VARCHAR",
     "duration_ms": "DOUBLE",
 }
@@ -55,7 +58,8 @@ WITH lines AS (
 ), requests AS (
   SELECT a.time, a.decision_id, a.kind, a.caller, a.identity.subject AS subject, a.service, a.endpoint, a.method,
          a.path, coalesce(c.status, a.status) AS status, coalesce(c.outcome, a.outcome) AS outcome,
-         list_concat(coalesce(a.reasons, []), coalesce(c.reasons, [])) AS reasons, a.source_ip,
+         list_concat(coalesce(a.reasons, []), coalesce(c.reasons, [])) AS reasons,
+         a.kind = 'decision' AND coalesce(a.result.observed, false) AS observed, a.result.shadow AS shadow, a.source_ip,
          coalesce(c.duration_ms, a.duration_ms) AS duration_ms
   FROM (SELECT * FROM lines WHERE kind IN ('decision', 'refusal', 'answer')) a
   LEFT JOIN (SELECT * FROM lines WHERE kind = 'completion') c USING (decision_id)

@@ -94,6 +94,12 @@ def requests(directories: Sequence[Path], selection: Selection) -> Iterator[dict
             yield from _selected(line, selection)
 
 
+def is_observed(line: Document) -> bool:
+    """Whether a `decision` let its request through only because the service is observed."""
+    result = line.get("result")
+    return line.get("kind") == "decision" and isinstance(result, Mapping) and result.get("observed") is True
+
+
 def sizes(directories: Sequence[Path]) -> dict[Path, int]:
     """How far each file is written now, in bytes, to the end of a line: who begins there has the next one whole. Raises
     OSError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from ostiary.audit.keys import read_keys
 from ostiary.audit.ocsf import api_activity
 from ostiary.audit.query import QueryUnavailable
 from ostiary.audit.query import query as search
-from ostiary.audit.reading import Selection, follow, last, requests, sizes
+from ostiary.audit.reading import Selection, follow, is_observed, last, requests, sizes
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
 from ostiary.cli.output import fail, json_line, note, print_json, print_table
@@ -327,8 +327,17 @@ def _line(line: Mapping[str, Any], *, as_json: bool) -> str:
     # What is not known keeps its place: nobody is to take a service for a caller.
     about = (_cell(line.get(name)) or "-" for name in ("caller", "service", "endpoint", "method", "path"))
     end = (_cell(line.get(name)) for name in ("outcome", "status", "reasons", "detail"))
-    words = (str(line.get("time")), str(line.get("decision_id")), str(line.get("kind")), *about, *end)
+    words = (str(line.get("time")), str(line.get("decision_id")), str(line.get("kind")), *about, *_aside(line), *end)
     return " ".join(word for word in words if word)
+
+
+def _aside(line: Mapping[str, Any]) -> Iterator[str]:
+    """That a request is let through only because it is observed, and the shadow permission that it lacks."""
+    if is_observed(line):
+        yield "OBSERVED"
+    result = line.get("result")
+    if isinstance(result, Mapping) and result.get("shadow"):
+        yield f"shadow={_cell(result['shadow'])}"
 
 
 def _cell(value: Any) -> str:

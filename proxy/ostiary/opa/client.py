@@ -30,6 +30,7 @@ DATA_LIMIT: Final = 32 * 1024 * 1024
 _DECISION: Final = "/v1/data/ostiary/authz/decision?provenance=true&strict-builtin-errors=true"
 _DECISIONS: Final = "/v1/data/ostiary/authz/decisions?provenance=true&strict-builtin-errors=true"
 _ENDPOINTS: Final = "/v1/data/ostiary/map/endpoints?provenance=true"
+_OBSERVED: Final = "/v1/data/ostiary/map/observe?provenance=true"
 _REVISION: Final = "/v1/data/ostiary/revision?provenance=true"  # undefined by design: the provenance is the answer
 _HEALTH: Final = "/health?bundles"
 _STATUS: Final = "/v1/status"
@@ -98,6 +99,11 @@ class OpaClient:
     async def endpoints(self) -> Answer:
         """The route table, `{service: {endpoint: "GET /orders/{order_id}"}}`; raises `PolicyUnavailable`."""
         return self._answer(await self._ask("GET", _ENDPOINTS, None, self._data_deadline, DATA_LIMIT))
+
+    async def observed(self) -> Answer:
+        """The services that are only observed, `{service: instant}`, undefined where the map names none; raises
+        `PolicyUnavailable`."""
+        return self._answer(await self._ask("GET", _OBSERVED, None, self._data_deadline, DECISION_LIMIT))
 
     async def revision(self) -> str | None:
         """The revision of the active bundle, None if there is none; raises `PolicyUnavailable`."""
