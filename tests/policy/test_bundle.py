@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from ostiary import assets
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
+from ostiary.policy.archive import pack
 from ostiary.policy.bundle import Bundle, build_bundle
 from ostiary.policy.observing import written_instant
 
@@ -97,6 +99,30 @@ def test_equal_sources_give_equal_bytes_wherever_they_are(builder: Builder, opa_
     other = Builder(opa_binary, tmp_path / "elsewhere")
     assert builder.build().revision == other.build().revision
     assert builder.content() == other.content()
+
+
+def test_equal_sources_give_an_equal_archive_at_another_time_in_another_place_by_another_user(
+    builder: Builder, opa_binary: Path, tmp_path: Path
+) -> None:
+    """Whatever their files' times and modes are, what the umask is, and in which order they were written."""
+    (tmp_path / "elsewhere").mkdir()
+    other = Builder(opa_binary, tmp_path / "elsewhere")
+    for one in (builder, other):
+        for name in ("b.rego", "a.rego") if one is builder else ("a.rego", "b.rego"):
+            one.write(f"more/{name}", f"package policy.{name[0]}\n\nx := 1\n")
+    for path in (tmp_path / "elsewhere").rglob("*"):
+        os.utime(path, (1, 1))
+        path.chmod(0o700)
+    archives = []
+    for one, umask in ((builder, 0o022), (other, 0o077)):
+        before = os.umask(umask)
+        try:
+            one.build()
+            pack(one.out, tmp_path / f"{umask}.tar.gz")
+        finally:
+            os.umask(before)
+        archives.append((tmp_path / f"{umask}.tar.gz").read_bytes())
+    assert archives[0] == archives[1]
 
 
 def test_any_change_is_another_revision(builder: Builder) -> None:
@@ -217,6 +243,22 @@ def test_what_is_for_tests_is_for_tests_alone(builder: Builder) -> None:
         (
             'package policy\n\nallow if io.jwt.decode_verify(input.subject.id, {"secret": "x"})[0]\n',
             "policy.rego:3: undefined function io.jwt.decode_verify",
+        ),
+        (
+            "package policy\n\nallow if io.jwt.decode(input.subject.id)[1].admin\n",
+            "policy.rego:3: undefined function io.jwt.decode",
+        ),
+        (
+            'package policy\n\nallow if net.lookup_ip_addr("idp.test") != set()\n',
+            "policy.rego:3: undefined function net.lookup_ip_addr",
+        ),
+        (
+            'package policy\n\nallow if rand.intn("x", 2) == 1\n',
+            "policy.rego:3: undefined function rand.intn",
+        ),
+        (
+            'package policy\n\nallow if json.match_schema({}, {"$ref": "http://idp.test/"})[0]\n',
+            "policy.rego:3: undefined function json.match_schema",
         ),
         (
             "package policy.allow\n\nx := false\n",

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,19 +20,27 @@ from ostiary.models import Json
 _DEADLINE: Final = 120
 """Seconds for one run of OPA. The largest map measured takes three."""
 
-IMPURE: Final = frozenset(
-    {
-        "http.send",
-        "io.jwt.decode_verify",
-        "net.lookup_ip_addr",
-        "opa.runtime",
-        "rand.intn",
-        "time.now_ns",
-        "uuid.rfc4122",
-    }
+_IMPURE: Final = (
+    "crypto.x509.parse_and_verify_",  # which looks at the clock
+    "http.",
+    "io.jwt.",
+    "opa.runtime",
+    "providers.",
+    "rand.",
+    "time.now",
+    "uuid.",
 )
-"""Built-ins whose answer does not follow from the input: a decision made with one could not be replayed, and what it
-depends on could not be told to a cache."""
+"""How the names of built-ins begin whose answer does not follow from the input, or that are about tokens, which never
+reach the policy. A decision made with one could not be replayed, and what it depends on could not be told to a cache.
+Beside them, whatever OPA itself says is not deterministic, and of `net.` all but arithmetic with addresses."""
+
+
+def is_pure(builtin: Mapping[str, Json]) -> bool:
+    """Whether what is enforced may use this built-in, as OPA's capabilities describe it."""
+    name = str(builtin["name"])
+    if builtin.get("nondeterministic") or name.startswith(_IMPURE):
+        return False
+    return not name.startswith("net.") or name.startswith("net.cidr_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +92,12 @@ class Opa:
         return None
 
     def pure_capabilities(self) -> Json:
-        """This OPA's capabilities without the `IMPURE` built-ins and without network access."""
+        """This OPA's capabilities without the built-ins that are not pure, and without network access."""
         run = self._run("capabilities", "--current")
         if run.returncode != 0:
             raise ConfigurationError([f"{self._binary}: OPA does not tell its capabilities: {_said(run)}"])
         document = json.loads(run.stdout)
-        document["builtins"] = [each for each in document["builtins"] if each["name"] not in IMPURE]
+        document["builtins"] = [each for each in document["builtins"] if is_pure(each)]
         document["allow_net"] = []
         return document
 
