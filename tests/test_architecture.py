@@ -49,6 +49,7 @@ COMPOSITION = {
     "crew",
     "listening",
     "page",
+    "reloading",
     "stage_settings",
     "certificates",
     "bundle_server",

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from benchmarks.rego.publishing import BundleServer, packed, stamped
 from ostiary.decision.revision import Revision
+from ostiary.errors import PolicyUnavailable
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.client import OpaClient
 from ostiary.opa.probe import wait_until_ready
@@ -101,8 +102,12 @@ class _Fetching:
         await self.ready(revision)
 
     async def ready(self, revision: Revision) -> None:
+        def accept(found: Revision) -> None:
+            if found != revision:
+                raise PolicyUnavailable(f"{found} is active")
+
         async with OpaClient(address=self.address, deadline=PATIENCE) as client:
-            await wait_until_ready(client, expected=lambda: revision, patience=PATIENCE)
+            await wait_until_ready(client, accept=accept, patience=PATIENCE)
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,8 @@ A worker tells over a pipe that it accepts, or why it cannot start, and how it i
 up is a mistake to show, and ends the crew; one that dies later is started again, with back-off when it dies young.
 
 In a rolling restart each worker is replaced in turn, and drains only once its successor accepts: all of them listen on
-one socket, so at every instant somebody takes what waits there.
+one socket, so at every instant somebody takes what waits there. With other settings all successors are started before
+any worker drains, so that one which does not come up leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -66,18 +67,26 @@ class _Worker:
 
 
 class Crew:
-    """Keeps one worker for each of `settings` on the listening socket `data`.
+    """Keeps one worker for each of `settings` on the listening socket `data`. `look` is called when one of them wants
+    OPA's bundle looked at.
 
     `ready` is set once all of them accepted.
     """
 
-    def __init__(self, settings: Sequence[worker.WorkerSettings], *, data: socket.socket) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Sequence[worker.WorkerSettings],
+        *,
+        data: socket.socket,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = {one.name: one for one in settings}
+        self._look = look
         self._data = data
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[str, _Worker] = {}
         self._all: set[_Worker] = set()  # those that were replaced and have not ended among them
-        self._rolling = False
+        self._changing = asyncio.Lock()
         self.ready = asyncio.Event()
 
     @property
@@ -104,7 +113,7 @@ class Crew:
         """Keep the workers until cancelled. Raises `ConfigurationError` when one cannot be started at all."""
         # The tracker is a process of its own. Started here, it leaves the signal mask alone when workers are started.
         resource_tracker.ensure_running()
-        tasks = [asyncio.create_task(self._keep(one), name=f"keep-{one.name}") for one in self._settings]
+        tasks = [asyncio.create_task(self._keep(name), name=f"keep-{name}") for name in self._settings]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -138,51 +147,94 @@ class Crew:
         One that has not ended `patience` seconds after it was asked to is killed. If a replacement does not come up,
         the one in its place stays, and those after it do too. Called again meanwhile, this does nothing.
         """
-        if self._rolling or not self.ready.is_set():
+        if self._changing.locked() or not self.ready.is_set():
             _log.warning("the workers are being started: they are not restarted now")
             return
-        self._rolling = True
-        try:
+        async with self._changing:
             _log.info("restarting %d worker(s), one after the other", self.size)
-            for settings in self._settings:
+            for settings in self._settings.values():
                 if not await self._replace(settings, patience=patience):
                     return
             _log.info("all workers were restarted")
-        finally:
-            self._rolling = False
+
+    async def change(self, settings: Sequence[worker.WorkerSettings], *, patience: float) -> tuple[str, ...]:
+        """Replace all workers by others with these settings, for the same places, or none of them: why, then.
+
+        Those that were replaced have ended when this returns, killed `patience` seconds after they were asked to.
+        """
+        async with self._changing:
+            pairs: list[tuple[_Worker, _Worker]] = []
+            for one in settings:
+                before = await self._serving(one.name)
+                said: list[str] = []
+                successor = await self._successor(before, one, said)
+                if successor is None:
+                    await self._take_back(pairs, patience=patience)
+                    return tuple(said)
+                pairs.append((before, successor))
+            self._settings = {one.name: one for one in settings}
+            await asyncio.gather(*(self._end(before, patience=patience) for before, _ in pairs))
+            return ()
+
+    async def _serving(self, place: str) -> _Worker:
+        """The worker of a place; one that died is started again, which is waited for."""
+        while not self._workers[place].serves:  # noqa: ASYNC110 - which of them it will be is not known
+            await asyncio.sleep(_FIRST_PAUSE)
+        return self._workers[place]
+
+    async def _take_back(self, pairs: Sequence[tuple[_Worker, _Worker]], *, patience: float) -> None:
+        """End the successors; those whose places they were to take keep them."""
+        for before, successor in pairs:
+            if not before.ended.is_set():
+                before.successor = None
+                self._workers[_place(before.name)] = before
+            await self._end(successor, patience=patience)
 
     async def _replace(self, settings: worker.WorkerSettings, *, patience: float) -> bool:
         before = self._workers[settings.name]
         if before.ended.is_set():
             return True  # it is being started anew anyway
-        successor = replace(settings, name=_beside(before.name, settings.name))
-        before.successor = asyncio.create_task(self._succeed(settings.name, successor), name=f"succeed-{settings.name}")
-        if await before.successor is None:
+        said: list[str] = []
+        if await self._successor(before, settings, said) is None:
+            for line in said:
+                _log.error("%s", line)
             _log.error("%s goes on as it is, and the workers after it do too", settings.name)
-            before.successor = None
             return False
-        if not before.ended.is_set():
-            before.process.terminate()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await before.ended.wait()
-        if not before.ended.is_set():
-            _log.error("%s did not drain within %g s: killed", settings.name, patience)
-            before.process.kill()
+        await self._end(before, patience=patience)
         return True
 
-    async def _succeed(self, place: str, settings: worker.WorkerSettings) -> _Worker | None:
-        """A worker that accepts, in the place of another; None if none can be had."""
+    async def _end(self, one: _Worker, *, patience: float) -> None:
+        """Let it drain, and kill it after `patience` seconds."""
+        if not one.ended.is_set():
+            one.process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await one.ended.wait()
+        if not one.ended.is_set():
+            _log.error("%s did not drain within %g s: killed", one.name, patience)
+            one.process.kill()
+
+    async def _successor(self, before: _Worker, settings: worker.WorkerSettings, said: list[str]) -> _Worker | None:
+        """A worker that accepts, in the place of `before`; None if none can be had, and `said` then has why."""
+        fresh = replace(settings, name=_beside(before.name, settings.name))
+        before.successor = asyncio.create_task(
+            self._succeed(settings.name, fresh, said), name=f"succeed-{settings.name}"
+        )
+        found = await before.successor
+        if found is None:
+            before.successor = None
+        return found
+
+    async def _succeed(self, place: str, settings: worker.WorkerSettings, said: list[str]) -> _Worker | None:
         try:
             one = self._start(settings)
         except OSError as error:
-            _log.error("%s cannot be started: %s", settings.name, error)
+            said.append(f"{settings.name} cannot be started: {error}")
             return None
         await self._come_up(one)
         if one.ended.is_set() or not one.ready.is_set():
             await one.ended.wait()
-            for line in _why(one):
-                _log.error("%s", line)
+            said += _why(one)
             return None
         self._workers[place] = one
         return one
@@ -191,17 +243,17 @@ class Crew:
         for one in tuple(self._all):
             await one.ended.wait()
 
-    async def _keep(self, settings: worker.WorkerSettings) -> None:
+    async def _keep(self, place: str) -> None:
         """Run one worker, again and again."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                one = await self._run(settings)
+                one = await self._run(self._settings[place])
             except OSError as error:  # no process or no descriptor to be had
                 if not self.ready.is_set():
                     raise
                 pause = min(pause * 2, _LONGEST_PAUSE)
-                _log.error("%s cannot be started, tried again in %.1f s: %s", settings.name, pause, error)
+                _log.error("%s cannot be started, tried again in %.1f s: %s", place, pause, error)
                 await asyncio.sleep(pause)
                 continue
             if not one.ready.is_set() and not self.ready.is_set():
@@ -259,6 +311,8 @@ class Crew:
             return
         if message == worker.READY:
             one.ready.set()
+        elif message == worker.LOOK:
+            self._look()
         elif isinstance(message, worker.StartFailure):
             one.failure = message.lines
         elif isinstance(message, WorkerHealth):
@@ -291,9 +345,17 @@ class Crew:
             one.pipe.close()
 
 
+_BESIDE: Final = "_b"
+
+
+def _place(name: str) -> str:
+    """The place of the worker that is called so."""
+    return name.removesuffix(_BESIDE)
+
+
 def _beside(name: str, place: str) -> str:
     """What a worker is called that comes while the one of that name is still there: each writes an audit of its own."""
-    return place if name != place else f"{place}_b"
+    return place if name != place else f"{place}{_BESIDE}"
 
 
 def _why(one: _Worker) -> list[str]:

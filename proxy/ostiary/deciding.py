@@ -15,13 +15,16 @@ from ostiary.decision.batching import BatchingPolicy
 from ostiary.decision.cache import CachingAuthorizer
 from ostiary.decision.horizon import Announcements, PolicyHorizon
 from ostiary.decision.limits import LimitedAuthorizer
+from ostiary.decision.revision import Revision
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import PublishedBundle
 from ostiary.opa.catalog import OpaEndpointCatalog
 from ostiary.opa.client import OpaClient
-from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
+from ostiary.opa.monitor import BundlePublication, Judge, PolicyMonitor, StatusPublication
+from ostiary.opa.record import Remembered
+from ostiary.stage_settings import policy_record
 
 _LOOK_INTERVAL: Final = 5.0
 """Seconds between two looks at OPA, at most."""
@@ -39,11 +42,18 @@ class Policy:
 
 
 def opa_policy(
-    config: Config, address: OpaAddress, *, clock: Clock, announcements: Announcements | None = None
+    config: Config,
+    address: OpaAddress,
+    *,
+    clock: Clock,
+    announcements: Announcements | None = None,
+    unknown: Callable[[], None] = lambda: None,
 ) -> Policy:
-    """The policy that OPA holds: every decision is asked for, or was a moment ago."""
-    horizon = PolicyHorizon(announcements=announcements)
-    client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon)
+    """The policy that OPA holds: every decision is asked for, or was a moment ago. `announcements` say which bundle
+    counts, and `unknown` is called when OPA has one that was not announced."""
+    horizon = PolicyHorizon(announcements=announcements, unknown=unknown)
+    record = policy_record(config)
+    client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon, remembered=record.remembered)
     catalog = OpaEndpointCatalog(source=client, clock=clock, horizon=horizon)
 
     @asynccontextmanager
@@ -94,12 +104,14 @@ def policy_monitor(
     address: OpaAddress,
     *,
     clock: Clock,
-    horizon: PolicyHorizon,
-    changed: Callable[[], None] = lambda: None,
+    horizon: PolicyHorizon | None = None,
+    judge: Callable[[OpaClient], Judge] | None = None,
+    remembered: Remembered | None = None,
+    confirmed: Callable[[Revision, float], None] = lambda *_: None,
     data_deadline: float = 5.0,
 ) -> tuple[OpaClient, PolicyMonitor]:
-    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's, `horizon`
-    and `changed` are the watch's."""
+    """A client for OPA and a watch on it, both to be opened, in this order. `data_deadline` is the client's, all else
+    is the watch's, whose judge asks by that client."""
     opa = config.opa
     client = OpaClient(
         address=address,
@@ -116,7 +128,14 @@ def policy_monitor(
     # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
     interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
     return client, PolicyMonitor(
-        opa=client, publication=publication, clock=clock, horizon=horizon, changed=changed, interval=interval
+        opa=client,
+        publication=publication,
+        clock=clock,
+        horizon=horizon,
+        judge=None if judge is None else judge(client),
+        remembered=remembered,
+        confirmed=confirmed,
+        interval=interval,
     )
 
 

@@ -7,10 +7,13 @@ import ipaddress
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
-from ostiary.config.model import ManagedOpa, ServiceSettings
+from ostiary.config.model import BundleVerification, ManagedOpa, ServiceSettings
 from ostiary.config.proofs import Tls, Xfcc
 from ostiary.identity import Discovery, DpopSettings, IssuerSettings, JwksUrl, KeyFile
 from ostiary.opa.archive import Verification
+from ostiary.opa.record import PolicyRecord
+from ostiary.opa.rollback import statement_beside
+from ostiary.opa.vetting import Vetting
 from ostiary.server import ListenerLimits, Proxies
 from ostiary.spiffe import SpiffeId
 from ostiary.upstream import TlsSettings, UpstreamSettings
@@ -117,10 +120,38 @@ def listener_limits(config: Config) -> ListenerLimits:
 
 def bundle_verification(managed: ManagedOpa) -> Verification | None:
     """Whose signature the bundle must have, if anyone's."""
-    given = managed.verification
-    if given is None:
-        return None
+    return None if managed.verification is None else _verification(managed.verification)
+
+
+def _verification(given: BundleVerification) -> Verification:
     return Verification(key=given.key_file, key_id=given.key_id, scope=given.scope, algorithm=given.algorithm)
+
+
+def bundle_name(config: Config) -> str:
+    """What the bundle is remembered by: what is signed by its scope, since it may come from anywhere; else by where
+    the configuration has it from."""
+    opa = config.opa
+    if opa.managed is None:
+        return f"url:{opa.url}"
+    verification = opa.managed.verification
+    return f"path:{opa.managed.bundle}" if verification is None else f"scope:{verification.scope}"
+
+
+def policy_record(config: Config) -> PolicyRecord:
+    """What was remembered of the policy. Raises `ConfigurationError` if it cannot be read."""
+    return PolicyRecord.read(config.policy_record, name=bundle_name(config))
+
+
+def policy_vetting(config: Config, record: PolicyRecord) -> Vetting:
+    """Which bundles may be used, by what the configuration says and by what was active before."""
+    opa = config.opa
+    statement, verification = None, None
+    if opa.managed is not None:
+        verification = bundle_verification(opa.managed)
+        statement = statement_beside(opa.managed.bundle)
+    elif opa.rollback is not None:
+        verification, statement = _verification(opa.rollback.verification), opa.rollback.statement
+    return Vetting(record=record, minimum=opa.minimum_revision, statement=statement, verification=verification)
 
 
 def pinned_proxies(config: Config) -> Proxies | None:

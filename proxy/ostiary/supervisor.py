@@ -3,10 +3,12 @@
 There is a supervisor even when there is one worker. Workers are processes that share the listening socket and the
 OPA; one that dies is started again (`crew`). SIGTERM and SIGINT drain: workers stop accepting, finish what they have
 within `limits.drain_timeout`, and OPA ends last; a second signal ends the workers at once. SIGUSR2 restarts the workers
-one after the other, and costs no request. A worker whose supervisor is gone ends by itself, and OPA is on a leash.
+one after the other, and costs no request. Nor does SIGHUP, after which others run with the configuration as it is then,
+or the same ones as before if anything is wrong with it (`reloading`). A worker whose supervisor is gone ends by itself,
+and OPA is on a leash.
 
-Which bundle counts is decided here, for all workers: OPA with a new one is told of in the shared page (`page`) as soon
-as it answers, so that none of them gives an older answer after that.
+Which bundle counts is decided here, for all workers: each that OPA has is vetted, and one that may be used is told of
+in the shared page (`page`), so that none of them gives another's answer after that.
 
 The port is bound first, so that one that is taken is told at once, and listened on last, so that a connection is
 refused rather than left waiting while OPA starts.
@@ -24,6 +26,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -37,20 +40,23 @@ from ostiary.config.fields import UnixAddress
 from ostiary.config.model import ManagedOpa as ManagedSettings
 from ostiary.credential.keys import ensure_signing_key
 from ostiary.crew import Crew
-from ostiary.decision.horizon import PolicyHorizon
+from ostiary.decision.horizon import announcement
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.identity import ReplayTable
 from ostiary.listening import Server, bind, listen, listen_unix, passed_socket, private_directory, quiet
-from ostiary.opa.address import OpaAddress
-from ostiary.opa.archive import ArchiveError
+from ostiary.logs import configure_logging
+from ostiary.opa.client import OpaClient
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import accept_opa, ensure_opa
-from ostiary.opa.monitor import PolicyMonitor
+from ostiary.opa.monitor import Judge, PolicyMonitor
 from ostiary.opa.observation import ObservationWatch
+from ostiary.opa.record import ConfirmationMemory
 from ostiary.opa.sidecar import ManagedOpa
+from ostiary.opa.vetting import BundleRefused, Vetting, examine
 from ostiary.page import Page
-from ostiary.stage_settings import bundle_verification
+from ostiary.reloading import refuse_unreadable, reread
+from ostiary.stage_settings import bundle_verification, policy_record, policy_vetting
 from ostiary.worker import WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
@@ -70,21 +76,33 @@ class Supervisor:
 
     `ready` is set once every worker accepts. `data_address` is the address that was bound (port 0 is legal), known
     after `ready`. `data` is a socket that is bound already, for who had to know the port before; it is closed here.
+    `file` is where the configuration is from, None where it cannot be read again.
     """
 
-    def __init__(self, config: Config, *, opa_binary: Path | None = None, data: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        file: Path | None = None,
+        opa_binary: Path | None = None,
+        data: socket.socket | None = None,
+    ) -> None:
         self._config = config
+        self._file = file
         self._opa_binary = opa_binary
         self._data = data
         self._workers = worker_count(config)
         self._crew: Crew | None = None
         self._monitor: PolicyMonitor | None = None
         self._observations: ObservationWatch | None = None
-        self._horizon = PolicyHorizon()
+        self._counting: Revision | None = None
         self._page: Page | None = None
         self._tls = listener_files(config)
         self._running: asyncio.Task[None] | None = None
         self._rolling: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_again = False
+        self._mistakes: tuple[str, ...] = ()
         self._stops = 0
         self._serving_since = math.inf
         self.ready = asyncio.Event()
@@ -106,6 +124,50 @@ class Supervisor:
             _log.warning("there are no workers to restart")
         elif self._rolling is None or self._rolling.done():
             self._rolling = asyncio.create_task(self._crew.roll(patience=self._patience), name="roll")
+
+    def reload(self) -> None:
+        """Take the configuration file into use as it is now, or go on as before and say why. Asked for again meanwhile,
+        it is read once more afterwards."""
+        if self._file is None or self._stops:
+            _log.warning("the configuration cannot be read again")
+        elif self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload(self._file), name="reload")
+        else:
+            self._reload_again = True
+
+    async def _reload(self, file: Path) -> None:
+        await self.ready.wait()
+        while True:
+            self._reload_again = False
+            try:
+                fresh = await asyncio.to_thread(reread, file, os.environ, running=self._config)
+                await self._change(fresh)
+            except ConfigurationError as error:
+                self._mistakes = tuple(error.mistakes)
+                for line in error.mistakes:
+                    _log.error("the configuration stays as it was: %s", line)
+            else:
+                self._mistakes = ()
+                _log.info("the configuration was reloaded")
+            if not self._reload_again:
+                return
+
+    async def _change(self, fresh: Config) -> None:
+        """Other workers with that configuration in the place of all of these. Raises `ConfigurationError`."""
+        if self._crew is None:
+            return
+        files = listener_files(fresh)
+        if files is not None:
+            files.load()
+        failures = await self._crew.change(self._worker_settings(fresh), patience=self._patience)
+        if failures:
+            raise ConfigurationError(failures)
+        self._config = fresh
+        configure_logging(level=fresh.logging.level, form=fresh.logging.format)
+        await self._close_tls()
+        self._tls = files
+        if files is not None:
+            await files.start()
 
     @property
     def _patience(self) -> float:
@@ -138,26 +200,31 @@ class Supervisor:
             ensure_signing_key(
                 config.signing_key_file, config.signing.algorithm, group_readable=config.secrets.group_readable
             )
-            await self._watch_tls(stack)
+            await self._watch_tls()
+            stack.push_async_callback(self._close_tls)
             if config.listen.dpop is not None:
                 ReplayTable.create(config.replay_file, capacity=config.listen.dpop.proofs, now=SystemClock().now())
             self._page = stack.enter_context(contextlib.closing(Page.create(self._page_file)))
-            self.opa = opa = await stack.enter_async_context(self._opa())
-            self._monitor = await stack.enter_async_context(self._watched(opa.address))
+            vetting = policy_vetting(config, policy_record(config))
+            self.opa = opa = await stack.enter_async_context(self._opa(vetting))
+            self._monitor = await stack.enter_async_context(self._watched(opa, vetting))
             await stack.enter_async_context(self._admin())
             listen(data)
-            self._crew = crew = self._new_crew(opa.address, data)
+            self._crew = crew = Crew(self._worker_settings(config), data=data, look=self._policy_nudged)
             stack.push_async_callback(self._drain, crew, data)
             announcing = asyncio.create_task(self._announce(crew), name="announce")
             stack.callback(announcing.cancel)
             await crew.serve()
 
-    async def _watch_tls(self, stack: AsyncExitStack) -> None:
+    async def _watch_tls(self) -> None:
         """Each worker watches the files by itself; what is seen here is what they see, and is told in the health."""
         if self._tls is not None:
             self._tls.load()
             await self._tls.start()
-            stack.push_async_callback(self._tls.close)
+
+    async def _close_tls(self) -> None:
+        if self._tls is not None:
+            await self._tls.close()
 
     async def _announce(self, crew: Crew) -> None:
         await crew.ready.wait()
@@ -171,33 +238,33 @@ class Supervisor:
         return self._config.state / "page"
 
     async def _drain(self, crew: Crew, data: socket.socket) -> None:
-        if self._rolling is not None:
-            self._rolling.cancel()
-            await asyncio.gather(self._rolling, return_exceptions=True)
+        for task in (self._rolling, self._reloading):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         data.close()  # with the workers' copies closed too, a new connection is refused instead of left waiting
         _log.info("draining")
         await crew.drain(patience=self._patience)
 
-    def _new_crew(self, opa: OpaAddress, data: socket.socket) -> Crew:
-        cores = cores_of(self._workers, cores=deciding.cores(), pinned=self._config.pin_workers)
-        return Crew(
-            [
-                WorkerSettings(
-                    name=f"w{number}",
-                    config=self._config,
-                    opa_address=opa,
-                    port=self.data_address[1],
-                    page=self._page_file,
-                    core=core,
-                )
-                for number, core in enumerate(cores)
-            ],
-            data=data,
-        )
+    def _worker_settings(self, config: Config) -> list[WorkerSettings]:
+        if self.opa is None:
+            raise RuntimeError("OPA is started before workers are")
+        cores = cores_of(self._workers, cores=deciding.cores(), pinned=config.pin_workers)
+        return [
+            WorkerSettings(
+                name=f"w{number}",
+                config=config,
+                opa_address=self.opa.address,
+                port=self.data_address[1],
+                page=self._page_file,
+                core=core,
+            )
+            for number, core in enumerate(cores)
+        ]
 
     # OPA
 
-    def _opa(self) -> contextlib.AbstractAsyncContextManager[PolicyService]:
+    def _opa(self, vetting: Vetting) -> contextlib.AbstractAsyncContextManager[PolicyService]:
         opa = self._config.opa
         if opa.managed is not None:
             binary = self._opa_binary or managed_binary(opa.managed)
@@ -205,34 +272,62 @@ class Supervisor:
                 binary=binary,
                 bundle=opa.managed.bundle,
                 verification=bundle_verification(opa.managed),
+                vetting=vetting,
                 directory=self._config.state / "opa",
                 on_active=self._activated,
             )
         if opa.url is None:
             raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
-        return ExternalOpa(address=opa.url, token=opa.bearer, ca_file=opa.ca_file)
+        return ExternalOpa(address=opa.url, token=opa.bearer, ca_file=opa.ca_file, vetting=vetting)
 
     @contextlib.asynccontextmanager
-    async def _watched(self, address: OpaAddress) -> AsyncIterator[PolicyMonitor]:
+    async def _watched(self, opa: PolicyService, vetting: Vetting) -> AsyncIterator[PolicyMonitor]:
+        """A managed OPA vets each bundle before anybody reaches it; of another it is found out by looking."""
+        memory = ConfirmationMemory(vetting.record, most=self._config.opa.max_policy_age)
         client, monitor = deciding.policy_monitor(
             self._config,
-            address,
+            opa.address,
             clock=SystemClock(),
-            horizon=self._horizon,
-            changed=self._tell_workers,
+            judge=None if isinstance(opa, ManagedOpa) else partial(self._judge_by, vetting),
+            remembered=vetting.record.remembered,
+            confirmed=memory.confirmed,
             data_deadline=_HEALTH_DEADLINE,
         )
         watch = ObservationWatch(source=client, clock=SystemClock())
-        async with client, monitor, watch as self._observations:
-            yield monitor
+        async with client:
+            await monitor.look()  # so that workers begin with what is known now
+            async with monitor, watch as self._observations:
+                yield monitor
+
+    def _judge_by(self, vetting: Vetting, client: OpaClient) -> Judge:
+        async def judge(revision: Revision) -> str | None:
+            try:
+                vetting.admit(revision)
+                await examine(client, revision)
+                vetting.took(revision)
+            except (BundleRefused, OSError) as refused:
+                self._refused(revision)
+                return str(refused)
+            self._activated(revision)
+            return None
+
+        return judge
 
     def _activated(self, revision: Revision) -> None:
-        self._horizon.saw(str(revision), asked=self._horizon.changes)
-        self._tell_workers()
+        self._counting = revision
+        self._announce_policy(None)
 
-    def _tell_workers(self) -> None:
-        if self._page is not None:
-            self._page.announce(str(self._horizon.latest))
+    def _refused(self, revision: Revision) -> None:
+        """The one that counts goes on to, where another was refused: what it decided may be known a moment longer."""
+        if self._counting == revision:
+            self._counting = None
+        self._announce_policy(revision)
+
+    def _announce_policy(self, refused: Revision | None) -> None:
+        text = announcement(self._counting, refused)
+        if self._page is None or self._page.revision() == text:
+            return
+        self._page.announce(text)
         if self._observations is not None:
             self._observations.nudge()
 
@@ -254,6 +349,8 @@ class Supervisor:
             reports=reports,
             serving_for=max(time.monotonic() - self._serving_since, 0.0),
             tls=None if self._tls is None else self._tls.state,
+            refused=self._refusal,
+            mistakes=self._mistakes,
             opa_restarts=self.opa.restarts if isinstance(self.opa, ManagedOpa) else None,
             observed=observed,
         )
@@ -271,6 +368,13 @@ class Supervisor:
 
     async def _observed(self) -> Mapping[str, int] | None:
         return None if self._observations is None else await self._observations.look()
+
+    @property
+    def _refusal(self) -> str | None:
+        """Why the bundle that is published, or that OPA has, is not used."""
+        if isinstance(self.opa, ManagedOpa):
+            return self.opa.refused
+        return None if self._monitor is None else self._monitor.refused
 
     async def _reports(self) -> tuple[WorkerHealth, ...]:
         return () if self._crew is None else await self._crew.health(patience=_WORKERS_DEADLINE)
@@ -308,32 +412,6 @@ def cores_of(workers: int, *, cores: Sequence[int], pinned: bool) -> Sequence[in
     return [None] * workers
 
 
-def refuse_unreadable(config: Config) -> None:
-    """Raise `ConfigurationError` with every file of an issuer that cannot be read.
-
-    Later they may come and go, and the keys that were read last are used; at the start there are none. So with the
-    key that the bundle has to be signed with.
-    """
-    mistakes = []
-    managed = config.opa.managed
-    verification = None if managed is None else bundle_verification(managed)
-    if verification is not None:
-        try:
-            verification.public_key()
-        except ArchiveError as error:
-            mistakes.append(f"{verification.key}: the key_file of the bundle cannot be used: {error}")
-    for one in config.issuers:
-        for key, path in (("key_file", one.key_file), ("ca_file", one.ca_file), ("token_file", one.token_file)):
-            if path is None:
-                continue
-            try:
-                path.open("rb").close()
-            except OSError as error:
-                mistakes.append(f"{path}: the {key} of the issuer {one.issuer} cannot be read: {error.strerror}")
-    if mistakes:
-        raise ConfigurationError(mistakes)
-
-
 def managed_binary(managed: ManagedSettings) -> Path:
     """The OPA to start: the configured one, or as it is found or got. Blocks; raises `OpaNotFound`."""
     if managed.binary is None:
@@ -341,22 +419,24 @@ def managed_binary(managed: ManagedSettings) -> Path:
     return accept_opa(managed.binary, checksum=managed.checksum)
 
 
-def serve(config: Config) -> None:
-    """Run a proxy until SIGTERM, SIGINT or SIGHUP. Blocks, and raises what `Supervisor.run` and `ensure_opa` do.
+def serve(config: Config, *, file: Path) -> None:
+    """Run a proxy until SIGTERM or SIGINT. Blocks, and raises what `Supervisor.run` and `ensure_opa` do.
 
-    It listens on the socket that was passed to this process, if one was (`passed_socket`).
+    `file` is where the configuration is from: SIGHUP reads it again. It listens on the socket that was passed to this
+    process, if one was (`passed_socket`).
     """
     address = config.listen.data
     data = passed_socket(os.environ, host=address.host, port=address.port)
     managed = config.opa.managed
     # Before there is an event loop, because it can take minutes and has to end by Ctrl-C.
     binary = None if managed is None else managed_binary(managed)
-    asyncio.run(_run_until_signalled(Supervisor(config, opa_binary=binary, data=data)))
+    asyncio.run(_run_until_signalled(Supervisor(config, file=file, opa_binary=binary, data=data)))
 
 
 async def _run_until_signalled(supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
     loop.add_signal_handler(signal.SIGUSR2, supervisor.restart_workers)
     await supervisor.run()

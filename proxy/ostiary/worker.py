@@ -40,6 +40,8 @@ _log = logging.getLogger("ostiary.worker")
 
 READY: Final = "ready"
 HOW: Final = "how"
+LOOK: Final = "look"
+"""From a worker: OPA has a bundle of which nothing was announced."""
 
 NOT_FOR_WORKERS: Final = frozenset({signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 """Signals that go to all processes of a terminal or a group, and that the supervisor decides about."""
@@ -104,7 +106,13 @@ def _tell(supervisor: Connection, message: str | StartFailure | WorkerHealth) ->
 async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: Connection) -> None:
     clock = SystemClock()
     page = Page.attach(settings.page)
-    policy = deciding.opa_policy(settings.config, settings.opa_address, clock=clock, announcements=page)
+    policy = deciding.opa_policy(
+        settings.config,
+        settings.opa_address,
+        clock=clock,
+        announcements=page,
+        unknown=lambda: _tell(supervisor, LOOK),
+    )
     composed = app.compose(settings.config, name=settings.name, port=settings.port, policy=policy, clock=clock)
     # The lifespan is entered below: uvicorn would turn what goes wrong in it into a line of its log.
     patience = max(1, math.ceil(settings.config.limits.drain_timeout))

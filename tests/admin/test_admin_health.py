@@ -95,6 +95,13 @@ def test_where_no_tokens_are_taken_no_keys_are_missing() -> None:
     assert (bare.keys, bare.ready) == ("all", True)
 
 
+def test_what_is_published_and_not_used_is_said_with_the_reason() -> None:
+    refused = replace(WELL, refused="it is older", mistakes=("ostiary.yaml:1: it is wrong",))
+    assert refused.summary() == {**WELL.summary(), "refused": "it is older"}
+    assert refused.ready
+    assert refused.document()["configuration"] == {"state": "refused", "mistakes": ["ostiary.yaml:1: it is wrong"]}
+
+
 def test_nobody_s_word_is_made_up_where_no_worker_tells() -> None:
     silent = replace(WELL, reports=())
     assert (silent.audit, silent.keys, silent.summary()["workers_ready"]) == (None, None, 0)
@@ -107,6 +114,7 @@ def test_the_document_has_every_fact_of_every_worker() -> None:
     assert health.document() == {
         **health.summary(),
         "tls": "outdated",
+        "configuration": {"state": "current", "mistakes": []},
         "opa_restarts": 3,
         "observed": {"orders": "2026-09-21T14:13:20Z"},
         "reports": [

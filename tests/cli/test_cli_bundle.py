@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from ostiary.opa.archive import Verification
+from ostiary.opa.rollback import read_statement, statement_beside
 from support.cli import REGO, Ran, ostiary, write_policy
 
 
@@ -99,3 +102,43 @@ def test_mistakes_leave_the_archive_that_is_there(archive: Path, tmp_path: Path)
     wrong = write_policy(tmp_path / "wrong", rego=REGO.replace("package policy", "package ostiary.authz"))
     assert ostiary("bundle", "build", wrong, "-o", "b.tar.gz").status == 2
     assert archive.read_bytes() == before
+
+
+def test_a_way_back_is_signed(archive: Path, tmp_path: Path) -> None:
+    back = ("bundle", "rollback", "--from", "12-a", "--to", "11-b", "--key", "key.pem", "--key-id", "release")
+    ran = ostiary(*back, "--expires", "1h", "-o", "b.tar.gz.rollback")
+    assert (ran.status, ran.err) == (0, "")
+    assert re.fullmatch(r"b\.tar\.gz\.rollback: back from 12-a to 11-b, until 20[0-9-]{8}T[0-9:]{8}Z\n", ran.out)
+    verification = Verification(key=tmp_path / "key.pub.pem", key_id="release", scope="ostiary", algorithm="ES256")
+    statement = read_statement(statement_beside(archive), verification)
+    assert statement is not None
+    assert (str(statement.back_from), str(statement.to)) == ("12-a", "11-b")
+    assert 3500 < statement.expires - time.time() <= 3600
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--to", "11", "--to: '11' is no revision: <sequence>-<digest>"),
+        ("--to", "13-c", "13-c is not older than 12-a"),
+        ("--from", "x", "--from: 'x' is no revision"),
+        ("--expires", "1d", "--expires: "),
+        ("--expires", "169h", "--expires: '169h' is outside 1m to 168h"),
+        ("--key", "key.pub.pem", "key.pub.pem: is no private key (PEM) for ES256"),
+        ("--key", "none.pem", "none.pem: cannot be read"),
+        ("--output", "none/out", "none/out: cannot be written"),
+    ],
+)
+def test_a_way_back_that_is_none_is_not_signed(archive: Path, option: str, value: str, said: str) -> None:
+    options = {
+        "--from": "12-a",
+        "--to": "11-b",
+        "--key": "key.pem",
+        "--key-id": "release",
+        "--expires": "1h",
+        "--output": "out",
+    }
+    options[option] = value
+    ran = ostiary("bundle", "rollback", *(part for pair in options.items() for part in pair))
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(said)

@@ -85,6 +85,8 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "ca_file": None,
             "deadline": 0.25,
             "max_policy_age": 86400,
+            "minimum_revision": 0,
+            "rollback": None,
         },
         "audit": {
             "path": tmp_path / "audit",

@@ -676,6 +676,17 @@ opa: {managed: {bundle: b}, token: s3cret}
 """,
         ["ostiary.yaml:6: opa.token: a managed OPA is reached over its own socket and takes no token"],
     ),
+    "a rollback's statement for a managed OPA": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {managed: {bundle: b}, rollback: {statement: s, verification: {key_file: k, key_id: release}}}
+""",
+        ["ostiary.yaml:6: opa.rollback: a managed OPA finds the statement beside its bundle"],
+    ),
     "authorities for an OPA without https": (
         """\
 listen: {data: 127.0.0.1:8080}

@@ -18,8 +18,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ostiary.opa.archive import (
     LARGEST,
@@ -34,50 +32,15 @@ from ostiary.opa.archive import (
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.probe import OpaNotReady
+from ostiary.opa.record import PolicyRecord
 from ostiary.opa.sidecar import ManagedOpa
-from ostiary.policy.archive import pack, sign
+from ostiary.opa.vetting import Vetting
+from ostiary.policy.archive import pack
 from ostiary.policy.rego import Opa
 from support.opa import ALLOWED, REVISION, until, write_bundle
+from support.signing import Signer
 
 QUESTION = {"subject": {"id": "web"}}
-
-KEYS: Mapping[str, Callable[[], Any]] = {
-    "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "RS256": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
-    "EdDSA": ed25519.Ed25519PrivateKey.generate,
-}
-
-
-@dataclasses.dataclass
-class Signer:
-    """Somebody with a key, who publishes bundles signed with it as `release`, for `ostiary`."""
-
-    place: Path
-    opa: Path
-    algorithm: Algorithm = "ES256"
-
-    def __post_init__(self) -> None:
-        self.place.mkdir()
-        key = KEYS[self.algorithm]()
-        self.private, self.public = self.place / "key.pem", self.place / "key.pub.pem"
-        self.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        self.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-    @property
-    def verification(self) -> Verification:
-        return Verification(key=self.public, key_id="release", scope="ostiary", algorithm=self.algorithm)
-
-    def publish(
-        self, out: Path, *, revision: str = REVISION, key_id: str = "release", scope: str = "ostiary", **of_bundle: Any
-    ) -> Path:
-        directory = self.place / "bundle"
-        if directory.exists():
-            shutil.rmtree(directory)
-        archive = self.place / "new.tar.gz"
-        pack(write_bundle(directory, revision=revision, **of_bundle), archive)
-        sign(archive, key=self.private, key_id=key_id, scope=scope, algorithm=self.algorithm, opa=Opa(self.opa))
-        archive.replace(out)
-        return out
 
 
 @pytest.fixture
@@ -343,6 +306,7 @@ def managed(opa_binary: Path, archive: Path, tmp_path: Path, verification: Verif
         binary=opa_binary,
         bundle=archive,
         verification=verification,
+        vetting=Vetting(record=PolicyRecord.read(tmp_path / "policy.json", name="shop")),
         directory=tmp_path / "run",
         interval=0.05,
         first_pause=0.05,

@@ -375,11 +375,11 @@ class TestOpa:
             "decision := 1 if input.conflict\n\ndecision := 2 if input.conflict\n\n"
             'decision := {"allow": true} if to_number(input.fails)\n'
         )
-        bundle = write_bundle(tmp_path / "bundle", rego=rego)
+        bundle = write_bundle(tmp_path / "bundle", rego=rego, probes=[{"input": {}, "allow": False}])
         process = await OpaProcess.start(binary=opa_binary, bundle=bundle, socket=tmp_path / "s")
         try:
             async with OpaClient(address=OpaAddress(socket=tmp_path / "s"), deadline=5) as client:
-                await wait_until_ready(client, expected=None, patience=20)
+                await wait_until_ready(client, accept=lambda _: None, patience=20)
                 yield client
         finally:
             await process.stop()

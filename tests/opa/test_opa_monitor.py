@@ -12,10 +12,12 @@ import pytest
 
 from ostiary.clock import ManualClock
 from ostiary.decision.horizon import PolicyHorizon
+from ostiary.decision.revision import Revision
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import BundlePublication, PolicyMonitor, StatusPublication
+from ostiary.opa.record import Remembered
 from support.opa import NOW, REVISION, FakeOpa, response, until, write_bundle
 
 
@@ -205,19 +207,57 @@ def test_a_directory_that_is_no_bundle_has_no_revision(tmp_path: Path, manifest:
         PublishedBundle(tmp_path).revision()
 
 
-async def test_a_bundle_that_is_found_active_comes_to_count_and_is_told_of_once(tmp_path: Path) -> None:
-    opa, horizon, told = OpaWithStatus(), PolicyHorizon(), list[str | None]()
+async def test_a_bundle_that_is_found_active_comes_to_count() -> None:
+    opa, horizon = OpaWithStatus(), PolicyHorizon()
     async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
         monitor = PolicyMonitor(
             opa=client,
             publication=StatusPublication(opa=client),
             clock=ManualClock(),
             horizon=horizon,
-            changed=lambda: told.append(horizon.current),
         )
         await monitor.look()
+    assert horizon.current == REVISION
+
+
+async def test_a_bundle_that_may_not_be_used_is_not_confirmed(caplog: pytest.LogCaptureFixture) -> None:
+    clock, opa = ManualClock(float(NOW)), OpaWithStatus(status=status(REVISION, "2026-09-21T14:13:20Z"))
+    said: list[str | None] = ["it is older", None]
+
+    async def judge(revision: Revision) -> str | None:
+        assert str(revision) == REVISION
+        return said.pop(0)
+
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(opa=client, publication=StatusPublication(opa=client), clock=clock, judge=judge)
         await monitor.look()
-    assert told == [REVISION]
+        assert (monitor.state, monitor.refused) == ("refused", "it is older")
+        assert not [one for one in opa.requests if b"/v1/status" in one]
+        await monitor.look()
+        assert (monitor.state, monitor.refused) == ("serving", None)
+    assert "OPA is refused: it is older" in caplog.text
+
+
+async def test_what_was_known_before_the_start_is_not_forgotten() -> None:
+    """A restart makes no policy younger that nobody confirms."""
+    clock, opa, told = ManualClock(float(NOW)), OpaWithStatus(), list[tuple[str, float]]()
+    revision = Revision(7, "0a1b2c3d")
+    before = Remembered(highest=revision, active=revision, confirmed=NOW - 500.0)
+    async with opa.listening() as address, OpaClient(address=OpaAddress.parse(address)) as client:
+        monitor = PolicyMonitor(
+            opa=client,
+            publication=StatusPublication(opa=client),
+            clock=clock,
+            remembered=before,
+            confirmed=lambda one, at: told.append((str(one), at)),
+        )
+        await monitor.look()
+        assert monitor.age(REVISION) == 500
+        assert told == []
+        opa.status = status(REVISION, "2026-09-21T14:13:10Z")
+        await monitor.look()
+        assert monitor.age(REVISION) == 10
+        assert told == [(REVISION, NOW - 10.0)]
 
 
 async def test_a_nudge_is_a_look_at_once() -> None:

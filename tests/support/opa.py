@@ -53,6 +53,12 @@ allow if input.subject.id == "web"
 """
 """Answers what the data says, and allows the subject `web`."""
 
+PROBES: list[dict[str, Any]] = [
+    {"input": {"subject": {"id": "web"}}, "allow": True},
+    {"input": {"subject": {"id": "nobody"}}, "allow": False},
+]
+"""Questions with answers, as every bundle brings them: those of `REGO`."""
+
 ENDPOINTS = {"orders": {"get-order": "GET /orders/{order_id}", "admin": "GET /orders/admin", "list": "GET /orders"}}
 
 
@@ -84,7 +90,12 @@ UNDEFINED = Answer(defined=False, result=None, revision=REVISION)
 
 
 def write_bundle(
-    directory: Path, *, revision: str = REVISION, rego: str = REGO, answer: dict[str, Any] | None = None
+    directory: Path,
+    *,
+    revision: str = REVISION,
+    rego: str = REGO,
+    answer: dict[str, Any] | None = None,
+    probes: Any = PROBES,
 ) -> Path:
     """Put a bundle where another may be, at once, as the builder does."""
     fresh = directory.with_name(directory.name + ".new")
@@ -92,7 +103,7 @@ def write_bundle(
     manifest = {"revision": revision, "roots": ["ostiary"], "rego_version": 1}
     (fresh / ".manifest").write_text(json.dumps(manifest))
     (fresh / "authz.rego").write_text(rego)
-    data = {"ostiary": {"map": {"answer": answer or ALLOWED, "endpoints": ENDPOINTS}}}
+    data = {"ostiary": {"map": {"answer": answer or ALLOWED, "endpoints": ENDPOINTS, "probes": probes}}}
     (fresh / "data.json").write_text(json.dumps(data))
     old = directory.with_name(directory.name + ".old")
     if directory.exists():

@@ -50,7 +50,9 @@ class WorkerHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What the supervisor knows. `policy` is `starting`, `serving`, `stale` or `down`; `revision` its latest one.
+    """What the supervisor knows. `policy` is `starting`, `serving`, `stale`, `refused` or `down`; `revision` its latest
+    one. `refused` is why a bundle that was published is not used; an older one may be serving all the while. So with
+    the configuration: `mistakes` are those of the one that was to be reloaded last, and is not in use.
 
     `reports` are of those workers that accept and answered. `serving_for` is how many seconds ago all of them accepted
     for the first time. `opa_restarts` counts those of a managed OPA.
@@ -69,6 +71,8 @@ class Health:
     reports: tuple[WorkerHealth, ...]
     serving_for: float
     tls: str | None = None
+    refused: str | None = None
+    mistakes: tuple[str, ...] = ()
     opa_restarts: int | None = None
     observed: Mapping[str, int] | None = None
 
@@ -95,7 +99,7 @@ class Health:
         )
 
     def summary(self) -> dict[str, Json]:
-        """What readiness depends on, and the state of TLS where there is some."""
+        """What readiness depends on, why a bundle is not used, and the state of TLS where there is some."""
         found: dict[str, Json] = {
             "ready": self.ready,
             "draining": self.draining,
@@ -106,6 +110,8 @@ class Health:
             "audit": self.audit,
             "keys": self.keys,
         }
+        if self.refused is not None:
+            found["refused"] = self.refused
         return found if self.tls is None else {**found, "tls": self.tls}
 
     def document(self) -> dict[str, Json]:
@@ -114,6 +120,8 @@ class Health:
         found["observed"] = (
             None if self.observed is None else {name: _written(end) for name, end in self.observed.items()}
         )
+        state = "refused" if self.mistakes else "current"
+        found["configuration"] = {"state": state, "mistakes": list(self.mistakes)}
         if self.opa_restarts is not None:
             found["opa_restarts"] = self.opa_restarts
         return {**found, "reports": [one.document() for one in self.reports]}

@@ -15,7 +15,7 @@ from ostiary.cli.lazy import lazy_group
 
 COMMANDS: Final = {
     "demo": "Run an issuer, three services, OPA and the proxy on this machine, and show what they do.",
-    "run": "Run the proxy in the foreground until SIGTERM, SIGINT or SIGHUP, which drain it.",
+    "run": "Run the proxy until SIGTERM or SIGINT, which drain it. SIGHUP reads the configuration again.",
     "check": "Check the configuration, the permission map, the Rego, and whether every part can be reached.",
     "explain": "Say which permission allows a request, or each reason why not and what would.",
     "map": "Show who may call what, as it is written.",

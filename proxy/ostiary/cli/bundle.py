@@ -1,5 +1,5 @@
 """`ostiary bundle build`, `sign`, `verify`, `inspect`; `diff` and `report` are in `review`, `test` in `trial`;
-`publish`, `serve` and `rollout` in modules of their own."""
+`publish`, `serve`, `rollout` and `rollback` in modules of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ostiary import assets
-from ostiary.cli import publishing, review, rollout, serving, trial
+from ostiary.cli import publishing, review, rollback, rollout, serving, trial
 from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.cli.sources import needed_opa, policy_directory
 from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, read_archive, signed
@@ -42,6 +42,7 @@ app.command("test")(trial.command)
 app.command("publish")(publishing.command)
 app.command("serve")(serving.command)
 app.command("rollout")(rollout.command)
+app.command("rollback")(rollback.command)
 
 
 @app.command("build")

@@ -24,9 +24,10 @@ from ostiary.errors import ConfigurationError
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.install import OpaNotFound, ensure_opa
 from ostiary.opa.transport import trusting
+from ostiary.opa.vetting import BundleRefused
 from ostiary.policy.bundle import PERMISSIONS, build_bundle
 from ostiary.policy.model import load_permissions
-from ostiary.stage_settings import upstream_settings
+from ostiary.stage_settings import policy_record, policy_vetting, upstream_settings
 
 
 def check_policy(source: Path, config: Config | None) -> list[Finding]:
@@ -75,7 +76,7 @@ def check_files(config: Config) -> list[Finding]:
     """Whether everything that the proxy reads is good, and everything that it writes can be."""
     findings = [*_state(config), *_signing(config), *_audit(config)]
     if config.opa.managed is not None:
-        findings += _bundle(config.opa.managed.bundle)
+        findings += _bundle(config.opa.managed.bundle, config)
     if config.opa.ca_file is not None:
         try:
             trusting(config.opa.ca_file)
@@ -200,11 +201,17 @@ def _signing(config: Config) -> list[Finding]:
     return [*findings, *ok("signing key", f"{path}: {key.algorithm}, {key.id}")]
 
 
-def _bundle(bundle: Path) -> list[Finding]:
+def _bundle(bundle: Path, config: Config) -> list[Finding]:
     try:
-        return ok("bundle", f"{bundle}: revision {PublishedBundle(bundle).revision()}")
+        revision = PublishedBundle(bundle).revision()
+        policy_vetting(config, policy_record(config)).admit(revision)
     except BundleError as error:
         return wrong("bundle", f"{error} (ostiary bundle build DIR -o {bundle})")
+    except BundleRefused as refused:
+        return wrong("bundle", str(refused))
+    except ConfigurationError as error:
+        return wrong("bundle", error)
+    return ok("bundle", f"{bundle}: revision {revision}")
 
 
 def issuer_files(issuer: Issuer) -> list[Finding]:

@@ -19,10 +19,10 @@ from ostiary.supervisor import serve
 def command(
     config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration.")] = CONFIGURATION,
 ) -> None:
-    """Run the proxy in the foreground until SIGTERM, SIGINT or SIGHUP, which drain it."""
+    """Run the proxy until SIGTERM or SIGINT, which drain it. SIGHUP reads the configuration again."""
     loaded = load_config(config, os.environ)
     configure_logging(level=loaded.logging.level, form=loaded.logging.format)
     try:
-        serve(loaded)
+        serve(loaded, file=config)
     except (OpaNotFound, OpaNotReady, OSError) as error:
         fail(f"{config}: {error}", status=1)

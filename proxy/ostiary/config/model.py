@@ -159,13 +159,23 @@ class BundleVerification(Strict):
     """The one that is accepted, whatever the signature says."""
 
 
+class Rollback(Strict):
+    """By what an OPA at `url` may go back to an older bundle (`ostiary bundle rollback`)."""
+
+    statement: FilePath
+    """Where the statement is, or will be."""
+    verification: BundleVerification
+    """Whose signature it must have: that of bundles."""
+
+
 class ManagedOpa(Strict):
     """OPA as a child process of the proxy, reached over a unix socket."""
 
     bundle: Annotated[FilePath, StandIn("stand-in")]
     """The bundle that it serves: a directory or an archive (`.tar.gz`) made by `ostiary bundle build`."""
     verification: BundleVerification | None = None
-    """If given, the bundle is an archive that this key has signed (`ostiary bundle sign`)."""
+    """If given, the bundle is an archive that this key has signed (`ostiary bundle sign`). A statement of the same key
+    beside it, `<bundle>.rollback`, takes it back to an older one (`ostiary bundle rollback`)."""
     binary: FilePath | None = None
     """The program; found or installed as `ostiary opa install` does if left out."""
     checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -187,6 +197,11 @@ class Opa(Strict):
     max_policy_age: Annotated[int, Duration(least=1, most=366 * 86400, whole=True)] = 86400
     """How old the policy may be before it stops being trusted: `policy-stale`, 503. Whole seconds."""
 
+    minimum_revision: Annotated[int, Field(ge=0, lt=10**18)] = 0
+    """The least sequence that a bundle may have, whatever was active before and whoever signed a way back."""
+    rollback: Rollback | None = None
+    """For an OPA at `url`; a managed one has it beside its bundle."""
+
     @property
     def bearer(self) -> str | None:
         """The token in clear, for whoever sends it."""
@@ -200,6 +215,9 @@ class Opa(Strict):
         found: list[tuple[tuple[int | str, ...], str]] = []
         if self.managed is not None and self.token is not None:
             found.append((("token",), "a managed OPA is reached over its own socket and takes no token"))
+        if self.managed is not None and self.rollback is not None:
+            told = "a managed OPA finds the statement beside its bundle"
+            found.append((("rollback",), told))
         if self.ca_file is not None and (self.url is None or not self.url.tls):
             found.append((("ca_file",), "the OPA is not reached over https, so no certificate would be checked"))
         if found:
@@ -344,6 +362,11 @@ class Config(Strict):
     @property
     def checkpoint_key_file(self) -> Path:
         return self.audit.checkpoint_key or self.state / "checkpoint-key.pem"
+
+    @property
+    def policy_record(self) -> Path:
+        """Where the supervisor remembers which bundles were active."""
+        return self.state / "policy.json"
 
     @property
     def issuer_keys(self) -> Path:

@@ -15,8 +15,8 @@ from ostiary.models import AccessRequest, Decision
 class OpaAuthorizer:
     """Implements `interfaces.Authorizer`. Rego is the sole authority: nothing here turns a no into a yes.
 
-    An allow is believed only if its bundle is not older than one this process knew of when it asked, and only while
-    that bundle is not too old. Denials are passed on whatever bundle they are from.
+    An allow is believed only if its bundle is the one that counts (`horizon`), and only while that is not too old.
+    Denials are passed on whatever bundle they are from.
 
     A prediction that Rego refuses is a bug of one of the two matchers, and ends predictions for that bundle. Where the
     answer is of another bundle than the prediction, nobody is wrong: the question is asked again without it.
@@ -52,7 +52,7 @@ class OpaAuthorizer:
             return decision
         if revision is None:
             raise PolicyUnavailable("the revision of the bundle is not a sequence and a digest")
-        if known is not None and not revision.may_follow(known):
+        if not await self._horizon.believes(revision, known=known):
             raise PolicyUnavailable(f"the bundle {revision} does not follow {known}, which was active before")
         self._staleness.check(decision.revision)
         return decision

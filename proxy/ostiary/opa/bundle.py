@@ -1,7 +1,7 @@
 """The bundle that is published for a managed OPA: a directory as the builder leaves it, or an archive.
 
-OPA loads a directory as it is. An archive is copied first, read through with bounds and, where a signature is wanted,
-verified; OPA loads the copy, so that what was looked at is what is loaded.
+OPA loads a copy of it, so that what was looked at is what is loaded, and is still there when it is to be loaded again.
+An archive is read through with bounds and, where a signature is wanted, verified.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class PublishedBundle:
             raise BundleError(f"the manifest of the bundle {self.path} cannot be read: {error}") from error
 
     def stage(self, copy: Path, verification: Verification | None) -> PublishedBundle:
-        """What OPA may load: this directory, or a copy at `copy` of this archive. Blocks; raises `BundleError`.
+        """What OPA may load: a copy of this at `copy`, with `.tar.gz` if an archive. Blocks; raises `BundleError`.
 
         Where a signature is wanted a directory is refused: what is in one can change after it was looked at.
         """
         if not self.is_archive:
             if verification is not None and self.path.exists():
                 raise BundleError(f"the bundle {self.path} is a directory, and has to be an archive that is signed")
-            return self
+            return self._copied(copy)
+        copy = copy.with_name(f"{copy.name}.tar.gz")
         try:
             copy.unlink(missing_ok=True)
             _copy(self.path, copy)
@@ -63,6 +64,27 @@ class PublishedBundle:
         except ArchiveError as error:
             copy.unlink(missing_ok=True)
             raise BundleError(f"the bundle {self.path} is refused: {error}") from error
+        return PublishedBundle(copy)
+
+    def keep(self, place: Path) -> None:
+        """Move this to `place`, over what is there. Raises `OSError`."""
+        if not self.is_archive:
+            remove(place)
+        self.path.replace(place)
+        self.path = place
+
+    def _copied(self, copy: Path) -> PublishedBundle:
+        try:
+            which = _identity(self.path)
+            remove(copy)
+            shutil.copytree(self.path, copy, copy_function=shutil.copyfile)
+            copy.chmod(0o700)
+            if _identity(self.path) != which:
+                raise BundleError(f"the bundle {self.path} was replaced while it was read")
+        except shutil.Error as error:
+            raise BundleError(f"the bundle {self.path} cannot be read: {error}") from error
+        except OSError as error:
+            raise BundleError(f"the bundle {self.path} cannot be read: {error.strerror}") from error
         return PublishedBundle(copy)
 
     def _manifest(self) -> object:
@@ -82,6 +104,19 @@ class PublishedBundle:
         if revision is None:
             raise BundleError(f"the bundle {self.path} has no revision of the form <sequence>-<digest>")
         return revision
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+    found = directory.stat()
+    return found.st_dev, found.st_ino
+
+
+def remove(path: Path) -> None:
+    """A bundle, whatever it is, if it is there. Raises `OSError`."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copy(path: Path, copy: Path) -> None:

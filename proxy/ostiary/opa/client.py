@@ -29,6 +29,7 @@ DATA_LIMIT: Final = 32 * 1024 * 1024
 
 _DECISION: Final = "/v1/data/ostiary/authz/decision?provenance=true&strict-builtin-errors=true"
 _DECISIONS: Final = "/v1/data/ostiary/authz/decisions?provenance=true&strict-builtin-errors=true"
+_PROBES: Final = "/v1/data/ostiary/map/probes?provenance=true"
 _ENDPOINTS: Final = "/v1/data/ostiary/map/endpoints?provenance=true"
 _OBSERVED: Final = "/v1/data/ostiary/map/observe?provenance=true"
 _REVISION: Final = "/v1/data/ostiary/revision?provenance=true"  # undefined by design: the provenance is the answer
@@ -104,6 +105,10 @@ class OpaClient:
         """The services that are only observed, `{service: instant}`, undefined where the map names none; raises
         `PolicyUnavailable`."""
         return self._answer(await self._ask("GET", _OBSERVED, None, self._data_deadline, DECISION_LIMIT))
+
+    async def probes(self) -> Answer:
+        """The questions with known answers that the bundle brings; raises `PolicyUnavailable`."""
+        return self._answer(await self._ask("GET", _PROBES, None, self._data_deadline, DECISION_LIMIT))
 
     async def revision(self) -> str | None:
         """The revision of the active bundle, None if there is none; raises `PolicyUnavailable`."""

@@ -10,10 +10,12 @@ from ostiary.opa.address import OpaAddress
 from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import State
 from ostiary.opa.probe import wait_until_ready
+from ostiary.opa.vetting import Vetting
 
 
 class ExternalOpa:
-    """The counterpart of `ManagedOpa` for an address. Opening (`async with`) returns with OPA serving a bundle.
+    """The counterpart of `ManagedOpa` for an address. Opening (`async with`) returns with OPA serving a bundle that
+    may be used: it may have come with an older one, and get another.
 
     `start_timeout` is in seconds. `token` and `ca_file` are as in `OpaClient`.
     """
@@ -24,11 +26,13 @@ class ExternalOpa:
         address: OpaAddress,
         token: str | None = None,
         ca_file: Path | None = None,
+        vetting: Vetting | None = None,
         start_timeout: float = 30.0,
     ) -> None:
         self.address = address
         self._token = token
         self._ca_file = ca_file
+        self._vetting = vetting or Vetting()
         self._start_timeout = start_timeout
         self.state: State = "starting"
         self.revision: str | None = None
@@ -38,7 +42,10 @@ class ExternalOpa:
         async with OpaClient(
             address=self.address, token=self._token, ca_file=self._ca_file, deadline=self._start_timeout
         ) as client:
-            revision = await wait_until_ready(client, expected=None, patience=self._start_timeout)
+            revision = await wait_until_ready(
+                client, accept=self._vetting.admit, patience=self._start_timeout, another_may_come=True
+            )
+        self._vetting.took(revision)
         self.revision = str(revision)
         self.state = "serving"
         return self

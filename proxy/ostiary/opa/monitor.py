@@ -9,7 +9,8 @@ since it was published but the time since it was last *known to be* the publishe
   for `max_policy_age` after each new revision and no longer.
 
 A revision that nobody has confirmed yet was activated since the last look, and counts from when it is first seen. The
-first confirmation puts that right: after a start, a policy may have been old long before it was seen here.
+first confirmation puts that right: after a start, a policy may have been old long before it was seen here. What was
+known before the start is remembered (`record`), so that a restart makes no policy younger.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeAlias
@@ -25,15 +26,21 @@ from typing import Final, Literal, Protocol, Self, TypeAlias
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
 from ostiary.decision.horizon import PolicyHorizon
+from ostiary.decision.revision import Revision
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
+from ostiary.opa.record import Remembered
 
 _log = logging.getLogger("ostiary.opa")
 
-State: TypeAlias = Literal["starting", "serving", "down"]
-"""`starting` until OPA answered for the first time; then whether it answered when it was last looked at."""
+State: TypeAlias = Literal["starting", "serving", "refused", "down"]
+"""`starting` until OPA answered for the first time; then whether it answered when it was last looked at, and by a
+bundle that may be used."""
+
+Judge: TypeAlias = Callable[[Revision], Awaitable[str | None]]
+"""Told which bundle is active, at each look: why it may not be used, None if it may."""
 
 _REVISIONS: Final = 8  # revisions remembered; two are active at most
 
@@ -100,8 +107,8 @@ def _instant(value: Json) -> float | None:
 class PolicyMonitor:
     """Looks at OPA every `interval` seconds while it is open (`async with`). Implements `decision.query.Freshness`.
 
-    `horizon` is told of the bundle that is found active, and `changed` is called when another one has come to count by
-    that: the fallback for what nobody announces.
+    `horizon`, where there is one, is told of the bundle that is found active, and `judge` is asked about it.
+    `remembered` is from before the start, and `confirmed` is called with what is to be remembered.
     """
 
     def __init__(
@@ -110,22 +117,29 @@ class PolicyMonitor:
         opa: OpaClient,
         publication: Publication,
         clock: Clock,
-        horizon: PolicyHorizon,
-        changed: Callable[[], None] = lambda: None,
+        horizon: PolicyHorizon | None = None,
+        judge: Judge | None = None,
+        remembered: Remembered | None = None,
+        confirmed: Callable[[Revision, float], None] = lambda *_: None,
         interval: float = 5.0,
     ) -> None:
         self._opa = opa
         self._publication = publication
         self._clock = clock
         self._horizon = horizon
-        self._changed = changed
+        self._judge = judge
+        self._remember = confirmed
         self._interval = interval
         self._counts_from: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._confirmed: BoundedMap[str, float] = BoundedMap(_REVISIONS)
+        if remembered is not None:
+            self._counts_from.put(str(remembered.active), remembered.confirmed)
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
+        self._looking = asyncio.Lock()
         self.state: State = "starting"
         self.revision: str | None = None
+        self.refused: str | None = None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="ostiary-policy-monitor")
@@ -153,8 +167,16 @@ class PolicyMonitor:
         return max(now - known, 0.0)
 
     async def look(self) -> None:
-        """Look once: at health, at the active revision, and at whether that one is still the published one."""
-        changes = self._horizon.changes
+        """Look once: at health, at the active revision, and at whether that one is still the published one.
+
+        One after the other: an earlier look must not judge what a later one has judged already.
+        """
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
+        horizon = self._horizon
+        changes = 0 if horizon is None else horizon.changes
         try:
             await self._opa.check_health()
             revision = await self._opa.revision()
@@ -165,10 +187,11 @@ class PolicyMonitor:
         if revision is None:
             self._found("down", "no bundle is active")
             return
+        if horizon is not None:
+            horizon.saw(revision, asked=changes)
+        if not await self._may_be_used(revision):
+            return
         self._found("serving", f"the bundle {revision} is active")
-        self._horizon.saw(revision, asked=changes)
-        if self._horizon.changes != changes:
-            self._changed()
         confirmed = await self._publication.confirmed(revision)
         if confirmed is None:
             self.age(revision)  # counts from now, if it was not seen before
@@ -178,6 +201,22 @@ class PolicyMonitor:
             confirmed = min(confirmed, self._clock.now())
             self._confirmed.put(revision, confirmed)
             self._counts_from.put(revision, confirmed)
+            if (parsed := Revision.parse(revision)) is not None:
+                self._remember(parsed, confirmed)
+
+    async def _may_be_used(self, text: str) -> bool:
+        if self._judge is None:
+            return True
+        revision = Revision.parse(text)
+        try:
+            said = f"{text!r} is not <sequence>-<digest>" if revision is None else await self._judge(revision)
+        except PolicyUnavailable as unavailable:
+            self._found("down", unavailable.detail)
+            return False
+        self.refused = said
+        if said is not None:
+            self._found("refused", said)
+        return said is None
 
     async def _run(self) -> None:
         while True:

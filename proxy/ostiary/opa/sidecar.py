@@ -5,9 +5,9 @@ it and takes that name over (rename(2)) once it is ready. So a new bundle costs 
 still answers, another is started with the new one, and clients go over to it with their next question (`OpaTransport`
 sees that the socket is another). The old one is ended a moment later.
 
-The bundle directory or archive is what is published. Sequences only grow: a bundle with a lower one than the active
-bundle has is not taken over, and is logged as an error for as long as it is there. An archive that became active is
-kept in the directory, `bundle.tar.gz`: after a restart it says which sequence was reached, and serves when what is
+The bundle directory or archive is what is published. A bundle that may not be used (`vetting`: an older one, or one
+that fails its probe) is not taken over, and is logged as an error for as long as it is there. What became active is
+kept in the directory, `bundle.tar.gz` or `bundle`: it serves when OPA, or the proxy, is started again and what is
 published then may not be loaded.
 """
 
@@ -28,19 +28,22 @@ from typing import Final, Self
 
 from ostiary.addresses import SOCKET_PATH_BYTES
 from ostiary.decision.revision import Revision
+from ostiary.errors import PolicyUnavailable
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.archive import Verification
-from ostiary.opa.bundle import BundleError, PublishedBundle
+from ostiary.opa.bundle import BundleError, PublishedBundle, remove
 from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import State
 from ostiary.opa.probe import OpaNotReady, wait_until_ready
 from ostiary.opa.process import OpaProcess
+from ostiary.opa.vetting import Vetting
 
 _log = logging.getLogger("ostiary.opa")
 
 _SOCKET: Final = "opa.sock"
-_KEPT: Final = "bundle.tar.gz"
-_STAGED: Final = "staged.tar.gz"
+_KEPT: Final = {True: "bundle.tar.gz", False: "bundle"}
+"""What was active last, by whether it is an archive."""
+_STAGED: Final = "staged"
 _LINGER: Final = 1.0
 """Seconds for which a replaced OPA is kept: longer than a question to it, asked just before, can take."""
 _STABLE: Final = 30.0
@@ -54,6 +57,7 @@ class ManagedOpa:
     `directory` is made if it is absent; without one a temporary one is used. `start_timeout`, `interval` (between two
     looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds. `on_active` is
     told of each bundle that clients reach from now on. `restarts` counts the attempts to start it again after it ended.
+    `vetting` says which bundle may be used; `refused` is why the published one is not, None where it is.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class ManagedOpa:
         binary: Path,
         bundle: Path,
         verification: Verification | None = None,
+        vetting: Vetting | None = None,
         directory: Path | None = None,
         on_active: Callable[[Revision], None] = lambda _: None,
         start_timeout: float = 30.0,
@@ -72,6 +77,7 @@ class ManagedOpa:
         self._binary = binary
         self._bundle = PublishedBundle(bundle)
         self._verification = verification
+        self._vetting = vetting or Vetting()
         self._given_directory = directory
         self._on_active = on_active
         self._start_timeout = start_timeout
@@ -85,6 +91,7 @@ class ManagedOpa:
         self._tasks: set[asyncio.Task[None]] = set()
         self._revision: Revision | None = None
         self.state: State = "starting"
+        self.refused: str | None = None
         self.restarts = 0
 
     @property
@@ -106,8 +113,6 @@ class ManagedOpa:
         """Raises `OpaNotReady`, with OPA's own words, if OPA does not come up with this bundle."""
         try:
             self._prepare_directory()
-            kept = self._kept()
-            self._revision = None if kept is None else kept.revision()
             self._process = await self._revive()
         except BaseException:
             self._resources.close()
@@ -162,13 +167,14 @@ class ManagedOpa:
             kept = self._kept()
             if kept is None:
                 raise
+            self.refused = str(error)
             _log.error("the published bundle is not taken over, the one that was active last is: %s", error)
             return await self._launch(kept)
 
     def _kept(self) -> PublishedBundle | None:
-        """The archive that was active last, if what is published is an archive, too, or should be."""
-        kept = PublishedBundle(self._directory / _KEPT)
-        if not kept.is_archive or (self._bundle.path.is_dir() and self._verification is None):
+        """What was active last, if there is something. Where a signature is wanted, it has to have one, too."""
+        kept = next((one for one in self._places() if one.path.exists()), None)
+        if kept is None:
             return None
         try:
             kept.revision()
@@ -177,9 +183,14 @@ class ManagedOpa:
             return None
         return kept
 
+    def _places(self) -> list[PublishedBundle]:
+        """Where what was active is kept: one of the two is there, and where a signature is wanted only an archive."""
+        forms = (True,) if self._verification is not None else (True, False)
+        return [PublishedBundle(self._directory / _KEPT[form]) for form in forms]
+
     async def _launch(self, bundle: PublishedBundle) -> OpaProcess:
         """Start an OPA with that bundle as it is now, wait until it is ready, and give it the socket's name."""
-        self._may_be_active(bundle)
+        self._vetting.admit(self._stated(bundle))
         staged = await asyncio.to_thread(self._stage, bundle)
         self._generation += 1
         socket = self._directory / f"opa-{self._generation:06}.sock"
@@ -187,15 +198,15 @@ class ManagedOpa:
             binary=self._binary, bundle=staged.path, socket=socket, verification=self._verification
         )
         try:
-            revision = await self._ready(process, socket, staged)
-            if staged.is_archive:
-                staged.path.replace(self._directory / _KEPT)
-            socket.replace(self._directory / _SOCKET)
+            revision = await self._ready(process, socket, staged, published=bundle.path)
+            self._take_over(staged, revision, socket)
         except BaseException:
             await process.stop()
             socket.unlink(missing_ok=True)
             raise
         before, self._revision = self._revision, revision
+        if bundle is self._bundle:
+            self.refused = None
         self._on_active(revision)
         if before is not None and before != revision:
             _log.info("the bundle %s is active, it was %s (OPA is process %d)", revision, before, process.pid)
@@ -203,37 +214,49 @@ class ManagedOpa:
             _log.info("OPA (process %d) serves the bundle %s", process.pid, revision)
         return process
 
+    def _take_over(self, staged: PublishedBundle, revision: Revision, socket: Path) -> None:
+        """From now on it is what counts. It is kept and remembered before anybody reaches it."""
+        try:
+            staged.keep(self._directory / _KEPT[staged.is_archive])
+            for other in (self._directory / name for form, name in _KEPT.items() if form != staged.is_archive):
+                remove(other)
+            self._vetting.took(revision)
+            socket.replace(self._directory / _SOCKET)
+        except OSError as error:
+            raise OpaNotReady(f"the bundle {revision} cannot be kept: {error.strerror}") from error
+
     def _stage(self, bundle: PublishedBundle) -> PublishedBundle:
         try:
             return bundle.stage(self._directory / _STAGED, self._verification)
         except BundleError as error:
             raise OpaNotReady(str(error)) from error
 
-    async def _ready(self, process: OpaProcess, socket: Path, bundle: PublishedBundle) -> Revision:
+    async def _ready(self, process: OpaProcess, socket: Path, bundle: PublishedBundle, *, published: Path) -> Revision:
         async with OpaClient(address=OpaAddress(socket=socket), deadline=self._start_timeout) as client:
             waiting = asyncio.ensure_future(
-                wait_until_ready(client, expected=partial(self._may_be_active, bundle), patience=self._start_timeout)
+                wait_until_ready(client, accept=partial(self._expect, bundle), patience=self._start_timeout)
             )
             ending = asyncio.ensure_future(process.wait())
             try:
                 await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
                 if ending.done():
-                    raise OpaNotReady(ending.result())
+                    raise OpaNotReady(ending.result().replace(str(bundle.path), str(published)))
                 return waiting.result()
             finally:
                 waiting.cancel()
                 ending.cancel()
                 await asyncio.gather(waiting, ending, return_exceptions=True)
 
-    def _may_be_active(self, bundle: PublishedBundle) -> Revision:
-        """The revision of the bundle, if it may be active; `OpaNotReady` if not."""
+    def _expect(self, bundle: PublishedBundle, found: Revision) -> None:
+        if found != (awaited := self._stated(bundle)):
+            raise PolicyUnavailable(f"its bundle is {found} where {awaited} is expected")
+        self._vetting.admit(found)
+
+    def _stated(self, bundle: PublishedBundle) -> Revision:
         try:
-            revision = bundle.revision()
+            return bundle.revision()
         except BundleError as error:
             raise OpaNotReady(str(error)) from error
-        if self._revision is not None and not revision.may_follow(self._revision):
-            raise OpaNotReady(f"the bundle {revision} does not follow {self._revision}, which was active before")
-        return revision
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
@@ -281,6 +304,7 @@ class ManagedOpa:
         try:
             self._process = await self._launch(self._bundle)
         except OpaNotReady as error:
+            self.refused = str(error)
             _log.error("the new bundle is not taken over, %s stays active: %s", self._revision, error)
             return False
         self._spawn(self._retire(old), "ostiary-opa-retire")

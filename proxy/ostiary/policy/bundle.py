@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from ostiary.policy.document import Place, read_document
 from ostiary.policy.model import Eligibility, Permission, PermissionMap, load_permissions
 from ostiary.policy.observing import observing_mistakes, observing_warnings
 from ostiary.policy.organisation import PACKAGE, TESTS, Organisation, read_organisation
+from ostiary.policy.probes import probes
 from ostiary.policy.rego import Opa
 from ostiary.policy.terms import canonical
 from ostiary.policy.words import closest, quoted
@@ -77,15 +79,15 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as directory:
         place = Path(directory) / "bundle"
-        _write(
-            place,
-            source,
-            organisation,
-            compile_map(permissions, hooks=organisation.hooks, reads_query=organisation.denies_by_query),
-            rego_root,
-        )
+        content = compile_map(permissions, hooks=organisation.hooks, reads_query=organisation.denies_by_query)
+        if not organisation.hooks:
+            content["probes"] = probes(permissions, ask=None)
+        _write(place, source, organisation, content, rego_root)
         capabilities = Path(directory) / "capabilities.json"
         _check(place, source, rego, tests=(*organisation.tests, rego_for_tests(rego_root)), capabilities=capabilities)
+        if organisation.hooks:
+            content["probes"] = probes(permissions, ask=partial(_allowed, place, rego))
+            _write_data(place, content)
         revision = f"{sequence}-{_digest(place)}"
         _write_json(place / MANIFEST, _manifest(revision))
         _put_in_place(place, out, aside=Path(directory) / "replaced")
@@ -128,11 +130,27 @@ def _custom(section: str, entries: Sequence[Permission | Eligibility]) -> Iterat
 
 def _write(place: Path, source: Path, organisation: Organisation, content: Json, rego_root: Path) -> None:
     place.mkdir()
-    _write_json(place / "data.json", {"ostiary": {"map": content}})
+    _write_data(place, content)
     for path in our_rego(rego_root):
         _copy(path, place / path.relative_to(rego_root))
     for path in organisation.rules:
         _copy(path, in_bundle(path, source, place))
+
+
+def _write_data(place: Path, content: Json) -> None:
+    _write_json(place / "data.json", {"ostiary": {"map": content}})
+
+
+def _allowed(place: Path, rego: Opa, questions: Sequence[Json]) -> list[bool]:
+    """What the bundle says. One question that fails, fails all: then each half is asked by itself."""
+    try:
+        decisions, _ = rego.evaluate(place, "data.ostiary.authz.decisions", {"evaluations": list(questions)})
+        return [each["allow"] is True for each in decisions]
+    except ConfigurationError:
+        if len(questions) == 1:
+            return [False]
+        half = len(questions) // 2
+        return [*_allowed(place, rego, questions[:half]), *_allowed(place, rego, questions[half:])]
 
 
 def in_bundle(path: Path, source: Path, bundle: Path) -> Path:

@@ -1,0 +1,113 @@
+"""Going back to an older bundle, knowingly: a small document that is signed with the key of bundles.
+
+It lies *beside* the bundle (`shop.tar.gz.rollback`), because the older bundle is then taken over as it was tested and
+signed, byte for byte: put inside, it would be another bundle under the same revision. Whoever can only write bundles
+cannot make one.
+
+The form is a compact JWS. Its `typ` is its own, so that it is never taken for the signature of a bundle, which the same
+key makes, nor that for it. The claims: `to` is the one revision that may be taken over; `from` the last that is taken
+back, so that the statement ends with it: a proxy which had a later one active does not believe it any more. `exp` ends
+it for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from ostiary.decision.revision import Revision
+from ostiary.errors import ConfigurationError
+from ostiary.models import Json
+from ostiary.opa.archive import Algorithm, ArchiveError, Verification
+from ostiary.strictjson import NotStrict, read_object
+
+SUFFIX: Final = ".rollback"
+_TYPE: Final = "ostiary-rollback+jws"
+_LIMIT: Final = 16 * 1024  # bytes
+
+
+class StatementError(Exception):
+    """This is no statement to be believed. The message is a clause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """`expires` is in whole Unix seconds."""
+
+    back_from: Revision
+    to: Revision
+    scope: str
+    expires: int
+
+
+def statement_beside(bundle: Path) -> Path:
+    return bundle.with_name(bundle.name + SUFFIX)
+
+
+def sign_statement(statement: Statement, *, key: Path, key_id: str, algorithm: Algorithm, now: int) -> bytes:
+    """The document. `key` is the path of the private key, PEM. Raises `ConfigurationError`."""
+    if statement.to.sequence > statement.back_from.sequence:
+        raise ConfigurationError([f"{statement.to} is not older than {statement.back_from}"])
+    claims = {
+        "scope": statement.scope,
+        "from": str(statement.back_from),
+        "to": str(statement.to),
+        "iat": now,
+        "exp": statement.expires,
+    }
+    try:
+        private: Any = load_pem_private_key(key.read_bytes(), password=None)  # of what kind, PyJWT looks
+        headers = {"kid": key_id, "typ": _TYPE}
+        return jwt.PyJWS().encode(orjson.dumps(claims), private, algorithm, headers).encode() + b"\n"
+    except OSError as error:
+        raise ConfigurationError([f"{key}: cannot be read: {error.strerror}"]) from error
+    except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError([f"{key}: is no private key (PEM) for {algorithm}"]) from error
+
+
+def read_statement(path: Path, verification: Verification) -> Statement | None:
+    """The statement in the file, None without a file. Raises `StatementError`; whether it is over is not looked at."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LIMIT + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StatementError(f"it cannot be read: {error.strerror}") from error
+    if len(text) > _LIMIT:
+        raise StatementError("it is too long")
+    return _verified(text.strip(), verification)
+
+
+def _verified(text: bytes, verification: Verification) -> Statement:
+    try:
+        token = jwt.PyJWS().decode_complete(text, key=verification.public_key(), algorithms=[verification.algorithm])
+    except jwt.PyJWTError as error:
+        raise StatementError(f"its signature is none of {verification.algorithm} by the configured key") from error
+    except ArchiveError as error:
+        raise StatementError(str(error)) from error
+    header = token["header"]
+    if header.get("typ") != _TYPE:
+        raise StatementError("it is no statement of a rollback")
+    if header.get("kid") != verification.key_id:
+        raise StatementError(f"it is not signed as the key {verification.key_id!r}")
+    try:
+        claims = read_object(token["payload"])
+    except NotStrict as error:
+        raise StatementError(f"it cannot be read: {error}") from error
+    return _statement(claims, verification)
+
+
+def _statement(claims: dict[str, Json], verification: Verification) -> Statement:
+    if claims.get("scope") != verification.scope:
+        raise StatementError(f"it is not signed for the scope {verification.scope!r}")
+    back_from, to, expires = Revision.parse(claims.get("from")), Revision.parse(claims.get("to")), claims.get("exp")
+    if back_from is None or to is None or isinstance(expires, bool) or not isinstance(expires, int):
+        raise StatementError("a member of it is missing or wrong")
+    return Statement(back_from=back_from, to=to, scope=verification.scope, expires=expires)
