@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -54,3 +55,8 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         self._now += max(seconds, 0.0)
         self._monotonic += max(seconds, 0.0)
+
+
+def written_instant(seconds: int) -> str:
+    """Whole Unix seconds as people write them: `2026-12-24T00:00:00Z`."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -216,6 +216,20 @@ async def test_a_forwarded_request_as_a_whole(recorded: list[dict[str, Any]]) ->
     }
 
 
+async def test_what_is_only_observed_is_told_apart_and_a_shadow_is_named(recorded: list[dict[str, Any]]) -> None:
+    shadow = "web/orders/get-order/11111111"
+    result = {**recorded[0]["result"], "observed": True, "shadow": shadow}
+    observed = {**recorded[0], "reasons": ["permission-missing"], "permission": None, "result": result}
+    denied = {**recorded[2], "result": {**recorded[2]["result"], "shadow": shadow}}
+    events = [api_activity(request, product_version="0.1.0") for request in (observed, denied)]
+    assert [mistakes(event) for event in events] == [[], []]
+    assert [(event["action"], event["disposition"], event["status_detail"]) for event in events] == [
+        ("Observed", "Allowed", "permission-missing"),
+        ("Denied", "Blocked", "permission-missing"),
+    ]
+    assert [event["unmapped"]["shadow"] for event in events] == [shadow, shadow]
+
+
 async def test_what_came_of_each_request(recorded: list[dict[str, Any]]) -> None:
     events = [api_activity(request, product_version="0.1.0") for request in recorded]
     assert [(one["status"], one["action"], one["severity"], one.get("status_code")) for one in events] == [

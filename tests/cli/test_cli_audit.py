@@ -14,7 +14,7 @@ import pytest
 
 from ostiary.audit.reading import Selection, follow, last, sizes
 from ostiary.errors import IdentityInvalid, TargetMalformed
-from support.audit import Stages, decision, forward
+from support.audit import Stages, credential, decision, exchange, forward, identity, request, target
 from support.cli import COMMAND, CONFIG, ostiary
 from support.trail import Place, rewrite, trail_log, written
 
@@ -231,6 +231,31 @@ def test_tail_keeps_the_place_of_what_is_not_known_and_says_the_cause(place: Pla
     asyncio.run(main())
     told = ostiary("audit", "tail").out
     assert " refusal - - - GET /orders//42 refused 400 target-malformed an empty segment" in told
+
+
+def test_what_is_only_observed_stands_out(place: Place) -> None:
+    log, shadow = trail_log(place), "web/orders/get-order/11111111"
+    observed = decision(
+        observed=True, shadow=shadow, reasons=("permission-missing",), permission=None, expires_at=1_800_000_000
+    )
+
+    async def main() -> None:
+        await log.start()
+        carried = exchange()
+        with log.record(carried) as record:
+            record.resolved(target())
+            record.identified(identity())
+            record.decided(request(), observed)
+            await record.commit(credential())
+            await carried.respond(200, [], b"{}")
+        await log.close()
+
+    asyncio.run(main())
+    told = f" decision web orders get-order GET /orders/42 OBSERVED shadow={shadow} permission-missing\n"
+    assert told in ostiary("audit", "tail").out
+    assert [(row["observed"], row["shadow"], row["reasons"]) for row in rows()] == [
+        (True, shadow, ["permission-missing"])
+    ]
 
 
 def test_no_terminal_obeys_what_a_stranger_sent(place: Place) -> None:

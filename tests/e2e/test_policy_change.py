@@ -15,10 +15,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from ostiary import assets
+from ostiary.clock import written_instant
 from ostiary.page import Page
 from ostiary.policy.archive import SUFFIX, pack
 from ostiary.policy.bundle import build_bundle
-from ostiary.policy.observing import written_instant
 from support.faults import asked, changed_proxy, eventually, free_port
 from support.forwarding import replies, response
 from support.opa import until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ostiary.clock import SystemClock
+from ostiary.clock import SystemClock, written_instant
 
 
 class Machine:
@@ -41,3 +41,7 @@ def test_it_is_this_machines() -> None:
     first = clock.now()
     assert 1_700_000_000 < first <= clock.now()
     assert clock.monotonic() <= clock.monotonic()
+
+
+def test_an_instant_is_written_as_people_write_it() -> None:
+    assert written_instant(1_790_000_000) == "2026-09-21T14:13:20Z"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from ostiary import assets
+from ostiary.clock import written_instant
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.policy.archive import pack
 from ostiary.policy.bundle import Bundle, build_bundle
-from ostiary.policy.observing import written_instant
 
 CONDITION = 'condition("name", argument, request)'
 PERMISSIONS = """\

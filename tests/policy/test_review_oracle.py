@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostiary import assets
+from ostiary.clock import written_instant
 from ostiary.models import Json
 from ostiary.policy.compiler import compile_map
 from ostiary.policy.model import PermissionMap
-from ostiary.policy.observing import written_instant
 from ostiary.policy.review.compare import compare_maps
 from ostiary.policy.review.observed import compare_observed
 from ostiary.policy.review.snapshot import Snapshot

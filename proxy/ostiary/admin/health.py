@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from ostiary.audit import AuditHealth
+from ostiary.clock import written_instant
 from ostiary.decision.cache import CacheFacts
 from ostiary.decision.unenforced import UnenforcedFacts
 from ostiary.identity import KeyHealth
@@ -118,17 +118,13 @@ class Health:
         """All of it."""
         found = self.summary()
         found["observed"] = (
-            None if self.observed is None else {name: _written(end) for name, end in self.observed.items()}
+            None if self.observed is None else {name: written_instant(end) for name, end in self.observed.items()}
         )
         state = "refused" if self.mistakes else "current"
         found["configuration"] = {"state": state, "mistakes": list(self.mistakes)}
         if self.opa_restarts is not None:
             found["opa_restarts"] = self.opa_restarts
         return {**found, "reports": [one.document() for one in self.reports]}
-
-
-def _written(instant: int) -> str:
-    return f"{datetime.fromtimestamp(instant, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _fewest(states: Iterable[KeysState]) -> KeysState | None:

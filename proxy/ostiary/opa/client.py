@@ -104,7 +104,7 @@ class OpaClient:
     async def observed(self) -> Answer:
         """The services that are only observed, `{service: instant}`, undefined where the map names none; raises
         `PolicyUnavailable`."""
-        return self._answer(await self._ask("GET", _OBSERVED, None, self._data_deadline, DECISION_LIMIT))
+        return self._answer(await self._ask("GET", _OBSERVED, None, self._data_deadline, DATA_LIMIT))
 
     async def probes(self) -> Answer:
         """The questions with known answers that the bundle brings; raises `PolicyUnavailable`."""

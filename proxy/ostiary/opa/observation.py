@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from ostiary.clock import Clock
+from ostiary.clock import Clock, written_instant
 from ostiary.decision.query import Answer
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
@@ -22,6 +22,8 @@ _log = logging.getLogger("ostiary.opa")
 
 _AGAIN: Final = 600.0
 """Seconds after which it is said again."""
+_PAUSE: Final = 1.0
+"""Seconds between two looks at least, unless something is new."""
 
 
 class ObservationSource(Protocol):
@@ -72,9 +74,9 @@ class ObservationWatch:
             found = await self.look()
             if found is not None:
                 self._say(found)
-            ends = min(self._said.values(), default=float("inf")) - self._clock.now()
+            ends = min(self._said.values(), default=math.inf) - self._clock.now()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(min(self._interval, ends), 0.01)):
+                async with asyncio.timeout(max(min(self._interval, ends), _PAUSE)):
                     await self._nudged.wait()
 
     def _say(self, found: Mapping[str, int]) -> None:
@@ -84,9 +86,8 @@ class ObservationWatch:
         again = now - self._said_at >= self._interval
         for service, until in found.items():
             if again or self._said.get(service) != until:
-                _log.warning(
-                    "%s is only observed until %s: its callers are let through everywhere", service, _written(until)
-                )
+                told = written_instant(until)
+                _log.warning("%s is only observed until %s: its callers are let through everywhere", service, told)
         if again or found != self._said:
             self._said, self._said_at = found, now
 
@@ -94,7 +95,3 @@ class ObservationWatch:
 def _ends(document: Json) -> dict[str, int]:
     found = document.items() if isinstance(document, dict) else ()
     return {service: until for service, until in found if isinstance(until, int)}
-
-
-def _written(until: int) -> str:
-    return f"{datetime.fromtimestamp(until, UTC):%Y-%m-%dT%H:%M:%SZ}"

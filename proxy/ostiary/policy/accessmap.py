@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ostiary.clock import written_instant
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.policy import phrases
 from ostiary.policy.model import Caller, Conditions, PermissionMap
-from ostiary.policy.observing import written_instant
 from ostiary.policy.terms import Kind, compile_conditions, conditions_digest, limits_of, profile_of, strictest
 from ostiary.policy.values import written_duration
 from ostiary.policy.words import closest, quoted

@@ -10,15 +10,14 @@ import json
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from ostiary.clock import written_instant
 from ostiary.errors import REASONS, ConfigurationError, PolicyDenied
 from ostiary.models import AccessRequest, Json, Method
 from ostiary.policy import phrases
 from ostiary.policy.compiler import FORMAT
-from ostiary.policy.observing import written_instant
 from ostiary.policy.values import written_duration
 from ostiary.policy.words import closest, quoted
 from ostiary.target import OWN_SERVICE
@@ -142,14 +141,13 @@ def in_words(
     """The explanation as lines for a person. `endpoints` is the map's route table, `notes` go before the hints."""
     decision, endpoint = explanation["decision"], explanation["endpoint"]
     allowed, observed = decision["allow"] is True, decision["observed"] is True
-    instant = datetime.fromtimestamp(request.time, UTC)
     lines = [
         f"{outcome(decision).upper()}  {request.method} {request.target.request_target}",
         f"service     {request.target.service}",
         f"endpoint    {'none' if endpoint is None else '{name}: {template}'.format_map(endpoint)}",
         f"identity    {_identity(request)}",
         f"source      {request.source_ip}",
-        f"time        {instant:%Y-%m-%dT%H:%M:%SZ}",
+        f"time        {written_instant(request.time)}",
     ]
     if allowed:
         profile = decision["credential"]

@@ -6,20 +6,15 @@ Whoever observes lets through what the map does not allow. So it ends, and soon:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from ostiary.clock import written_instant
 from ostiary.policy.document import read_document
 from ostiary.policy.model import PermissionMap
 
 LONGEST: Final = 31 * 86400
 """Seconds from the build to the end. An end that has been accepted once is accepted for ever: it only comes nearer."""
-
-
-def written_instant(seconds: int) -> str:
-    """Unix seconds as they are written in a map: `2026-12-24T00:00:00Z`."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def observing_mistakes(path: Path, permissions: PermissionMap, *, now: float) -> Iterator[str]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from ostiary.clock import written_instant
 from ostiary.errors import AccessError, ConfigurationError
 from ostiary.exchange import Exchange
 from ostiary.models import AccessRequest, Grant, Identity, Json, Target
@@ -214,4 +214,4 @@ def _parts(case: Case) -> Iterator[str]:
     if case.granted:
         yield f"with a grant for {' and '.join(case.granted)}"
     yield f"from {case.from_}"
-    yield f"{datetime.fromtimestamp(case.time, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    yield written_instant(case.time)

@@ -96,7 +96,7 @@ decision := {
 	"endpoint": endpoint,
 	"cache": caching.of(hours, vary),
 }) if {
-	# The same, and its conditions do not hold.
+	# The same, and its conditions do not hold. Nor is the service observed.
 	endpoint := input.resource.properties.endpoint
 	[caller, _, _, hours, vary, failures] := permissions.single
 	failures != set()
@@ -108,7 +108,8 @@ decision := {
 	"endpoint": endpoint,
 	"cache": {"max_age": 5, "vary": []},
 }) if {
-	# Nothing at all for any caller: no condition, grant or rule of the organisation has a part in it.
+	# Nothing at all for any caller: no condition, grant or rule of the organisation has a part in it. Nor
+	# is the service observed.
 	endpoint := input.resource.properties.endpoint
 	requests.well_formed
 	routes.confirmed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ostiary.policy.observing import written_instant
+from ostiary.clock import written_instant
 from ostiary.policy.review.changes import ObservedChange, ObservedKind
 from ostiary.policy.review.overlap import shared_paths
 from ostiary.policy.review.snapshot import Snapshot
