@@ -60,6 +60,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
         ("yaml", "ostiary.yaml", ()),
         ("yaml", "orders_cases.yaml", ()),  # run by its page
         ("yaml", "opa.yaml", ()),  # run by OPA
+        ("yaml", "orders-api.yaml", ("openapi",)),  # imported by its page
         ("yaml", None, ("when",)),
         ("yaml", None, ("config",)),
         ("yaml", None, ("listen",)),

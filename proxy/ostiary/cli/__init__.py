@@ -15,6 +15,7 @@ from ostiary.cli.lazy import lazy_group
 
 COMMANDS: Final = {
     "demo": "Run an issuer, three services, OPA and the proxy on this machine, and show what they do.",
+    "init": "Write a project to begin with: configuration, policy with its tests, Makefile and CI.",
     "run": "Run the proxy until SIGTERM or SIGINT, which drain it. SIGHUP reads the configuration again.",
     "check": "Check the configuration, the permission map, the Rego, and whether every part can be reached.",
     "explain": "Say which permission allows a request, or each reason why not and what would.",

@@ -94,8 +94,8 @@ class Document:
         return True
 
 
-def read_document(path: Path) -> Document:
-    """Read one YAML file.
+def read_document(path: Path, *, any_key: bool = False) -> Document:
+    """Read one YAML file. With `any_key` a key may be a number, as in many files that are not ours.
 
     Raises `ConfigurationError` where nothing can be made of it. Mistakes that leave the rest readable (a duplicate
     key, a tag) are in `Document.mistakes`, so that all of a file's mistakes can be reported together.
@@ -115,13 +115,13 @@ def read_document(path: Path) -> Document:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigurationError([f"{path}:{line}: the file is not UTF-8"]) from error
-    return parse_document(text, name=str(path))
+    return parse_document(text, name=str(path), any_key=any_key)
 
 
-def parse_document(text: str, *, name: str) -> Document:
+def parse_document(text: str, *, name: str, any_key: bool = False) -> Document:
     """As `read_document`, from text; `name` stands where the file's path would."""
     try:
-        value, mistakes = notation.parse(text)
+        value, mistakes = notation.parse(text, any_key=any_key)
     except notation.Unreadable as error:
         raise ConfigurationError([f"{name}:{error.line}: {error}"]) from error
     return Document(name=name, value=value, mistakes=mistakes)

@@ -74,13 +74,16 @@ class Unreadable(Exception):
         self.line = line
 
 
-def parse(text: str) -> tuple[Any, list[tuple[int, str]]]:
-    """The value, and the mistakes (line, sentence) that leave the rest readable. Raises `Unreadable`."""
+def parse(text: str, *, any_key: bool = False) -> tuple[Any, list[tuple[int, str]]]:
+    """The value, and the mistakes (line, sentence) that leave the rest readable. Raises `Unreadable`.
+
+    With `any_key` a key that is not a text (`200:`) is read as the text that it is written with.
+    """
     foreign = _FOREIGN_BREAKS.search(text)
     if foreign:
         line = text.count("\n", 0, foreign.start()) + 1
         raise Unreadable(line, f"the character U+{ord(foreign[0]):04X} is accepted only as an escape")
-    builder = _Builder()
+    builder = _Builder(any_key=any_key)
     try:
         builder.read(text)
     except yaml.MarkedYAMLError as error:
@@ -131,9 +134,10 @@ class _Anchored:
 class _Builder:
     """Builds the value from the parser's events: without recursion, so that depth costs no stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_key: bool) -> None:
         self.value: Any = None
         self.mistakes: list[tuple[int, str]] = []
+        self._any_key = any_key
         self._stack: list[_Open] = []
         self._anchors: dict[str, _Anchored] = {}
         self._values = 0
@@ -204,7 +208,7 @@ class _Builder:
     def _key(self, key: Any, text: str, line: int) -> None:
         top = self._stack[-1]
         lines = {} if top.mapping is None else top.mapping.lines
-        if not isinstance(key, str):
+        if not isinstance(key, str) and not self._any_key:
             self.mistakes.append((line, f"the key {quoted(text)} is not a text: put it in quotes"))
         if text in lines:
             self.mistakes.append((line, f"the key {quoted(text)} is there twice, first on line {lines[text]}"))

@@ -1,0 +1,1 @@
+"""What other formats say about services, as endpoints of the permission map."""
