@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy tools docs sbom dist opa clean constraints loris fuzz soak attacks
+.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy tools manifests docs sbom dist opa clean constraints loris fuzz soak attacks
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ bench-policy: $(VENV)/.run ## what the tools for policy cost with 100,000 permis
 
 docs: $(VENV)/.dev ## the pages as a site, in build/site
 	$(BIN)/python deploy/site/build.py
+
+manifests: $(VENV)/.dev ## render deploy/kubernetes from the chart
+	OSTIARY_MANIFESTS=write $(BIN)/python -m pytest -q tests/deploy/test_helm.py -k raw_manifests
 
 sbom: $(VENV)/.dev ## a CycloneDX document of what a deployment runs, in build/sbom.cdx.json
 	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "demo": "Run an issuer, three services, OPA and the proxy on this machine, and show what they do.",
     "init": "Write a project to begin with: configuration, policy with its tests, Makefile and CI.",
     "run": "Run the proxy until SIGTERM or SIGINT, which drain it. SIGHUP reads the configuration again.",
+    "health": "Ask a proxy on this machine, or its OPA, how it is: for probes.",
     "check": "Check the configuration, the permission map, the Rego, and whether every part can be reached.",
     "explain": "Say which permission allows a request, or each reason why not and what would.",
     "map": "Show who may call what, as it is written.",

@@ -1,0 +1,80 @@
+{{- define "ostiary.name" -}}
+{{- if contains "ostiary" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-ostiary" (.Release.Name | trunc 42) }}{{ end }}
+{{- end }}
+
+{{- define "ostiary.selector" -}}
+app.kubernetes.io/name: ostiary
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "ostiary.labels" -}}
+{{ include "ostiary.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "ostiary.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "ostiary.admin" -}}
+{{ if .Values.metrics.enabled }}127.0.0.1:8081{{ else }}unix:/run/ostiary/admin/admin.sock{{ end }}
+{{- end }}
+
+{{- /* ostiary.yaml: what the pod decides, over what the values say. */ -}}
+{{- define "ostiary.config" -}}
+{{- $signing := "/run/secrets/ostiary/signing" -}}
+{{- $listen := dict "data" (printf "0.0.0.0:%d" (int .Values.containerPort)) "admin" (include "ostiary.admin" .) -}}
+{{- $usual := ternary 443 80 (ne .Values.tls.secretName "") -}}
+{{- if ne (int .Values.service.port) $usual -}}
+{{- $ports := append (dig "listen" "public_ports" list .Values.config) (int .Values.service.port) -}}
+{{- $_ := set $listen "public_ports" (uniq $ports) -}}
+{{- end -}}
+{{- if .Values.tls.secretName -}}
+{{- $_ := set $listen "tls" (dict "certificate" "/run/secrets/ostiary/tls/tls.crt" "key" "/run/secrets/ostiary/tls/tls.key") -}}
+{{- end -}}
+{{- $key := dict "key_file" (printf "%s/%s" $signing .Values.signingKey.key) -}}
+{{- with .Values.signingKey.extraKeys -}}
+{{- $files := list -}}
+{{- range . }}{{ $files = append $files (printf "%s/%s" $signing .) }}{{ end -}}
+{{- $_ := set $key "extra_keys" $files -}}
+{{- end -}}
+{{- $own := dict
+  "listen" $listen
+  "state" "/var/lib/ostiary/state"
+  "audit" (dict "path" "/var/lib/ostiary/audit")
+  "opa" (dict "url" "unix:///run/opa/opa.sock")
+  "signing" $key
+  "secrets" (dict "group_readable" true) -}}
+{{- toYaml (mergeOverwrite (deepCopy .Values.config) $own) }}
+{{- end }}
+
+{{- define "ostiary.opa" -}}
+{{- $policy := .Values.policy -}}
+{{- $service := dict "url" $policy.url -}}
+{{- if $policy.tokenSecret -}}
+{{- $_ := set $service "credentials" (dict "bearer" (dict "token_path" "/run/secrets/ostiary/bundles/token")) -}}
+{{- end -}}
+{{- $bundle := dict "service" "policy" "resource" $policy.resource "persist" true "polling" $policy.polling -}}
+{{- $status := dict "prometheus" true -}}
+{{- if $policy.reports }}{{ $_ := set $status "service" "policy" }}{{ end -}}
+{{- $opa := dict
+  "labels" (dict "proxy" "${POD_NAME}")
+  "services" (dict "policy" $service)
+  "persistence_directory" "/var/lib/opa"
+  "status" $status -}}
+{{- with $policy.verification -}}
+{{- $_ := set $bundle "signing" (dict "keyid" .keyId "scope" (default "ostiary" .scope)) -}}
+{{- $_ := set $opa "keys" (dict .keyId (dict "algorithm" (default "ES256" .algorithm) "key" .publicKey)) -}}
+{{- end -}}
+{{- $_ := set $opa "bundles" (dict "ostiary" $bundle) -}}
+{{- toYaml (mergeOverwrite $opa (deepCopy $policy.opa)) }}
+{{- end }}
+
+{{- define "ostiary.securityContext" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+readOnlyRootFilesystem: true
+{{- end }}
