@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractAsyncContextManager
 
 from ostiary.clock import Clock
+from ostiary.errors import GrantExpired
 from ostiary.exchange import Exchange
 from ostiary.interfaces import EndpointPredictor, GrantReader, Prediction
-from ostiary.models import AccessRequest, Grant, Identity, Target
+from ostiary.models import AccessRequest, Decision, Grant, Identity, Owner, Target
 
 
 class NoGrants:
     """A `GrantReader` where none exist: empty means no."""
 
-    def active(self, issuer: str, subject: str) -> tuple[Grant, ...]:
+    def active(self, owner: Owner, time: int) -> tuple[Grant, ...]:
         return ()
+
+
+class NoKeeper:
+    """A `GrantKeeper` where no grant exists. One that was named all the same lets nobody through."""
+
+    async def take(self, request: AccessRequest, decision: Decision) -> None:
+        raise GrantExpired
+
+    def under(self, request: AccessRequest, decision: Decision) -> AbstractAsyncContextManager[None]:
+        raise GrantExpired
+
+
+class NoReception:
+    """A `Reception` that offers nothing: the policy is asked, and knows no such service."""
+
+    async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
+        return False
 
 
 class NoPrediction:
@@ -32,13 +51,14 @@ class AccessRequestBuilder:
 
     def build(self, exchange: Exchange, target: Target, identity: Identity) -> AccessRequest:
         prediction = self._endpoints.predict(target, exchange.method)
+        time = math.floor(self._clock.now())
         return AccessRequest(
             identity=identity,
             method=exchange.method,
             target=target,
-            time=math.floor(self._clock.now()),
+            time=time,
             source_ip=exchange.source_ip,
-            grants=self._grants.active(identity.issuer, identity.subject),
+            grants=self._grants.active(identity.owner, time),
             endpoint=prediction.endpoint,
             revision=prediction.revision,
         )

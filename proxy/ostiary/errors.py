@@ -347,6 +347,11 @@ class CredentialUnavailable(Unavailable):
     sentence = "No credential for the service can be made at the moment."
 
 
+class GrantsUnavailable(Unavailable):
+    reason = "grants-unavailable"
+    sentence = "The grants cannot be read or changed at the moment."
+
+
 class AuditUnavailable(Unavailable):
     reason = "audit-unavailable"
     sentence = "The request cannot be recorded at the moment."

@@ -6,12 +6,12 @@ Each method raises `ostiary.errors.AccessError` (or a subclass) to refuse, and n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
-from ostiary.models import AccessRequest, Credential, Decision, Grant, Identity, Target
+from ostiary.models import AccessRequest, Credential, Decision, Grant, Identity, Owner, Target
 
 
 class TargetResolver(Protocol):
@@ -30,8 +30,8 @@ class Authenticator(Protocol):
 
 
 class GrantReader(Protocol):
-    def active(self, issuer: str, subject: str) -> tuple[Grant, ...]:
-        """The grants of this identity that have not ended, in a stable order."""
+    def active(self, owner: Owner, time: int) -> tuple[Grant, ...]:
+        """The grants of this identity at that second, in a stable order. Never waits."""
 
 
 class EndpointPredictor(Protocol):
@@ -51,9 +51,23 @@ class RequestBuilder(Protocol):
         """Put the question together. Time and grants enter here and nowhere else."""
 
 
+class Reception(Protocol):
+    async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
+        """Answer what the proxy itself offers to who was identified. True if it did."""
+
+
 class Authorizer(Protocol):
     async def decide(self, request: AccessRequest) -> Decision:
         """Ask the policy. A denial is a `Decision`; no decision is `Unavailable` (503)."""
+
+
+class GrantKeeper(Protocol):
+    async def take(self, request: AccessRequest, decision: Decision) -> None:
+        """Take a use of the grant that allows this, if it is good for so many; refuse if none is left (403), or if
+        that cannot be told (503)."""
+
+    def under(self, request: AccessRequest, decision: Decision) -> AbstractAsyncContextManager[None]:
+        """What is open in this context ends with the grant that allows it: by a refusal."""
 
 
 class EndpointCatalog(Protocol):

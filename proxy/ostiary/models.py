@@ -88,7 +88,10 @@ def _digest(document: Mapping[str, Json] | None) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """An eligibility approved for one `(issuer, subject)` until `expires_at` (whole Unix seconds)."""
+    """An eligibility approved for one `(issuer, subject)` until `expires_at` (whole Unix seconds).
+
+    `counted`: it is good for so many requests, and each takes one. The policy is not told, since it need not know.
+    """
 
     id: str
     caller: str
@@ -97,6 +100,7 @@ class Grant:
     service: str
     endpoints: tuple[str, ...]
     expires_at: int
+    counted: bool = False
 
     def document(self) -> dict[str, Json]:
         return {

@@ -25,7 +25,7 @@ from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
 from ostiary.identity import KeyFile, build_authenticator
 from ostiary.interfaces import Authenticator, Authorizer
-from ostiary.models import AccessRequest, Decision, Grant, Json
+from ostiary.models import AccessRequest, Decision, Grant, Json, Owner
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.catalog import OpaEndpointCatalog
 from ostiary.opa.client import OpaClient
@@ -113,9 +113,9 @@ class ScriptedGrants:
         self._clock = clock
         self.given: dict[str, Grant] = {}
 
-    def active(self, issuer: str, subject: str) -> tuple[Grant, ...]:
+    def active(self, owner: Owner, time: int) -> tuple[Grant, ...]:
         now = self._clock.now()
-        mine = [one for one in self.given.values() if (one.issuer, one.subject) == (issuer, subject)]
+        mine = [one for one in self.given.values() if (one.issuer, one.subject) == owner]
         return tuple(one for one in sorted(mine, key=lambda one: one.id) if one.expires_at > now)
 
 

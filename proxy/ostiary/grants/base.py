@@ -1,0 +1,65 @@
+"""A `GrantStore` over a database: the operations of `statements`, each in one transaction of whoever inherits this."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TypeVar
+
+from ostiary.grants import life, statements
+from ostiary.grants.life import Transition
+from ostiary.grants.records import Record
+from ostiary.grants.statements import Operation
+from ostiary.grants.store import Draft, News, Selection, Told, as_told
+
+T = TypeVar("T")
+
+
+class DatabaseStore(ABC):
+    """`allowance` is how much time one person may be granted in a day, in seconds. `deadline` is for each operation, in
+    seconds."""
+
+    def __init__(self, *, allowance: int | None = None, deadline: float = 2.0, told: Told = as_told) -> None:
+        self._allowance = allowance
+        self._deadline = deadline
+        self._told = told
+
+    @abstractmethod
+    async def _write(self, operation: Operation[T], *, told: bool = True) -> T:
+        """Run it in a transaction that is durable when this returns. `told`: replicas are notified."""
+
+    @abstractmethod
+    async def _read(self, operation: Operation[T]) -> T: ...
+
+    async def ask(self, draft: Draft) -> Record:
+        return await self._write(statements.ask(draft, told=self._told, allowance=self._allowance))
+
+    async def change(self, id: str, transition: Transition) -> Record:
+        return await self._write(statements.change(id, transition, told=self._told, allowance=self._allowance))
+
+    async def change_all(self, selection: Selection, transition: Transition) -> list[Record]:
+        return await self._write(
+            statements.change_all(selection, transition, told=self._told, allowance=self._allowance)
+        )
+
+    async def use(self, id: str) -> Record:
+        record = await self._write(statements.use(id, told=self._told), told=False)
+        return await self.change(id, life.use) if record is None else record
+
+    async def expire(self) -> list[Record]:
+        due = await self._read(statements.due(told=self._told))
+        return await self._write(statements.expire(due, told=self._told)) if due else []
+
+    async def get(self, id: str) -> Record:
+        return await self._read(statements.get(id))
+
+    async def find(self, selection: Selection) -> list[Record]:
+        return await self._read(statements.find(selection))
+
+    async def recorded(self, id: str, steps: int) -> None:
+        await self._write(statements.recorded(id, steps, told=self._told))
+
+    async def unrecorded(self) -> list[Record]:
+        return await self._read(statements.unrecorded())
+
+    async def news(self, after: int) -> News:
+        return await self._read(statements.news(after, told=self._told))

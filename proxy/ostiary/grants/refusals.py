@@ -1,0 +1,139 @@
+"""What cannot be done with a request for access: one class, one status, one reason, one sentence for people.
+
+A tree of its own: these answer whoever asks for access, approves or revokes. What stops a request on its way to a
+service is in `ostiary.errors`, that the store cannot be reached (`GrantsUnavailable`) among it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GrantRefused(Exception):
+    """`status` is the HTTP status, `reason` a kebab-case constant. `detail` may be told to who asked."""
+
+    status: ClassVar[int] = 409
+    reason: ClassVar[str]
+    sentence: ClassVar[str]
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.sentence)
+        self.detail = detail
+
+
+# 400: what was asked for is outside the eligibility, or not well-formed.
+
+
+class BodyRefused(GrantRefused):
+    status = 400
+    reason = "body-malformed"
+    sentence = "The request is not one of this API's."
+
+
+class DurationRefused(GrantRefused):
+    status = 400
+    reason = "duration-refused"
+    sentence = "The duration is not one that can be had."
+
+
+class UsesRefused(GrantRefused):
+    status = 400
+    reason = "uses-refused"
+    sentence = "The number of uses is not one that can be had."
+
+
+class ReasonRequired(GrantRefused):
+    status = 400
+    reason = "reason-required"
+    sentence = "This has to be given a reason."
+
+
+class ReasonTooLong(GrantRefused):
+    status = 400
+    reason = "reason-too-long"
+    sentence = "The reason is longer than it may be."
+
+
+class EndpointsRefused(GrantRefused):
+    status = 400
+    reason = "endpoints-refused"
+    sentence = "A request is for endpoints, each named once."
+
+
+class EmergencyRefused(GrantRefused):
+    status = 403
+    reason = "emergency-refused"
+    sentence = "There is no access to this in an emergency."
+
+
+# 403: who it is.
+
+
+class NotEligible(GrantRefused):
+    status = 403
+    reason = "not-eligible"
+    sentence = "The policy lets this identity ask for no such access."
+
+
+class OwnRequest(GrantRefused):
+    status = 403
+    reason = "own-request"
+    sentence = "Nobody approves, extends or reviews their own."
+
+
+class NotAnApprover(GrantRefused):
+    status = 403
+    reason = "not-an-approver"
+    sentence = "This is for the approvers of the eligibility."
+
+
+class NotTheHolder(GrantRefused):
+    status = 403
+    reason = "not-the-holder"
+    sentence = "This is for the one who asked."
+
+
+# 404 and 409: what it is, and how it stands.
+
+
+class GrantUnknown(GrantRefused):
+    status = 404
+    reason = "grant-unknown"
+    sentence = "There is no such request or grant."
+
+
+class StepUnknown(GrantRefused):
+    status = 404
+    reason = "step-unknown"
+    sentence = "There is no such thing in this API."
+
+
+class WrongState(GrantRefused):
+    reason = "wrong-state"
+    sentence = "This is not possible any more, or not yet."
+
+
+class AlreadyApproved(GrantRefused):
+    reason = "already-approved"
+    sentence = "This person has approved it already: it takes another one."
+
+
+class AskedOtherwise(GrantRefused):
+    reason = "asked-otherwise"
+    sentence = "What was approved is not what is asked for."
+
+
+class KeyReused(GrantRefused):
+    reason = "idempotency-key-reused"
+    sentence = "The idempotency key was used for another request."
+
+
+class TimeSpent(GrantRefused):
+    reason = "time-spent"
+    sentence = "One person may not be granted more time in a day."
+
+
+class TooManyPending(GrantRefused):
+    status = 429
+    reason = "too-many-pending"
+    sentence = "Too many requests of this identity wait for approval."

@@ -1,0 +1,289 @@
+"""What both stores do, once: each operation is a generator that yields statements and is sent their rows.
+
+It neither knows nor waits for a connection. A store runs it in one transaction: `BEGIN`, statement after statement,
+`COMMIT` when it returns, `ROLLBACK` when it raises. Two words differ between the dialects: `{now}`, the store's time in
+Unix seconds, and `{lock}`, which keeps a row that was read from others.
+
+Every change begins with `_tick`: it takes the next number, and with it the lock under which changes are made one after
+the other. A use that is not the last one changes nothing that anybody else has to see, and locks its own row alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final, TypeAlias, TypeVar
+
+from ostiary.grants import life
+from ostiary.grants.allowance import day_of, exceeds
+from ostiary.grants.life import Moment, Transition
+from ostiary.grants.records import Record
+from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyPending
+from ostiary.grants.store import Draft, Held, News, Selection, Told
+
+T = TypeVar("T")
+Statement: TypeAlias = tuple[str, tuple[Any, ...]]
+Rows: TypeAlias = Sequence[Sequence[Any]]
+Operation: TypeAlias = Generator[Statement, Rows, T]
+
+MAX_PENDING: Final = 100
+"""Requests of one identity that wait for approval."""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """CREATE TABLE grant_clock (
+            one BIGINT PRIMARY KEY CHECK (one = 1),
+            change BIGINT NOT NULL,
+            store TEXT NOT NULL
+        )""",
+        """CREATE TABLE grant_records (
+            id TEXT PRIMARY KEY,
+            change BIGINT NOT NULL,
+            issuer TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            caller TEXT NOT NULL,
+            service TEXT NOT NULL,
+            state TEXT NOT NULL,
+            due BIGINT,
+            granted_at BIGINT,
+            ends_at BIGINT,
+            uses BIGINT NOT NULL,
+            unrecorded BIGINT NOT NULL,
+            held TEXT,
+            idempotency_key TEXT,
+            document TEXT NOT NULL,
+            UNIQUE (issuer, subject, idempotency_key)
+        )""",
+        "CREATE INDEX grant_records_change ON grant_records (change)",
+        "CREATE INDEX grant_records_due ON grant_records (due) WHERE due IS NOT NULL",
+        "CREATE INDEX grant_records_held ON grant_records (change) WHERE held IS NOT NULL",
+        "CREATE INDEX grant_records_unrecorded ON grant_records (change) WHERE unrecorded > 0",
+        "CREATE INDEX grant_records_owner ON grant_records (issuer, subject, ends_at)",
+    ),
+)
+"""Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
+
+_FIELDS: Final = "document, uses"
+_INSERT: Final = """
+    INSERT INTO grant_records (change, issuer, subject, caller, service, state, due, granted_at, ends_at, uses,
+    unrecorded, held, idempotency_key, document, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_UPDATE: Final = """
+    UPDATE grant_records SET change = ?, issuer = ?, subject = ?, caller = ?, service = ?, state = ?, due = ?,
+    granted_at = ?, ends_at = ?, uses = ?, unrecorded = ?, held = ?, idempotency_key = ?, document = ? WHERE id = ?
+"""
+_AFTER: Final = "(change < ? OR (change = ? AND id > ?))"
+_BATCH: Final = 1000
+
+
+# Changes
+
+
+def ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]:
+    moment = yield from _tick(told)
+    asked = draft.asked
+    if draft.idempotency_key is not None:
+        rows = yield (
+            f"SELECT {_FIELDS} FROM grant_records WHERE issuer = ? AND subject = ? AND idempotency_key = ?",
+            (*asked.owner, draft.idempotency_key),
+        )
+        if rows:
+            return _same(_record(rows[0]), draft)
+    record = life.ask(
+        asked,
+        moment,
+        id=draft.id,
+        patience=draft.patience,
+        ruling=draft.ruling,
+        idempotency_key=draft.idempotency_key,
+    )
+    waiting = yield (
+        "SELECT count(*) FROM grant_records WHERE issuer = ? AND subject = ? AND state = 'pending'",
+        asked.owner,
+    )
+    if record.state == "pending" and waiting[0][0] >= MAX_PENDING:
+        raise TooManyPending(f"at most {MAX_PENDING}")
+    if record.state in ("pending", "active"):
+        yield from _within(allowance, record, moment.second, moment.second + asked.duration)
+    yield _INSERT, _values(record)
+    return record
+
+
+def _same(found: Record, draft: Draft) -> Record:
+    asked = draft.asked
+    if asked.max_uses is None:
+        asked = replace(asked, max_uses=asked.terms.max_uses)
+    # The terms may have changed since: whoever asks again asks for the same all the same.
+    if replace(asked, terms=found.asked.terms) != found.asked:
+        raise KeyReused
+    return found
+
+
+def change(id: str, transition: Transition, *, told: Told, allowance: int | None) -> Operation[Record]:
+    moment = yield from _tick(told)
+    before = yield from get(id, lock=True)
+    return (yield from _change(before, transition, moment, allowance))
+
+
+def change_all(
+    selection: Selection, transition: Transition, *, told: Told, allowance: int | None
+) -> Operation[list[Record]]:
+    moment = yield from _tick(told)
+    changed = []
+    for before in (yield from find(selection, lock=True)):
+        try:
+            changed.append((yield from _change(before, transition, moment, allowance)))
+        except GrantRefused:
+            continue
+    return changed
+
+
+def due(*, told: Told) -> Operation[list[str]]:
+    rows = yield "SELECT {now}", ()
+    found = yield "SELECT id FROM grant_records WHERE due <= ? LIMIT ?", (int(told(rows[0][0])), _BATCH)
+    return [row[0] for row in found]
+
+
+def expire(ids: Sequence[str], *, told: Told) -> Operation[list[Record]]:
+    moment = yield from _tick(told)
+    ended = []
+    for each in ids:
+        before = yield from get(each, lock=True)
+        after = yield from _change(before, life.expire, moment, None)
+        if after.state != before.state:
+            ended.append(after)
+    return ended
+
+
+def use(id: str, *, told: Told) -> Operation[Record | None]:
+    """Take a use that is not the last. None if it is: that is a change like any other."""
+    record = yield from get(id, lock=True)
+    rows = yield "SELECT {now}", ()
+    after = life.use(record, Moment(now=told(rows[0][0]), change=record.change))
+    if after.state != record.state:
+        return None
+    if after.uses != record.uses:
+        yield "UPDATE grant_records SET uses = ? WHERE id = ?", (after.uses, id)
+    return after
+
+
+def recorded(id: str, steps: int, *, told: Told) -> Operation[None]:
+    moment = yield from _tick(told)
+    record = yield from get(id, lock=True)
+    if steps > record.recorded:
+        yield from _keep(replace(record, change=moment.change, recorded=min(steps, len(record.steps))))
+
+
+def _tick(told: Told) -> Operation[Moment]:
+    rows = yield "UPDATE grant_clock SET change = change + 1 RETURNING change, {now}", ()
+    number, now = rows[0]
+    return Moment(now=told(now), change=number)
+
+
+def _change(before: Record, transition: Transition, moment: Moment, allowance: int | None) -> Operation[Record]:
+    after = transition(before, moment)
+    if after == before:
+        return before
+    if after.expires_at is not None and after.expires_at != before.expires_at:
+        begins = after.granted_at or moment.second
+        yield from _within(allowance, after, begins, after.expires_at)
+    yield from _keep(after)
+    return after
+
+
+def _within(allowance: int | None, record: Record, begins: int, ends: int) -> Operation[None]:
+    """Raise `TimeSpent` if the owner would have more time in a day than may be."""
+    if allowance is None:
+        return
+    others = yield (
+        "SELECT granted_at, ends_at FROM grant_records WHERE issuer = ? AND subject = ? AND ends_at > ? AND id <> ?",
+        (*record.owner, day_of(begins), record.id),
+    )
+    if exceeds(allowance, (begins, ends), [(row[0], row[1]) for row in others]):
+        raise TimeSpent(f"at most {allowance} seconds a day (UTC), all grants together")
+
+
+def _keep(record: Record) -> Operation[None]:
+    yield _UPDATE, _values(record)
+
+
+def _values(record: Record) -> tuple[Any, ...]:
+    asked, grant = record.asked, record.grant()
+    ends = None if record.granted_at is None else (record.expires_at if record.ended_at is None else record.ended_at)
+    return (
+        record.change,
+        *asked.owner,
+        asked.caller,
+        asked.service,
+        record.state,
+        life.due_at(record),
+        record.granted_at,
+        ends,
+        record.uses,
+        len(record.steps) - record.recorded,
+        None if grant is None else _json({**asdict(grant), "confirmed_at": record.confirmed_at}),
+        record.idempotency_key,
+        _json(record.document()),
+        record.id,
+    )
+
+
+# Looking
+
+
+def get(id: str, *, lock: bool = False) -> Operation[Record]:
+    rows = yield f"SELECT {_FIELDS} FROM grant_records WHERE id = ?{' {lock}' if lock else ''}", (id,)
+    if not rows:
+        raise GrantUnknown
+    return _record(rows[0])
+
+
+def find(selection: Selection, *, lock: bool = False) -> Operation[list[Record]]:
+    wanted: dict[str, object] = {"caller = ?": selection.caller, "service = ?": selection.service}
+    if selection.owner is not None:
+        wanted |= {"issuer = ?": selection.owner[0], "subject = ?": selection.owner[1]}
+    given = {condition: value for condition, value in wanted.items() if value is not None}
+    conditions, values = list(given), list(given.values())
+    if selection.states:
+        conditions.append(f"state IN ({', '.join('?' * len(selection.states))})")
+        values.extend(selection.states)
+    text = (
+        f"SELECT {_FIELDS} FROM grant_records WHERE {' AND '.join([*conditions, _AFTER])}"
+        f" ORDER BY change DESC, id LIMIT ?{' {lock}' if lock else ''}"
+    )
+    found: list[Record] = []
+    change, id = selection.before or (2**62, "")  # noqa: A001
+    while len(found) < selection.limit:
+        rows = yield text, (*values, change, change, id, _BATCH)
+        records = [_record(row) for row in rows]
+        found += [record for record in records if selection.fits(record)]
+        if len(rows) < _BATCH:
+            break
+        change, id = records[-1].change, records[-1].id  # noqa: A001
+    return found[: selection.limit]
+
+
+def unrecorded() -> Operation[list[Record]]:
+    rows = yield f"SELECT {_FIELDS} FROM grant_records WHERE unrecorded > 0 ORDER BY change LIMIT ?", (_BATCH,)
+    return [_record(row) for row in rows]
+
+
+def news(after: int, *, told: Told) -> Operation[News]:
+    rows = yield "SELECT store, {now}, change FROM grant_clock", ()
+    store, now, last = rows[0]
+    fields = "SELECT change, id, issuer, subject, held, state FROM grant_records WHERE"
+    if not 0 < after <= last:  # the first time, or of a store that was there before this one
+        found = yield f"{fields} held IS NOT NULL AND change <= ? ORDER BY change", (last,)
+    else:
+        found = yield f"{fields} change > ? AND change <= ? ORDER BY change", (after, last)
+    return News(store=store, now=told(now), change=last, held=[Held(*row) for row in found])
+
+
+def _record(row: Sequence[Any]) -> Record:
+    document = json.loads(row[0])
+    return Record.of({**document, "uses": row[1]})
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=True)

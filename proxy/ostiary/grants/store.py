@@ -1,0 +1,123 @@
+"""What a store of grants does, whichever it is. `open_store` finds the one that an address means.
+
+A change is atomic, and durable when the call returns. All changes have one order: each takes a number from a counter,
+under a lock that is held until it is committed, so that who has seen number n has seen all up to n. What time it is, is
+the store's own to say, for all replicas: with PostgreSQL the server's clock, with SQLite that of the one machine.
+
+Every method raises `GrantsUnavailable` if the store cannot be reached, or does not answer within its deadline; whether
+a change was made is then not known, and asking with the same idempotency key, or looking, tells. What a transition
+refuses (`GrantRefused`) is raised as it is, and nothing was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+from ostiary.grants.life import Ruling, Transition
+from ostiary.grants.records import Asked, Record, State
+from ostiary.models import Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A request that is not in the store yet. `patience` is how long it waits for approval (seconds)."""
+
+    id: str
+    asked: Asked
+    patience: int
+    ruling: Ruling | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which records: all that fit what is given. Those changed last come first, at most `limit`, and only those that
+    come after `before`, the change and id of the last one that was seen."""
+
+    states: Sequence[State] = ()
+    owner: Owner | None = None
+    caller: str | None = None
+    service: str | None = None
+    endpoint: str | None = None
+    approvers: frozenset[str] | None = None
+    """Callers, one of whom is an approver."""
+    review: bool = False
+    """Those with an open review alone."""
+    limit: int = 100
+    before: tuple[int, str] | None = None
+
+    def fits(self, record: Record) -> bool:
+        """Of what is not looked for by the store itself."""
+        asked = record.asked
+        return (
+            (self.endpoint is None or self.endpoint in asked.endpoints)
+            and (self.approvers is None or not self.approvers.isdisjoint(asked.terms.approvers))
+            and (not self.review or record.review == "open")
+        )
+
+
+class Held(NamedTuple):
+    """A record as workers need it. `grant` is JSON text, None where nothing counts (any more), and `state` says why."""
+
+    change: int
+    id: str
+    issuer: str
+    subject: str
+    grant: str | None
+    state: str
+
+
+class News(NamedTuple):
+    """What was changed after a given change. `store` tells one store from another that took its place, `now` is its
+    time in Unix seconds, `change` the last change that is in `held` or before."""
+
+    store: str
+    now: float
+    change: int
+    held: Sequence[Held]
+
+
+class GrantStore(Protocol):
+    async def start(self) -> None:
+        """Connect, and bring the tables up to this version. Raises `ConfigurationError` if they are of a later one."""
+
+    async def close(self) -> None: ...
+
+    async def ask(self, draft: Draft) -> Record:
+        """Keep a request, or find the one that was made with the same idempotency key."""
+
+    async def change(self, id: str, transition: Transition) -> Record:
+        """The record after the transition. Raises `GrantUnknown`."""
+
+    async def change_all(self, selection: Selection, transition: Transition) -> list[Record]:
+        """Change all that are selected, at once: all or none. Those that a transition refuses stay as they are."""
+
+    async def use(self, id: str) -> Record:
+        """Take one use: of `max_uses`, exactly so many succeed, whoever asks at once."""
+
+    async def expire(self) -> list[Record]:
+        """End what is due. Those that this call ended."""
+
+    async def get(self, id: str) -> Record:
+        """Raises `GrantUnknown`."""
+
+    async def find(self, selection: Selection) -> list[Record]: ...
+
+    async def recorded(self, id: str, steps: int) -> None:
+        """So many of its steps are in the audit."""
+
+    async def unrecorded(self) -> list[Record]:
+        """Those that have steps of which that is not known."""
+
+    async def news(self, after: int) -> News:
+        """What changed after that change; with 0, all that counts."""
+
+
+Told: TypeAlias = Callable[[float], float]
+"""What becomes of the time that a store tells: itself, but in tests, which move it."""
+
+
+def as_told(now: float) -> float:
+    return now

@@ -1,0 +1,216 @@
+"""What every store of grants does: SQLite and PostgreSQL are put to the same tests."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time as clocks
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from ostiary.grants import life, refusals
+from ostiary.grants.allowance import DAY
+from ostiary.grants.base import DatabaseStore
+from ostiary.grants.records import Record
+from ostiary.grants.store import Selection
+from support.grants import ANN, BEN, CID, EVE, MovedTime, asked, draft, terms
+from support.processes import consumer
+
+PROCESSES = 5
+PARALLEL = 10
+
+
+async def approved(store: DatabaseStore, id: str = "g-1", **changes: object) -> Record:
+    record = await store.ask(draft(id, **changes))
+    record = await store.change(id, life.approve(BEN, digest=record.digest))
+    await store.recorded(id, len(record.steps))
+    return await store.get(id)
+
+
+async def test_what_was_asked_is_found_again(store: DatabaseStore) -> None:
+    record = await store.ask(draft())
+    assert await store.get("g-1") == record
+    assert await store.find(Selection(owner=ANN.owner)) == [record]
+    with pytest.raises(refusals.GrantUnknown):
+        await store.get("g-2")
+    with pytest.raises(refusals.GrantUnknown):
+        await store.change("g-2", life.drop(ANN))
+
+
+async def test_a_transition_that_is_refused_changes_nothing(store: DatabaseStore) -> None:
+    record = await store.ask(draft())
+    with pytest.raises(refusals.NotAnApprover):
+        await store.change("g-1", life.deny(EVE))
+    assert await store.get("g-1") == record
+
+
+async def test_a_key_finds_the_request_it_was_used_for_and_makes_no_second(store: DatabaseStore) -> None:
+    first, *others = await asyncio.gather(*(store.ask(draft(f"g-{number}", key="k1")) for number in range(5)))
+    assert all(other == first for other in others)
+    assert await store.find(Selection()) == [first]
+    with pytest.raises(refusals.KeyReused):
+        await store.ask(draft("g-9", key="k1", duration=601))
+    assert (await store.ask(draft("g-10", BEN, key="k1"))).id == "g-10"
+    assert await store.ask(draft("g-11", key="k1", terms=terms(max_duration=900))) == first
+
+
+async def test_changes_are_numbered_in_their_order_and_times_do_not_go_back(store: DatabaseStore) -> None:
+    records = await asyncio.gather(*(store.ask(draft(f"g-{number}", reason=f"r {number}")) for number in range(10)))
+    changes = sorted(record.change for record in records)
+    assert len(set(changes)) == 10
+    by_change = sorted(records, key=lambda record: record.change)
+    assert [one.steps[0].time for one in by_change] == sorted(one.steps[0].time for one in records)
+
+
+async def test_of_what_is_found_the_latest_comes_first_and_the_rest_after_it(store: DatabaseStore) -> None:
+    for number in range(5):
+        await store.ask(draft(f"g-{number}", endpoints=("refund",) if number % 2 else ("charge",)))
+    everything = await store.find(Selection())
+    assert [record.id for record in everything] == ["g-4", "g-3", "g-2", "g-1", "g-0"]
+    first = await store.find(Selection(limit=2))
+    rest = await store.find(Selection(before=(first[-1].change, first[-1].id)))
+    assert first + rest == everything
+    assert [one.id for one in await store.find(Selection(endpoint="refund"))] == ["g-3", "g-1"]
+    assert await store.find(Selection(approvers=frozenset({"web"}))) == []
+    assert len(await store.find(Selection(approvers=frozenset({"web", "support-lead"})))) == 5
+    assert await store.find(Selection(states=("active",))) == []
+    assert await store.find(Selection(service="orders")) == []
+    assert await store.find(Selection(review=True)) == []
+
+
+async def test_many_are_revoked_at_once_and_no_other(store: DatabaseStore) -> None:
+    for each in ("g-1", "g-2", "g-3"):
+        await approved(store, each, duration=60)
+    await approved(store, "g-4", service="orders", duration=60)
+    revoked = await store.change_all(
+        Selection(service="billing", states=("active", "pending"), limit=1000), life.revoke(CID, reason="an incident")
+    )
+    assert {record.id for record in revoked} == {"g-1", "g-2", "g-3"}
+    assert len({record.change for record in revoked}) == 1
+    states = Counter(record.state for record in await store.find(Selection()))
+    assert states == {"revoked": 3, "active": 1}
+    # Of one change, what comes after one of them.
+    rest = await store.find(Selection(before=(revoked[0].change, "g-1")))
+    assert [record.id for record in rest] == ["g-2", "g-3", "g-4"]
+
+
+async def test_time_ends_what_is_due_once(store: DatabaseStore, time: MovedTime) -> None:
+    await approved(store)
+    await store.ask(draft("g-2", patience=50))
+    assert await store.expire() == []
+    time.moved = 51
+    assert [record.id for record in await store.expire()] == ["g-2"]
+    time.moved = 601
+    ended = await asyncio.gather(store.expire(), store.expire())
+    assert [record.id for records in ended for record in records] == ["g-1"]
+    time.moved = -3600
+    assert (await store.get("g-1")).state == "expired"
+    with pytest.raises(refusals.WrongState):
+        await store.use("g-1")
+
+
+async def test_one_person_is_granted_so_much_time_a_day(store: DatabaseStore, time: MovedTime) -> None:
+    time.moved = DAY - clocks.time() % DAY  # all of it in one day
+    for number in range(4):
+        await approved(store, f"g-{number}", duration=1700)
+    with pytest.raises(refusals.TimeSpent):
+        await store.ask(draft("g-5", duration=1700))
+    assert (await store.ask(draft("g-6", EVE, duration=1700))).state == "pending"
+    await store.change("g-0", life.drop(ANN))  # what was not used is given back
+    record = await store.ask(draft("g-7", duration=1700))
+    assert (await store.change("g-7", life.approve(BEN, digest=record.digest))).state == "active"
+    with pytest.raises(refusals.TimeSpent):
+        await store.change("g-7", life.extend(BEN, duration=1800, reason="more"))
+
+
+async def test_one_identity_has_so_many_requests_waiting(store: DatabaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ostiary.grants.statements.MAX_PENDING", 2)
+    for number in range(2):
+        await store.ask(draft(f"g-{number}"))
+    with pytest.raises(refusals.TooManyPending):
+        await store.ask(draft("g-3"))
+    assert (await store.ask(draft("g-4", EVE))).state == "pending"
+
+
+async def test_news_is_what_changed_since(store: DatabaseStore) -> None:
+    nothing = await store.news(0)
+    assert (nothing.change, list(nothing.held)) == (0, [])
+    record = await store.ask(draft())
+    asked_for = await store.news(nothing.change)
+    assert [(held.id, held.grant) for held in (await store.news(0)).held] == []
+    record = await store.change("g-1", life.approve(BEN, digest=record.digest))
+    unrecorded = await store.news(asked_for.change)
+    assert [(held.id, held.grant) for held in unrecorded.held] == [("g-1", None)]
+    await store.recorded("g-1", len(record.steps))
+    counts = await store.news(unrecorded.change)
+    assert [(held.issuer, held.subject) for held in counts.held] == [ANN.owner]
+    assert counts.held[0].grant is not None
+    assert counts.held == (await store.news(0)).held
+    assert list((await store.news(counts.change)).held) == []
+    await store.change("g-1", life.revoke(CID, reason="an incident"))
+    gone = await store.news(counts.change)
+    assert [(held.id, held.grant) for held in gone.held] == [("g-1", None)]
+    assert list((await store.news(0)).held) == []
+    assert counts.store == gone.store == nothing.store
+    assert list((await store.news(10_000)).held) == []  # of a store that was there before this one: all that counts
+
+
+async def test_what_is_not_in_the_audit_is_known(store: DatabaseStore) -> None:
+    record = await store.ask(draft())
+    assert await store.unrecorded() == [record]
+    await store.recorded("g-1", 1)
+    await store.recorded("g-1", 0)  # late
+    assert await store.unrecorded() == []
+    await store.change("g-1", life.cancel(ANN))
+    (record,) = await store.unrecorded()
+    assert (record.recorded, len(record.steps)) == (1, 2)
+
+
+async def test_a_grant_without_a_count_is_used_at_will(store: DatabaseStore) -> None:
+    await approved(store)
+    for _ in range(3):
+        assert (await store.use("g-1")).state == "active"
+
+
+async def test_of_so_many_uses_exactly_so_many_succeed_whoever_asks_at_once(
+    store: DatabaseStore, address: Callable[[DatabaseStore], str]
+) -> None:
+    """Fifty at a time, from five processes."""
+    await approved(store, terms=terms(max_uses=20))
+    context = multiprocessing.get_context("spawn")
+    begin = context.Event()
+    answers: multiprocessing.Queue[list[str]] = context.Queue()
+    processes = [
+        context.Process(target=consumer, args=(address(store), "g-1", PARALLEL, begin, answers))
+        for _ in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        assert await asyncio.to_thread(answers.get, timeout=60) == ["ready"]
+    begin.set()
+    found = Counter[str]()
+    for _ in processes:
+        found.update(await asyncio.to_thread(answers.get, timeout=60))
+    for process in processes:
+        process.join(10)
+    assert found == {"used": 20, "wrong-state": 30}
+    record = await store.get("g-1")
+    assert (record.state, record.uses) == ("used-up", 20)
+
+
+async def test_a_change_loses_no_use_that_is_taken_meanwhile(store: DatabaseStore) -> None:
+    await approved(store, terms=terms(max_uses=100))
+    extend = life.extend(BEN, duration=900, reason="more")
+    await asyncio.gather(*(store.use("g-1") for _ in range(20)), store.change("g-1", extend))
+    assert (await store.get("g-1")).uses == 20
+
+
+async def test_a_request_changed_after_is_a_new_one(store: DatabaseStore) -> None:
+    record = await store.ask(draft())
+    other = await store.ask(draft("g-2", duration=1200))
+    with pytest.raises(refusals.AskedOtherwise):
+        await store.change("g-2", life.approve(BEN, digest=record.digest))
+    assert other.asked == asked(duration=1200)
