@@ -1,0 +1,183 @@
+"""Everything that can be done with requests and grants, in the order in which it becomes true:
+
+    stored (durable) → on the board (all workers of the machine) → in the audit → acknowledged
+
+What takes away counts once it is stored, and is on the board before it is acknowledged; if it cannot be recorded at the
+moment it is done all the same, and recorded later. What gives counts only once it is in the audit: until then the board
+does not have it, whoever reads the store. A process that dies in between leaves steps that are known not to be in the
+audit; any other one finds them (`tidy`) and records them. So a step is in the audit at least once, and seldom twice:
+its grant and number say which one it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, Protocol
+
+from ostiary.errors import AuditUnavailable, GrantsUnavailable
+from ostiary.grants import life
+from ostiary.grants.life import Ruling, Transition
+from ostiary.grants.publisher import Publisher
+from ostiary.grants.records import OPEN, Actor, Asked, Record
+from ostiary.grants.store import Draft, GrantStore, Selection
+from ostiary.models import Json
+
+_log = logging.getLogger("ostiary.grants")
+
+_TIDY: Final = 5.0
+"""Seconds between two looks for what is due, and for what is not recorded."""
+_ALL: Final = 1_000_000
+
+
+class StepLog(Protocol):
+    """The audit, for steps."""
+
+    async def step(self, document: Mapping[str, Json]) -> None:
+        """Done once it is on disk. Raises `AuditUnavailable`."""
+
+
+class GrantService:
+    """`patience` is how long a request waits for approval, in seconds."""
+
+    def __init__(self, *, store: GrantStore, publisher: Publisher, audit: StepLog, patience: int) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._audit = audit
+        self._patience = patience
+        self._tidying: asyncio.Task[None] | None = None
+        self._busy: set[str] = set()
+
+    async def start(self) -> None:
+        self._tidying = asyncio.create_task(self._keep_tidy(), name="grants-tidy")
+
+    async def close(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+
+    # Giving
+
+    async def ask(self, asked: Asked, *, ruling: Ruling | None = None, idempotency_key: str | None = None) -> Record:
+        draft = Draft(
+            id=f"g-{secrets.token_hex(16)}",
+            asked=asked,
+            patience=self._patience,
+            ruling=ruling,
+            idempotency_key=idempotency_key,
+        )
+        return await self._record(await self._store.ask(draft))
+
+    async def approve(self, id: str, actor: Actor, *, digest: str, reason: str = "") -> Record:
+        return await self._record(await self._store.change(id, life.approve(actor, digest=digest, reason=reason)))
+
+    async def extend(self, id: str, actor: Actor, *, duration: int, reason: str) -> Record:
+        return await self._record(await self._store.change(id, life.extend(actor, duration=duration, reason=reason)))
+
+    # Taking away
+
+    async def deny(self, id: str, actor: Actor, *, reason: str = "") -> Record:
+        return await self._end(id, life.deny(actor, reason=reason))
+
+    async def cancel(self, id: str, actor: Actor, *, reason: str = "") -> Record:
+        return await self._end(id, life.cancel(actor, reason=reason))
+
+    async def drop(self, id: str, actor: Actor, *, reason: str = "") -> Record:
+        return await self._end(id, life.drop(actor, reason=reason))
+
+    async def revoke(self, id: str, actor: Actor, *, reason: str) -> Record:
+        return await self._end(id, life.revoke(actor, reason=reason))
+
+    async def revoke_all(self, selection: Selection, actor: Actor, *, reason: str) -> list[Record]:
+        """All that wait or are active and are selected."""
+        chosen = replace(selection, states=tuple(sorted(OPEN)), limit=_ALL, before=None)
+        records = await self._store.change_all(chosen, life.revoke(actor, reason=reason))
+        await self._publisher.publish()
+        for record in records:
+            await self._record_if_possible(record)
+        return records
+
+    async def use(self, id: str) -> None:
+        """Take one use, for a request that is about to be let through. Raises `GrantRefused` if none is left."""
+        record = await self._store.use(id)
+        if record.state != "active":
+            await self._publisher.publish()
+            await self._record_if_possible(record)
+
+    # Looking
+
+    async def review(self, id: str, actor: Actor, *, reason: str) -> Record:
+        return await self._record(await self._store.change(id, life.review(actor, reason=reason)))
+
+    async def get(self, id: str) -> Record:
+        return await self._store.get(id)
+
+    async def find(self, selection: Selection) -> list[Record]:
+        return await self._store.find(selection)
+
+    async def tidy(self) -> None:
+        """End what is due, and record what is not recorded. Raises `GrantsUnavailable`, `AuditUnavailable`."""
+        if await self._store.expire():
+            await self._publisher.publish()
+        for record in await self._store.unrecorded():
+            if record.id not in self._busy:
+                await self._record(record)
+
+    async def _keep_tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY)
+            with suppress(GrantsUnavailable, AuditUnavailable):
+                await self.tidy()
+
+    async def _end(self, id: str, transition: Transition) -> Record:
+        record = await self._store.change(id, transition)
+        await self._publisher.publish()
+        await self._record_if_possible(record)
+        return record
+
+    async def _record_if_possible(self, record: Record) -> None:
+        try:
+            await self._record(record)
+        except (AuditUnavailable, GrantsUnavailable) as error:
+            _log.error("a step of %s is recorded later: %s", record.id, error)
+
+    async def _record(self, record: Record) -> Record:
+        """Write the steps that are new into the audit; only then does what they give count."""
+        if record.recorded == len(record.steps):
+            return record
+        self._busy.add(record.id)
+        try:
+            for number in range(record.recorded, len(record.steps)):
+                await self._audit.step(step_document(record, number))
+            await self._store.recorded(record.id, len(record.steps))
+        finally:
+            self._busy.discard(record.id)
+        await self._publisher.publish()
+        return replace(record, recorded=len(record.steps))
+
+
+def step_document(record: Record, number: int) -> dict[str, Json]:
+    """What the audit is told of a step."""
+    asked, step = record.asked, record.steps[number]
+    return {
+        "grant": record.id,
+        "step": number,
+        "action": step.kind,
+        "at": step.time,
+        "actor": None if step.actor is None else {"issuer": step.actor[0], "subject": step.actor[1]},
+        "approver": step.caller,
+        "reason": step.reason,
+        "holder": {"issuer": asked.issuer, "subject": asked.subject},
+        "caller": asked.caller,
+        "service": asked.service,
+        "endpoints": list(asked.endpoints),
+        "duration": asked.duration,
+        "max_uses": asked.max_uses,
+        "emergency": asked.emergency,
+        "digest": record.digest,
+        "expires_at": step.expires_at,
+    }
