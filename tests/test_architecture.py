@@ -38,6 +38,7 @@ SERVICES = {"opa", "policy", "distribution", "grants", "admin", "telemetry"}
 COMPOSITION = {
     "app",
     "deciding",
+    "granting",
     "__main__",
     "logs",
     "worker",

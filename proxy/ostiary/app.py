@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ostiary.access import AccessRequestBuilder, NoGrants
+from ostiary.access import AccessRequestBuilder
 from ostiary.admin.health import WorkerHealth
 from ostiary.audit import (
     CHECKPOINTS,
@@ -50,6 +50,7 @@ from ostiary.deciding import Policy
 from ostiary.decision.cache import CachingAuthorizer
 from ostiary.decision.unenforced import CountingAuthorizer
 from ostiary.errors import AccessError
+from ostiary.granting import worker_grants
 from ostiary.identity import (
     CertificateSource,
     ListenerAuthenticator,
@@ -134,6 +135,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         {name: upstream_settings(service, config) for name, service in config.services.items()},
         drain_timeout=config.limits.drain_timeout,
     )
+    grants = worker_grants(config, audit=audit, policy=policy.access, clock=clock)
     problems = _problems(config)
     authorizer = CountingAuthorizer(policy.authorizer)
     pipeline = Pipeline(
@@ -141,8 +143,10 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         targets=_targets(config, port=port),
         concierge=_concierge(config, key),
         authenticator=authenticator,
-        requests=AccessRequestBuilder(clock=clock, grants=NoGrants(), endpoints=policy.predictor),
+        requests=AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor),
+        reception=grants.reception,
         authorizer=authorizer,
+        keeper=grants.keeper,
         swapper=_swapper(config, key, catalog=policy.catalog, clock=clock),
         upstream=forwarder,
         problems=problems,
@@ -159,7 +163,8 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             unenforced=authorizer.facts(),
         )
 
-    parts: list[Part] = [audit, authenticator, *([] if files is None else [files])]
+    optional = (files, grants.open)
+    parts: list[Part] = [audit, authenticator, *(part for part in optional if part is not None)]
     return Composed(
         application=DataApplication(
             pipeline, lifespan=_lifespan(parts, policy=policy, forwarder=forwarder, replays=replays)

@@ -17,6 +17,7 @@ from ostiary.decision.horizon import Announcements, PolicyHorizon
 from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.decision.revision import Revision
 from ostiary.decision.staleness import StalenessLimit
+from ostiary.grants.policy import AccessPolicy, OpaAccessPolicy
 from ostiary.interfaces import Authorizer, EndpointCatalog, EndpointPredictor
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import PublishedBundle
@@ -32,12 +33,13 @@ _LOOK_INTERVAL: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Who decides, and who knows the endpoints, of what is asked and of what was decided. `lifespan` is open while
-    requests are served."""
+    """Who decides, and who knows the endpoints, of what is asked and of what was decided; and who says what can be
+    asked for (`access`). `lifespan` is open while requests are served."""
 
     authorizer: Authorizer
     catalog: EndpointCatalog
     predictor: EndpointPredictor
+    access: AccessPolicy
     lifespan: AbstractAsyncContextManager[object]
 
 
@@ -66,6 +68,7 @@ def opa_policy(
         authorizer=opa_authorizer(config, client=client, monitor=monitor, horizon=horizon, clock=clock),
         catalog=catalog,
         predictor=catalog,
+        access=OpaAccessPolicy(opa=client, staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age)),
         lifespan=lifespan(),
     )
 

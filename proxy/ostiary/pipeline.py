@@ -20,6 +20,8 @@ from ostiary.interfaces import (
     Authorizer,
     Concierge,
     CredentialSwapper,
+    GrantKeeper,
+    Reception,
     Record,
     RequestBuilder,
     TargetResolver,
@@ -27,6 +29,7 @@ from ostiary.interfaces import (
 )
 from ostiary.models import AccessRequest, Credential, Decision
 from ostiary.problem import Problems
+from ostiary.target import OWN_SERVICE
 
 _log = logging.getLogger("ostiary.pipeline")
 
@@ -42,7 +45,9 @@ class Pipeline:
         concierge: Concierge,
         authenticator: Authenticator,
         requests: RequestBuilder,
+        reception: Reception,
         authorizer: Authorizer,
+        keeper: GrantKeeper,
         swapper: CredentialSwapper,
         upstream: Upstream,
         problems: Problems,
@@ -52,7 +57,9 @@ class Pipeline:
         self._concierge = concierge
         self._authenticator = authenticator
         self._requests = requests
+        self._reception = reception
         self._authorizer = authorizer
+        self._keeper = keeper
         self._swapper = swapper
         self._upstream = upstream
         self._problems = problems
@@ -69,13 +76,21 @@ class Pipeline:
                 identity = await self._authenticator.identify(exchange)
                 record.identified(identity)
                 request = self._requests.build(exchange, target, identity)
+                if target.service == OWN_SERVICE and await self._reception.serve(exchange, request):
+                    return
                 decision = await self._authorizer.decide(request)
                 record.decided(request, decision)
                 decision.enforce()  # raises AccessDenied
+                if decision.grant is not None:
+                    await self._keeper.take(request, decision)
                 credential = await self._swapper.swap(request, decision)
                 await record.commit(credential)  # no record, no access
                 renew = partial(self._renew, record, request, decision)
-                await self._upstream.forward(exchange, target, identity, credential, renew)
+                if decision.grant is None:
+                    await self._upstream.forward(exchange, target, identity, credential, renew)
+                    return
+                async with self._keeper.under(request, decision):
+                    await self._upstream.forward(exchange, target, identity, credential, renew)
             except AccessError as refusal:
                 record.refused(refusal)
                 await self._problems.answer(exchange, refusal, decision.requestable if decision else None)

@@ -43,6 +43,7 @@ from ostiary.crew import Crew
 from ostiary.decision.horizon import announcement
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
+from ostiary.granting import MachineGrants
 from ostiary.identity import ReplayTable
 from ostiary.listening import Server, bind, listen, listen_unix, passed_socket, private_directory, quiet
 from ostiary.logs import configure_logging
@@ -98,6 +99,7 @@ class Supervisor:
         self._counting: Revision | None = None
         self._page: Page | None = None
         self._tls = listener_files(config)
+        self._grants: MachineGrants | None = None
         self._running: asyncio.Task[None] | None = None
         self._rolling: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[None] | None = None
@@ -205,6 +207,7 @@ class Supervisor:
             if config.listen.dpop is not None:
                 ReplayTable.create(config.replay_file, capacity=config.listen.dpop.proofs, now=SystemClock().now())
             self._page = stack.enter_context(contextlib.closing(Page.create(self._page_file)))
+            await self._keep_grants(stack)
             vetting = policy_vetting(config, policy_record(config))
             self.opa = opa = await stack.enter_async_context(self._opa(vetting))
             self._monitor = await stack.enter_async_context(self._watched(opa, vetting))
@@ -225,6 +228,12 @@ class Supervisor:
     async def _close_tls(self) -> None:
         if self._tls is not None:
             await self._tls.close()
+
+    async def _keep_grants(self, stack: AsyncExitStack) -> None:
+        if self._config.grants is not None:
+            self._grants = MachineGrants(self._config, self._config.grants, clock=SystemClock())
+            stack.push_async_callback(self._grants.close)
+            await self._grants.start()
 
     async def _announce(self, crew: Crew) -> None:
         await crew.ready.wait()
@@ -353,6 +362,7 @@ class Supervisor:
             mistakes=self._mistakes,
             opa_restarts=self.opa.restarts if isinstance(self.opa, ManagedOpa) else None,
             observed=observed,
+            grants=None if self._grants is None else self._grants.error or "available",
         )
 
     async def _policy(self) -> tuple[str, str | None]:

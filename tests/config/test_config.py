@@ -100,7 +100,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "checkpoint_key": None,
             "syslog": None,
         },
-        "grants": {"url": "**********"},
+        "grants": {"url": "**********", "deadline": 2.0, "pending_for": 86400, "time_per_day": None},
         "limits": {
             "header_bytes": 32768,
             "header_count": 100,
@@ -135,7 +135,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
         "logging": {"level": "info", "format": "text"},
     }
     assert config.grants is not None
-    assert config.grants.url.get_secret_value() == "sqlite:///ostiary.db"
+    assert config.grants.url.get_secret_value() == f"sqlite:///{tmp_path}/ostiary.db"
 
 
 def test_what_is_left_out_is_found_below_the_state_directory(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from fuzz.target import FindingError
-from ostiary.access import AccessRequestBuilder, NoGrants, NoPrediction
+from ostiary.access import AccessRequestBuilder, NoGrants, NoKeeper, NoPrediction, NoReception
 from ostiary.audit.memory import MemoryAuditLog
 from ostiary.clock import ManualClock
 from ostiary.concierge import JWKS_PATH, ProxyConcierge
@@ -291,7 +291,9 @@ class FuzzedProxy:
             concierge=ProxyConcierge(cors={}, documents={JWKS_PATH: (b"application/json", b"{}")}),
             authenticator=self._authenticator,
             requests=AccessRequestBuilder(clock=self.clock, grants=NoGrants(), endpoints=NoPrediction()),
+            reception=NoReception(),
             authorizer=ScriptedAuthorizer([self._judge], repeat=True),
+            keeper=NoKeeper(),
             swapper=CachingSwapper(Swapper(strategies), clock=self.clock),
             upstream=self.upstream(self._forwarder),
             problems=Problems(),

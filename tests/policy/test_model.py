@@ -68,6 +68,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
                 "max_duration": 1800,
                 "max_uses": 5,
                 "reason_required": True,
+                "auto_approve": False,
                 "when": {"source": ["10.0.0.0/8"], "read_only": False},
             }
         ],

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,9 @@ class Stages:
             concierge=self,
             authenticator=self,
             requests=self,
+            reception=self,
             authorizer=self,
+            keeper=self,
             swapper=self,
             upstream=self,
             problems=Problems(),
@@ -261,6 +264,14 @@ class Stages:
 
     async def decide(self, asked: AccessRequest) -> Decision:
         return await self._decide(asked) if callable(self._decide) else _returned(self._decide)
+
+    async def serve(self, carried: Exchange, asked: AccessRequest) -> bool:
+        return False
+
+    async def take(self, asked: AccessRequest, answered: Decision) -> None: ...
+
+    def under(self, asked: AccessRequest, answered: Decision) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def swap(self, asked: AccessRequest, answered: Decision) -> Credential:
         return _returned(self._swap)

@@ -61,7 +61,8 @@ class Health:
     ends; None where OPA cannot be asked.
 
     `tls` is `current`, or `outdated` where the listener's files have changed to something that cannot be used and what
-    they held before is in use; None without TLS. Requests are served in either case.
+    they held before is in use; None without TLS. Requests are served in either case. `grants` is `available`, or why
+    none counts; None where nothing can be granted. Permissions that stand are served in either case.
     """
 
     draining: bool
@@ -75,6 +76,7 @@ class Health:
     mistakes: tuple[str, ...] = ()
     opa_restarts: int | None = None
     observed: Mapping[str, int] | None = None
+    grants: str | None = None
 
     @property
     def audit(self) -> Literal["writable", "unwritable"] | None:
@@ -99,7 +101,7 @@ class Health:
         )
 
     def summary(self) -> dict[str, Json]:
-        """What readiness depends on, why a bundle is not used, and the state of TLS where there is some."""
+        """What readiness depends on, why a bundle is not used, and the state of TLS and of grants where there are some."""
         found: dict[str, Json] = {
             "ready": self.ready,
             "draining": self.draining,
@@ -110,9 +112,8 @@ class Health:
             "audit": self.audit,
             "keys": self.keys,
         }
-        if self.refused is not None:
-            found["refused"] = self.refused
-        return found if self.tls is None else {**found, "tls": self.tls}
+        beside = {"refused": self.refused, "tls": self.tls, "grants": self.grants}
+        return found | {name: state for name, state in beside.items() if state is not None}
 
     def document(self) -> dict[str, Json]:
         """All of it."""

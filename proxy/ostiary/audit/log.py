@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +25,7 @@ from ostiary.clock import Clock
 from ostiary.errors import AccessError, AuditUnavailable
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Record
-from ostiary.models import Owner
+from ostiary.models import Json, Owner
 from ostiary.shares import Bucket, Buckets
 
 _log = logging.getLogger("ostiary.audit")
@@ -116,6 +116,14 @@ class FileAuditLog:
 
     def record(self, exchange: Exchange) -> AbstractContextManager[Record]:
         return ExchangeRecord(exchange, self, self._parts)
+
+    async def step(self, document: Mapping[str, Json]) -> None:
+        """A step in the life of a grant. Done once it is on disk; raises `AuditUnavailable`."""
+        try:
+            line = render({"schema": SCHEMA, "kind": "grant", "time": self.now(), **document})
+        except ValueError as error:
+            raise AuditUnavailable(str(error)) from error
+        await self._writer.commit(line)
 
     def refused(
         self,

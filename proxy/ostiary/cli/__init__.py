@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "explain": "Say which permission allows a request, or each reason why not and what would.",
     "map": "Show who may call what, as it is written.",
     "bundle": "Policy bundles: what OPA loads.",
+    "access": "Just-in-time access: ask for it, approve, and take it back.",
     "audit": "The audit: read it, search it, and prove that it is whole.",
     "token": "Print a token of the demo's issuer.",
     "schema": "Print the JSON Schema of a file format, for editors.",

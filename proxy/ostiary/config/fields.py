@@ -241,10 +241,18 @@ def _secret(value: Any, info: ValidationInfo) -> SecretStr:
     return SecretStr(filled)
 
 
-def _grant_store(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().startswith(("sqlite:///", "postgresql://")):
+def _grant_store(secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    url = secret.get_secret_value()
+    if url.startswith("postgresql://"):
+        return secret
+    file = url.removeprefix(SQLITE)
+    if file == url or not file or "\0" in file:
         raise mistake("is neither a sqlite:/// nor a postgresql:// URL")
-    return secret
+    return SecretStr(f"{SQLITE}{_beside(Path(file), info)}")
+
+
+SQLITE: Final = "sqlite:///"
+"""What the address of a grant store in a file begins with; the path follows."""
 
 
 def _one(value: Any) -> Any:

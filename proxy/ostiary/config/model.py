@@ -267,10 +267,17 @@ class Audit(Strict):
 
 
 class Grants(Strict):
-    """Where grants are kept."""
+    """Where grants are kept, and how many there may be."""
 
     url: GrantStoreUrl
-    """`sqlite:///file` or `postgresql://…`. Checked, and not used yet: in this version nothing can be granted."""
+    """`sqlite:///grants.db`, a file for the workers of one machine (on its own disk, not on a network's), or
+    `postgresql://…` for several machines, which takes `ostiary[postgresql]`."""
+    deadline: Annotated[float, Duration(least=0.05, most=30)] = 2.0
+    """How long the store may take to answer; later is 503."""
+    pending_for: Annotated[int, Duration(least=60, most=30 * 86400, whole=True)] = 86400
+    """How long a request waits for approval before it expires. Whole seconds."""
+    time_per_day: Annotated[int, Duration(least=1, most=7 * 86400, whole=True)] | None = None
+    """How much time one person may be granted in a day (UTC), all their grants together. No limit if left out."""
 
 
 class Errors(Strict):
@@ -372,6 +379,11 @@ class Config(Strict):
     def issuer_keys(self) -> Path:
         """Where a worker leaves the issuers' keys for the next."""
         return self.state / "issuer-keys"
+
+    @property
+    def grant_board(self) -> Path:
+        """Where the processes of this machine share which grants count."""
+        return self.state / "grants"
 
     @property
     def replay_file(self) -> Path:

@@ -14,7 +14,8 @@ brings in the end of the minute where hours take part), the token's end, the end
 the permission, the instant from which the bundle is too old. Another bundle empties the cache.
 
 *Never kept:* an error; an answer of another revision than it was asked with, or than the one that counts by now; what
-names something unknown in `vary`. Two lists for one key are an error of the policy, and end caching for that bundle.
+names something unknown in `vary`; an allow by a grant that is good for so many uses. Two lists for one key are an error
+of the policy, and end caching for that bundle.
 
 *Together.* Requests that miss on everything an answer could depend on wait for one question. What is not kept is used
 by nobody but the one who asked.
@@ -195,6 +196,8 @@ class CachingAuthorizer:
         """The entry that this answer becomes, None if it is for this request alone."""
         revision = request.revision
         if decision.revision != revision or revision != self._counting() or decision.cache.max_age < 1:
+            return None
+        if any(grant.counted for grant in request.grants if grant.id == decision.grant):
             return None
         names = decision.cache.vary
         if not VARY.keys() >= set(names):

@@ -29,6 +29,7 @@ DATA_LIMIT: Final = 32 * 1024 * 1024
 
 _DECISION: Final = "/v1/data/ostiary/authz/decision?provenance=true&strict-builtin-errors=true"
 _DECISIONS: Final = "/v1/data/ostiary/authz/decisions?provenance=true&strict-builtin-errors=true"
+_ABOUT: Final = "/v1/data/ostiary/access/about?provenance=true&strict-builtin-errors=true"
 _PROBES: Final = "/v1/data/ostiary/map/probes?provenance=true"
 _ENDPOINTS: Final = "/v1/data/ostiary/map/endpoints?provenance=true"
 _OBSERVED: Final = "/v1/data/ostiary/map/observe?provenance=true"
@@ -96,6 +97,14 @@ class OpaClient:
         if not isinstance(answer.result, list) or len(answer.result) != len(documents):
             raise EvaluationFailed("OPA did not answer one decision for each question")
         return [Answer(defined=True, result=result, revision=answer.revision) for result in answer.result]
+
+    async def about(self, document: Mapping[str, Json]) -> Answer:
+        """What this identity may ask for, and as whom it may answer. Sent once; raises `PolicyUnavailable`."""
+        try:
+            body = orjson.dumps({"input": document})
+        except TypeError as error:
+            raise PolicyUnavailable("the question cannot be written as JSON") from error
+        return self._answer(await self._ask("POST", _ABOUT, body, self._deadline, DECISION_LIMIT))
 
     async def endpoints(self) -> Answer:
         """The route table, `{service: {endpoint: "GET /orders/{order_id}"}}`; raises `PolicyUnavailable`."""

@@ -65,7 +65,9 @@ class Access:
             return ""
         most = self.limits["max_uses"]
         uses = {None: "", 1: ", for one request"}.get(most, f", for {most} requests")
-        return f"{phrases.approval(self.limits)}{uses}"
+        alone = self.limits.get("emergency")
+        emergency = f", alone for {written_duration(alone * 1000)} in an emergency" if alone else ""
+        return f"{phrases.approval(self.limits)}{uses}{emergency}"
 
     def document(self) -> dict[str, Json]:
         """For programs. Conditions are as `permissions.yaml` has them; times are seconds."""

@@ -337,6 +337,11 @@ class Eligibility(Strict):
     """How many requests a grant is good for; any number if left out."""
     reason_required: bool = True
     """Whether a request must say why."""
+    auto_approve: bool = False
+    """Whether the organisation's rule `policy.approve` may approve a request in an approver's place."""
+    emergency: Annotated[Annotated[int, Duration(least=1, most=86400, whole=True)] | None, Present] = None
+    """The longest that a grant may last which whoever asks approves for themselves, in an emergency: whole seconds, 1s
+    to 24h. One of the approvers reviews it afterwards. None can be had if left out."""
     when: Annotated[Conditions | None, Present] = None
     """What must hold besides."""
     credential: Annotated[CredentialSettings | None, Present] = None

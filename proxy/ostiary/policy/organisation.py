@@ -4,7 +4,8 @@ What is refused, because it could widen or would silently not count:
 
 * a file in any other package: a second file of one of ours could add an allow;
 * `condition` without a literal name in its head: `condition(_, _, _) if true` would answer for every name;
-* `deny` that is not a set (`deny contains text`), `allow` that is a function or a set, `caching` that is a function.
+* `deny` that is not a set (`deny contains text`), `allow` that is a function or a set, `caching` or `approve` that is
+  a function.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TESTS: Final = "*_test.rego"
 
 _HOOKS: Final = frozenset({"deny", "allow"})
 _QUERY: Final = ("resource", "properties", "query")
-_ASKED: Final = _HOOKS | {"condition", "caching"}
+_ASKED: Final = _HOOKS | {"approve", "condition", "caching"}
 _CONDITION_ARGUMENTS: Final = 3
 
 
@@ -105,8 +106,8 @@ def _read_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> Non
     elif name in _HOOKS:
         mistake = _misshapen(name, head, reference)
         found.hooks.add(name)
-    elif name == "caching" and "args" in head:
-        mistake = "'caching' is an object, not a function"
+    elif name in ("approve", "caching") and "args" in head:
+        mistake = f"{name!r} is an object, not a function"
     else:
         return
     if mistake:

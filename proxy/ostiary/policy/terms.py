@@ -102,8 +102,9 @@ def strictest(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
 
 
 def limits_of(eligibility: Eligibility) -> dict[str, Json]:
-    """Within what a grant can be had. Times are seconds."""
-    return {
+    """Within what a grant can be had. Times are seconds. What is no rule's and nobody's own to approve is left out."""
+    given = {"auto_approve": eligibility.auto_approve, "emergency": eligibility.emergency}
+    return {name: value for name, value in given.items() if value} | {
         "approvers": eligibility.approvers,
         "approvals": eligibility.approvals,
         "max_duration": eligibility.max_duration,

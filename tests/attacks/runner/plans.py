@@ -14,7 +14,7 @@ from attacks.runner.labs import Findings, Lab, Place
 Attempt = Callable[[Lab], Awaitable[Findings]]
 
 NOT_YET: Final[dict[str, str]] = {
-    "grants": "nothing can be granted yet: there is no grant store, and no API for requests",
+    "grants": "it takes a store and several people: tests/e2e/test_grants.py tries it",
 }
 """Features that cases need and that this version does not have. The entry goes when the feature comes."""
 

@@ -31,20 +31,24 @@ _ALWAYS: Final = (1 << len(_WEEK) * _DAY) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Of an eligibility. `max_duration` is in seconds; `max_uses` None is any number."""
+    """Of an eligibility. Durations are in seconds; `max_uses` None is any number, `emergency` 0 that there is none."""
 
     approvers: tuple[str, ...]
     approvals: int
     max_duration: int
     max_uses: int | None
     reason_required: bool
+    auto_approve: bool = False
+    emergency: int = 0
 
     def in_words(self) -> str:
         count = "" if self.approvals == 1 else f"{self.approvals} of "
         uses = {None: "", 1: ", for one request"}.get(self.max_uses, f", for {self.max_uses} requests")
         reason = "" if self.reason_required else ", without a reason"
         lasting = written_duration(self.max_duration * 1000)
-        return f"approved by {count}{either(self.approvers)}, for at most {lasting}{uses}{reason}"
+        rule = " or by a rule" if self.auto_approve else ""
+        alone = f", alone in an emergency for {written_duration(self.emergency * 1000)}" if self.emergency else ""
+        return f"approved by {count}{either(self.approvers)}{rule}, for at most {lasting}{uses}{reason}{alone}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,8 @@ def _limits(compiled: Mapping[str, Json]) -> Limits:
         max_duration=compiled["max_duration"],
         max_uses=compiled["max_uses"],
         reason_required=compiled["reason_required"],
+        auto_approve=compiled.get("auto_approve", False),
+        emergency=compiled.get("emergency", 0),
     )
 
 
@@ -251,6 +257,10 @@ def _looser_limits(one: Limits, other: Limits, approvers: Within) -> Iterator[st
         yield "uses"
     if other.reason_required and not one.reason_required:
         yield "reason"
+    if one.auto_approve and not other.auto_approve:
+        yield "auto-approval"
+    if one.emergency > other.emergency:
+        yield "emergency"
 
 
 def _inside(networks: Iterable[Network], others: Iterable[Network]) -> bool:
@@ -298,4 +308,8 @@ _LIMITS: Final[Mapping[str, Callable[[Limits], str]]] = {
     "duration": lambda limits: f"at most {written_duration(limits.max_duration * 1000)}",
     "uses": lambda limits: "any number of requests" if limits.max_uses is None else f"requests {limits.max_uses}",
     "reason": lambda limits: "a reason required" if limits.reason_required else "no reason required",
+    "auto-approval": lambda limits: "a rule may approve" if limits.auto_approve else "no rule approves",
+    "emergency": lambda limits: (
+        f"alone for {written_duration(limits.emergency * 1000)} in an emergency" if limits.emergency else "never alone"
+    ),
 }

@@ -1,0 +1,254 @@
+"""`ostiary access`: ask for access, answer what others ask, and give it back, over the API of a proxy's own host."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import httpx
+import typer
+
+from ostiary.addresses import is_localhost
+from ostiary.cli.output import fail, note, print_json, print_table, visible
+
+app = typer.Typer(help="Just-in-time access: ask for it, approve, and take it back.", no_args_is_help=True)
+
+_LOOK: Final = 0.5
+"""Seconds between two looks at what is waited for."""
+_TIMEOUT: Final = 10.0
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,6})(s|m|h)")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
+
+Url = Annotated[str, typer.Option("--url", envvar="OSTIARY_URL", help="The proxy's own host: https://ostiary.example.")]
+Token = Annotated[
+    str | None, typer.Option("--token", envvar="OSTIARY_TOKEN", help="Who you are. Best in the environment or a file.")
+]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help="The file that the token is in.")]
+Why = Annotated[str, typer.Option("--reason", help="Why. It is in the audit.")]
+Id = Annotated[str, typer.Argument(help="The id of a request, as `request` prints it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.callback()
+def _access() -> None:
+    """Just-in-time access: ask for it, approve, and take it back.
+
+    Exit status 0: done. 1: it was refused, or ended. 2: the command itself is wrong.
+    """
+
+
+@app.command("request")
+def request(
+    service: Annotated[str, typer.Argument(help="The service.")],
+    endpoints: Annotated[list[str], typer.Argument(help="Its endpoints, by name.")],
+    url: Url,
+    duration: Annotated[str, typer.Option("--for", help="For how long: 30s, 10m, 1h.")],
+    reason: Why = "",
+    uses: Annotated[int | None, typer.Option("--uses", min=1, help="For how many requests.")] = None,
+    caller: Annotated[str | None, typer.Option("--as", help="As which caller, where you are several.")] = None,
+    emergency: Annotated[
+        bool, typer.Option("--emergency", help="At once and by yourself; an approver reviews it afterwards.")
+    ] = False,
+    key: Annotated[str | None, typer.Option("--key", help="Asked again with the same key, it is the same.")] = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for access. Prints the id of the request."""
+    asked = {"service": service, "endpoints": endpoints, "duration": _seconds(duration), "reason": reason}
+    asked |= {
+        name: value
+        for name, value in (("max_uses", uses), ("caller", caller), ("emergency", emergency or None))
+        if value is not None
+    }
+    with _Api(url, token, token_file) as api:
+        found = api.post("requests", asked, key=key or secrets.token_hex(16))
+    if as_json:
+        print_json(found)
+        return
+    note(f"{found['state']}: approvers {', '.join(found['approvers'])}")
+    typer.echo(found["id"])
+
+
+@app.command("list")
+def list_(
+    url: Url,
+    to_approve: Annotated[bool, typer.Option("--to-approve", help="What waits for you to answer.")] = False,
+    state: Annotated[str | None, typer.Option("--state", help="In these states, with commas.")] = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Your requests and grants, or those of others that you may answer."""
+    given = {"to": "approve" if to_approve else None, "state": state}
+    with _Api(url, token, token_file) as api:
+        found = api.get("requests", {name: value for name, value in given.items() if value is not None})
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [
+            one["id"],
+            one["state"],
+            visible(one["holder"]["subject"]),
+            one["service"],
+            ",".join(one["endpoints"]),
+            f"{one['duration']}s",
+            _instant(one["expires_at"]),
+            visible(one["reason"]),
+        ]
+        for one in found["requests"]
+    ]
+    print_table(["id", "state", "holder", "service", "endpoints", "for", "until", "reason"], rows)
+
+
+@app.command("show")
+def show(id: Id, url: Url, token: Token = None, token_file: TokenFile = None) -> None:  # noqa: A002
+    """All there is to know of a request, as JSON."""
+    with _Api(url, token, token_file) as api:
+        print_json(api.get(f"requests/{id}"))
+
+
+@app.command("approve")
+def approve(
+    id: Id,  # noqa: A002
+    url: Url,
+    reason: Why = "",
+    digest: Annotated[str | None, typer.Option("--digest", help="That of what you have read, in a script.")] = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Approve a request, or the extension that it asks for. Shows what is asked."""
+    with _Api(url, token, token_file) as api:
+        seen = api.get(f"requests/{id}")
+        asked = seen["extension"] or seen
+        note(
+            f"{visible(seen['holder']['subject'])} asks for {seen['service']}: {', '.join(seen['endpoints'])},"
+            f" {asked['duration']} s{' more' if seen['extension'] else ''}: {visible(asked['reason'])}"
+        )
+        found = api.post(f"requests/{id}/approve", {"digest": digest or asked["digest"], "reason": reason})
+    typer.echo(found["state"])
+
+
+@app.command("extend")
+def extend(
+    id: Id,  # noqa: A002
+    url: Url,
+    duration: Annotated[str, typer.Option("--for", help="How much longer, from when it is approved: 10m.")],
+    reason: Why = "",
+    token: Token = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Ask for more time; or give it, as an approver."""
+    with _Api(url, token, token_file) as api:
+        found = api.post(f"requests/{id}/extend", {"duration": _seconds(duration), "reason": reason})
+    typer.echo("asked" if found["extension"] else f"until {_instant(found['expires_at'])}")
+
+
+def _simple(step: str, sentence: str) -> None:
+    def command(id: Id, url: Url, reason: Why = "", token: Token = None, token_file: TokenFile = None) -> None:  # noqa: A002
+        with _Api(url, token, token_file) as api:
+            typer.echo(api.post(f"requests/{id}/{step}", {"reason": reason})["state"])
+
+    command.__doc__ = sentence
+    app.command(step)(command)
+
+
+_simple("deny", "Refuse a request, or the extension that it asks for.")
+_simple("cancel", "Take back your request before it is answered.")
+_simple("drop", "Give your grant back before it ends.")
+_simple("revoke", "Take a grant away, or end a request that waits.")
+_simple("review", "Close the review of an emergency.")
+
+
+@app.command("wait")
+def wait(
+    id: Id,  # noqa: A002
+    url: Url,
+    command: Annotated[list[str] | None, typer.Argument(help="After --: what to run with access.")] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds, after which it has failed.")] = 3600,
+    token: Token = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Wait until a request is answered; with a command, run it then and give the grant back after it."""
+    with _Api(url, token, token_file) as api:
+        until = time.monotonic() + timeout
+        while (found := api.get(f"requests/{id}"))["state"] == "pending":
+            if time.monotonic() > until:
+                fail(f"{id}: not answered within {timeout:g} s", status=1)
+            time.sleep(_LOOK)
+        if found["state"] != "active":
+            fail(f"{id}: {found['state']}", status=1)
+        if not command:
+            typer.echo(found["state"])
+            return
+        try:
+            status = subprocess.run(command, check=False).returncode  # noqa: S603 - it is what was asked for
+        finally:
+            api.post(f"requests/{id}/drop", {"reason": "done"}, refusable=True)
+    raise typer.Exit(status if status >= 0 else 128 - status)
+
+
+class _Api:
+    """The proxy's own host. Names below `localhost` are this machine, wherever they would be looked up."""
+
+    def __init__(self, url: str, token: str | None, token_file: Path | None) -> None:
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL:
+            fail(f"{visible(url)!r} is not a URL")
+        if address.scheme not in ("http", "https") or not address.host:
+            fail(f"{visible(url)!r} is not an http or https URL")
+        local = is_localhost(address.host)
+        if address.scheme == "http" and not local:
+            fail("a token is sent over https, or to this machine alone")
+        if token is None and token_file is not None:
+            token = token_file.read_text(encoding="utf-8").strip()
+        if not token:
+            fail("no token: give --token-file, or set OSTIARY_TOKEN")
+        headers = {"authorization": f"Bearer {token}", "host": address.netloc.decode("ascii")}
+        if local and address.host.endswith("localhost"):
+            address = address.copy_with(host="127.0.0.1")
+        self._client = httpx.Client(
+            base_url=address, headers=headers, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
+        )
+
+    def __enter__(self) -> _Api:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def get(self, path: str, given: dict[str, str] | None = None) -> Any:
+        return self._answer("GET", path, params=given)
+
+    def post(self, path: str, document: dict[str, Any], *, key: str | None = None, refusable: bool = False) -> Any:
+        headers = {} if key is None else {"idempotency-key": key}
+        return self._answer("POST", path, json=document, headers=headers, refusable=refusable)
+
+    def _answer(self, method: str, path: str, *, refusable: bool = False, **sent: Any) -> Any:
+        try:
+            response = self._client.request(method, f"/access/{path}", **sent)
+            document = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            fail(f"the proxy does not answer: {type(error).__name__}", status=1)
+        if not response.is_success and not refusable:
+            reasons = ", ".join(document.get("reasons", [str(response.status_code)]))
+            told = document.get("detail") or document.get("title") or ""
+            fail(f"{reasons}: {visible(told)} (decision {document.get('decision_id')})", status=1)
+        return document
+
+
+def _seconds(text: str) -> int:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        fail(f"{visible(text)!r} is not a duration, which is written 30s, 10m or 1h")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _instant(second: int | None) -> str:
+    return "" if second is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))

@@ -1,0 +1,102 @@
+"""Just-in-time access, for a worker and for the supervisor: the store that is configured, and the board of the machine.
+
+The supervisor makes the board and keeps it up to date (`GrantFeed`); workers read it. Whoever changes a grant does so
+in the store and publishes it by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostiary.access import NoGrants, NoKeeper, NoReception
+from ostiary.clock import Clock
+from ostiary.config import Config
+from ostiary.config.fields import SQLITE
+from ostiary.config.model import Grants
+from ostiary.errors import ConfigurationError
+from ostiary.grants import ActiveGrants, Board, GrantFeed, GrantService, GrantStore, Keeper, Publisher
+from ostiary.grants.api import AccessApi
+from ostiary.grants.policy import AccessPolicy
+from ostiary.grants.publisher import Listening
+from ostiary.grants.service import StepLog
+from ostiary.grants.sqlite import SqliteStore
+from ostiary.interfaces import GrantKeeper, GrantReader, Reception
+
+
+class WorkerGrants:
+    """What a worker has of it. Implements `app.Part`."""
+
+    def __init__(self, config: Config, settings: Grants, *, audit: StepLog, policy: AccessPolicy, clock: Clock) -> None:
+        self._board = Board.attach(config.grant_board)
+        self._store = grant_store(settings)
+        publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline)
+        self._active = ActiveGrants(self._board, monotonic=clock.monotonic)
+        self.service = GrantService(store=self._store, publisher=publisher, audit=audit, patience=settings.pending_for)
+        self.reader: GrantReader = self._active
+        self.keeper: GrantKeeper = Keeper(service=self.service, grants=self._active, clock=clock)
+        self.reception: Reception = AccessApi(service=self.service, policy=policy)
+
+    async def start(self) -> None:
+        self._active.read()  # before requests come: of a hundred thousand grants it takes a second
+        await self.service.start()
+
+    async def close(self) -> None:
+        await self.service.close()
+        await self._store.close()
+        self._active.close()
+        self._board.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantParts:
+    """`open` is None where nothing can be granted."""
+
+    reader: GrantReader
+    keeper: GrantKeeper
+    reception: Reception
+    open: WorkerGrants | None = None
+
+
+def worker_grants(config: Config, *, audit: StepLog, policy: AccessPolicy, clock: Clock) -> GrantParts:
+    if config.grants is None:
+        return GrantParts(reader=NoGrants(), keeper=NoKeeper(), reception=NoReception())
+    found = WorkerGrants(config, config.grants, audit=audit, policy=policy, clock=clock)
+    return GrantParts(reader=found.reader, keeper=found.keeper, reception=found.reception, open=found)
+
+
+class MachineGrants:
+    """What the supervisor has of it: the board, and the feed that keeps it."""
+
+    def __init__(self, config: Config, settings: Grants, *, clock: Clock) -> None:
+        self._store = grant_store(settings)
+        self._board = Board.create(config.grant_board)
+        publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline)
+        listening = self._store if isinstance(self._store, Listening) else None
+        self._feed = GrantFeed(publisher, self._store, listening=listening)
+
+    @property
+    def error(self) -> str | None:
+        """Why no grant counts, None if they do."""
+        return self._feed.error
+
+    async def start(self) -> None:
+        """Raises `ConfigurationError`. A store that cannot be reached is tried again, as long as it takes."""
+        await self._feed.start()
+
+    async def close(self) -> None:
+        await self._feed.close()
+        await self._store.close()
+        self._board.close()
+
+
+def grant_store(settings: Grants) -> GrantStore:
+    """Not opened yet. Raises `ConfigurationError` if the extra that it takes is not installed."""
+    url = settings.url.get_secret_value()
+    if url.startswith(SQLITE):
+        return SqliteStore(Path(url.removeprefix(SQLITE)), allowance=settings.time_per_day, deadline=settings.deadline)
+    try:
+        from ostiary.grants.postgresql import PostgresStore
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(["grants.url: PostgreSQL takes pip install 'ostiary[postgresql]'"]) from error
+    return PostgresStore(url, allowance=settings.time_per_day, deadline=settings.deadline)

@@ -1,0 +1,272 @@
+"""The API of requests for access, on the proxy's own host: for those who ask, and those who answer.
+
+    POST /access/requests                   ask: service, endpoints, duration, reason; max_uses, caller, emergency
+    GET  /access/requests                   one's own, and with ?to=approve those that one may answer; ?state=
+    GET  /access/requests/{id}
+    POST /access/requests/{id}/{step}       approve, deny, cancel, extend, drop, revoke, review
+    POST /access/revocations                all that fit: service, endpoint, caller, issuer and subject; reason
+
+Who sends these was identified as for any other request, and as whom they may ask and answer, the policy says. A record
+is shown to its holder and to its approvers; to anybody else it is as if it were not there. An `Idempotency-Key` finds
+the request that was made with it. Refusals are `application/problem+json`, their names those of `refusals`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
+
+import orjson
+
+from ostiary.exchange import Exchange
+from ostiary.grants.policy import AccessPolicy
+from ostiary.grants.records import OPEN, Actor, Asked, Record
+from ostiary.grants.refusals import (
+    BodyRefused,
+    GrantRefused,
+    GrantUnknown,
+    NotAnApprover,
+    NotEligible,
+    StepUnknown,
+)
+from ostiary.grants.service import GrantService
+from ostiary.grants.store import Selection
+from ostiary.models import AccessRequest, Json
+from ostiary.strictjson import NotStrict, read_object
+
+_MAX_BODY: Final = 64 * 1024
+_JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+_PROBLEM: Final = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+_KEY_LENGTH: Final = 128
+
+Members: TypeAlias = Mapping[str, Json]
+
+
+class AccessApi:
+    """Implements `Reception`."""
+
+    def __init__(self, *, service: GrantService, policy: AccessPolicy) -> None:
+        self._service = service
+        self._policy = policy
+
+    async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
+        """Answer if this is for the API. Raises what an `AccessPolicy` raises, and `GrantsUnavailable`."""
+        if request.target.segments[0] != "access":
+            return False
+        try:
+            status, document = await self._answer(exchange, request)
+        except GrantRefused as refusal:
+            status, document, headers = refusal.status, _problem(refusal, exchange.id), list(_PROBLEM)
+            if not exchange.body_complete and exchange.method == "POST":
+                headers.append((b"connection", b"close"))
+        else:
+            headers = list(_JSON)
+        await exchange.respond(status, headers, orjson.dumps(document))
+        return True
+
+    async def _answer(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
+        match exchange.method, request.target.segments[1:]:
+            case "POST", ("requests",):
+                return await self._ask(exchange, request)
+            case "GET", ("requests",):
+                return await self._list(request)
+            case "GET", ("requests", id):
+                about = await self._policy.about(request)
+                return 200, shown(await self._seen(id, about.actor))
+            case "POST", ("requests", id, step):
+                return await self._step(exchange, request, id, step)
+            case "POST", ("revocations",):
+                return await self._revoke(exchange, request)
+        raise StepUnknown
+
+    async def _ask(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
+        body = await _body(exchange, {"service", "endpoints", "duration", "reason", "max_uses", "caller", "emergency"})
+        service, endpoints = _text(body, "service"), _texts(body, "endpoints")
+        emergency = body.get("emergency", False)
+        if not isinstance(emergency, bool):
+            raise BodyRefused("emergency is true or false")
+        about = await self._policy.about(request, {**body, "service": service, "endpoints": list(endpoints)})
+        caller = _text(body, "caller", default="") or min(about.eligible, default="")
+        terms = about.eligible.get(caller)
+        if terms is None:
+            raise NotEligible(f"of {service}: {', '.join(endpoints)}")
+        asked = Asked(
+            issuer=about.actor.issuer,
+            subject=about.actor.subject,
+            caller=caller,
+            service=service,
+            endpoints=endpoints,
+            duration=_number(body, "duration"),
+            max_uses=_number(body, "max_uses") if body.get("max_uses") is not None else None,
+            reason=_text(body, "reason", default=""),
+            emergency=emergency,
+            terms=terms,
+        )
+        record = await self._service.ask(asked, ruling=about.ruling, idempotency_key=_key(exchange))
+        return 201, shown(record)
+
+    async def _list(self, request: AccessRequest) -> tuple[int, Json]:
+        actor = (await self._policy.about(request)).actor
+        given = dict(request.target.pairs or ())
+        states = tuple(state for state in given.get("state", "").split(",") if state)
+        if given.get("to") == "approve":
+            selection = Selection(approvers=actor.callers, states=states or ("pending", "active"))  # type: ignore[arg-type]
+        else:
+            selection = Selection(owner=actor.owner, states=states)  # type: ignore[arg-type]
+        return 200, {"requests": [shown(record) for record in await self._service.find(selection)]}
+
+    async def _step(self, exchange: Exchange, request: AccessRequest, id: str, step: str) -> tuple[int, Json]:
+        steps: dict[str, Callable[[str, Actor, Members], Awaitable[Record]]] = {
+            "approve": self._approve,
+            "deny": lambda grant, actor, body: self._service.deny(grant, actor, reason=_reason(body)),
+            "cancel": lambda grant, actor, body: self._service.cancel(grant, actor, reason=_reason(body)),
+            "extend": self._extend,
+            "drop": lambda grant, actor, body: self._service.drop(grant, actor, reason=_reason(body)),
+            "revoke": self._revoke_one,
+            "review": lambda grant, actor, body: self._service.review(grant, actor, reason=_reason(body)),
+        }
+        if step not in steps:
+            raise StepUnknown
+        body = await _body(exchange, {"reason", "digest", "duration"})
+        actor = (await self._policy.about(request)).actor
+        await self._seen(id, actor)
+        return 200, shown(await steps[step](id, actor, body))
+
+    async def _approve(self, id: str, actor: Actor, body: Members) -> Record:
+        return await self._service.approve(id, actor, digest=_text(body, "digest"), reason=_reason(body))
+
+    async def _extend(self, id: str, actor: Actor, body: Members) -> Record:
+        return await self._service.extend(id, actor, duration=_number(body, "duration"), reason=_reason(body))
+
+    async def _revoke_one(self, id: str, actor: Actor, body: Members) -> Record:
+        record = await self._service.get(id)
+        if actor.owner != record.owner and actor.callers.isdisjoint(record.asked.terms.approvers):
+            raise NotAnApprover
+        return await self._service.revoke(id, actor, reason=_reason(body))
+
+    async def _revoke(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
+        """Of those that the actor may answer: nobody takes away what they could not have given."""
+        body = await _body(exchange, {"service", "endpoint", "caller", "issuer", "subject", "reason"})
+        actor = (await self._policy.about(request)).actor
+        owner = (_text(body, "issuer"), _text(body, "subject")) if "subject" in body else None
+        selection = Selection(
+            owner=owner,
+            caller=_text(body, "caller", default="") or None,
+            service=_text(body, "service", default="") or None,
+            endpoint=_text(body, "endpoint", default="") or None,
+            approvers=actor.callers,
+        )
+        records = await self._service.revoke_all(selection, actor, reason=_reason(body))
+        return 200, {"revoked": [shown(record) for record in records]}
+
+    async def _seen(self, id: str, actor: Actor) -> Record:
+        record = await self._service.get(id)
+        if actor.owner != record.owner and actor.callers.isdisjoint(record.asked.terms.approvers):
+            raise GrantUnknown
+        return record
+
+
+def shown(record: Record) -> dict[str, Json]:
+    """A record as people and programs see it."""
+    asked, extension = record.asked, record.extension
+    return {
+        "id": record.id,
+        "state": record.state,
+        "open": record.state in OPEN,
+        "digest": record.digest,
+        "caller": asked.caller,
+        "holder": {"issuer": asked.issuer, "subject": asked.subject},
+        "service": asked.service,
+        "endpoints": list(asked.endpoints),
+        "duration": asked.duration,
+        "reason": asked.reason,
+        "emergency": asked.emergency,
+        "review": record.review,
+        "approvers": list(asked.terms.approvers),
+        "approvals": {"needed": asked.terms.approvals, "given": len(record.approved)},
+        "max_uses": asked.max_uses,
+        "uses": record.uses,
+        "pending_until": record.pending_until if record.state == "pending" else None,
+        "granted_at": record.granted_at,
+        "expires_at": record.expires_at,
+        "ended_at": record.ended_at,
+        "extension": None
+        if extension is None
+        else {
+            "duration": extension.duration,
+            "reason": extension.reason,
+            "digest": extension.digest,
+            "approvals": {"needed": asked.terms.approvals, "given": len(extension.approved)},
+        },
+        "steps": [
+            {
+                "step": step.kind,
+                "time": step.time,
+                "actor": None if step.actor is None else {"issuer": step.actor[0], "subject": step.actor[1]},
+                "approver": step.caller,
+                "reason": step.reason,
+            }
+            for step in record.steps
+        ],
+    }
+
+
+def _problem(refusal: GrantRefused, id: str) -> dict[str, Json]:
+    document = {
+        "type": "about:blank",
+        "status": refusal.status,
+        "decision_id": id,
+        "title": refusal.sentence,
+        "reasons": [refusal.reason],
+    }
+    return document | ({"detail": refusal.detail} if refusal.detail else {})
+
+
+async def _body(exchange: Exchange, known: set[str]) -> Members:
+    content = b""
+    while not exchange.body_complete:
+        content += await exchange.receive_body()
+        if len(content) > _MAX_BODY:
+            raise BodyRefused(f"at most {_MAX_BODY} bytes")
+    try:
+        document = read_object(content or b"{}", max_depth=4)
+    except NotStrict as error:
+        raise BodyRefused(str(error)) from None
+    if unknown := sorted(document.keys() - known):
+        raise BodyRefused(f"unknown: {', '.join(unknown)[:200]}; known: {', '.join(sorted(known))}")
+    return document
+
+
+def _text(body: Members, name: str, *, default: str | None = None) -> str:
+    value = body.get(name, default)
+    if not isinstance(value, str):
+        raise BodyRefused(f"{name} is a text")
+    return value
+
+
+def _texts(body: Members, name: str) -> tuple[str, ...]:
+    value = body.get(name)
+    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+        raise BodyRefused(f"{name} is a list of texts")
+    return tuple(value)
+
+
+def _number(body: Members, name: str) -> int:
+    value = body.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BodyRefused(f"{name} is a whole number")
+    return value
+
+
+def _reason(body: Members) -> str:
+    return _text(body, "reason", default="")
+
+
+def _key(exchange: Exchange) -> str | None:
+    value = exchange.header(b"idempotency-key")
+    if value is None:
+        return None
+    text = value.decode("latin-1")
+    if not 1 <= len(text) <= _KEY_LENGTH or not (text.isascii() and text.isprintable()):
+        raise BodyRefused(f"an Idempotency-Key has 1 to {_KEY_LENGTH} printable characters")
+    return text

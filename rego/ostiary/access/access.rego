@@ -1,0 +1,62 @@
+# METADATA
+# description: |
+#   what an identity may ask for, and as whom it may answer what others ask: for requests for access,
+#   which are about no call
+package ostiary.access
+
+import data.ostiary.callers
+
+# METADATA
+# title: about
+# description: |
+#   the callers that the identity is; and of these each one that is eligible for all the endpoints in
+#   `input.access`, with the strictest of their terms. `ruling` is what the organisation's own rule says
+#   of it, `{"approve": true or false, "reason": text}`; null if it says nothing
+# entrypoint: true
+about := {"callers": sort(callers.names), "eligible": _eligible, "ruling": _ruling}
+
+default _ruling := null
+
+_ruling := data.policy.approve if _eligible != []
+
+_eligible := [terms |
+	some caller in sort(callers.names)
+	variants := _variants(caller)
+	variants != []
+	count(variants) == count(input.access.endpoints)
+	approvers := intersection({{name | some name in variant.approvers} | some variant in variants})
+	approvers != set()
+	terms := {
+		"caller": caller,
+		"approvers": sort(approvers),
+		"approvals": max([variant.approvals | some variant in variants]),
+		"max_duration": min([variant.max_duration | some variant in variants]),
+		"max_uses": _least([variant.max_uses | some variant in variants; variant.max_uses != null]),
+		"reason_required": true in [variant.reason_required | some variant in variants],
+		"auto_approve": _all_approve(variants),
+		"emergency": _shortest([variant.emergency | some variant in variants], count(variants)),
+	}
+]
+
+_variants(caller) := [variant |
+	some endpoint in input.access.endpoints
+	id := data.ostiary.map.access[caller][input.access.service][endpoint]
+	variant := data.ostiary.map.terms[id].eligible[0]
+]
+
+default _all_approve(_) := false
+
+_all_approve(variants) if {
+	every variant in variants {
+		variant.auto_approve
+	}
+}
+
+# Alone in an emergency: only where all of them can be had so.
+default _shortest(_, _) := null
+
+_shortest(durations, wanted) := min(durations) if count(durations) == wanted
+
+_least(numbers) := null if {
+	numbers == []
+} else := min(numbers)

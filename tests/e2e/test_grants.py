@@ -1,0 +1,430 @@
+"""A grant opens an endpoint to one person at once, in every worker, and closes it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ostiary.clock import SystemClock
+from ostiary.grants import Board, GrantService, Publisher
+from ostiary.grants.records import Actor, Asked, Record, Terms
+from ostiary.grants.sqlite import SqliteStore
+from ostiary.models import Json
+from support.forwarding import PATIENCE, Client, Request, connected, replies, reserved_port, response
+from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, running_proxy
+from support.upstream import RawUpstream, UpstreamConnection
+
+ELIGIBLE = f"""\
+  lead: {{issuer: {ISSUER}, subject: lead}}
+eligible:
+  - {{caller: web, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m}}
+  - {{caller: reporting, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m,
+     auto_approve: true, emergency: 5m}}
+permissions:
+"""
+RULE = """\
+package policy
+
+approve := {"approve": true, "reason": "it is on call"} if input.access.reason == "on call"
+
+approve := {"approve": false, "reason": "a freeze"} if input.access.reason == "during the freeze"
+"""
+LEAD = Actor(issuer=ISSUER, subject="lead", callers=frozenset({"lead"}))
+
+
+class Steps:
+    """A `StepLog` in memory."""
+
+    def __init__(self) -> None:
+        self.documents: list[Mapping[str, Json]] = []
+
+    async def step(self, document: Mapping[str, Json]) -> None:
+        self.documents.append(document)
+
+
+class Desk:
+    """Gives grants beside a proxy, as another process of its machine."""
+
+    def __init__(self, place: Path) -> None:
+        self._store = SqliteStore(place / "grants.db")
+        self._board = Board.attach(place / "state" / "grants")
+        publisher = Publisher(self._store, self._board, clock=SystemClock())
+        self.service = GrantService(store=self._store, publisher=publisher, audit=Steps(), patience=3600)
+
+    async def give(self, subject: str = "web", *, duration: int = 600, max_uses: int | None = None) -> Record:
+        asked = Asked(
+            issuer=ISSUER,
+            subject=subject,
+            caller=subject,
+            service="orders",
+            endpoints=("delete-order",),
+            duration=duration,
+            max_uses=max_uses,
+            reason="order 42 was a test",
+            terms=Terms(approvers=("lead",), max_duration=1800),
+        )
+        record = await self.service.ask(asked)
+        return await self.service.approve(record.id, LEAD, digest=record.digest)
+
+    async def close(self) -> None:
+        await self._store.close()
+        self._board.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with reserved_port() as reserved:
+        yield reserved
+
+
+@pytest.fixture(scope="module")
+def proxy(opa_binary: Path, port: int) -> Iterator[RunningProxy]:
+    with running_proxy(
+        upstreams={"orders": port},
+        workers=2,
+        permissions=PERMISSIONS.replace("permissions:\n", ELIGIBLE),
+        rego={"policy.rego": RULE},
+        config_extra='grants: {url: "sqlite:///grants.db"}\n',
+    ) as running:
+        yield running
+
+
+@asynccontextmanager
+async def desk_of(proxy: RunningProxy, port: int) -> AsyncIterator[Desk]:
+    desk = Desk(proxy.place)
+    async with RawUpstream(replies(response()), port=port).running():
+        yield desk
+    await desk.close()
+
+
+async def statuses(
+    proxy: RunningProxy, *, subject: str = "web", method: str = "DELETE", times: int = 16
+) -> Counter[int]:
+    """Of requests on connections of their own, so that both workers are asked."""
+    headers = proxy.headers(subject)
+    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        answers = [client.request(method, proxy.url("/orders/42"), headers=headers) for _ in range(times)]
+        return Counter([answer.status_code for answer in await asyncio.gather(*answers)])
+
+
+async def test_a_grant_counts_at_once_for_its_holder_and_ends_at_once(proxy: RunningProxy, port: int) -> None:
+    async with desk_of(proxy, port) as desk:
+        assert await statuses(proxy) == {403: 16}
+        grant = await desk.give()
+        assert await statuses(proxy) == {200: 16}
+        assert await statuses(proxy, subject="reporting") == {403: 16}
+        assert await statuses(proxy) == {200: 16}  # hot
+        await desk.service.revoke(grant.id, LEAD, reason="an incident")
+        assert await statuses(proxy) == {403: 16}
+        assert await statuses(proxy, method="GET") == {200: 16}
+    lines = [line for line in proxy.audit_lines() if line.get("grant") == grant.id]
+    assert {line["kind"] for line in lines} == {"decision"}
+    assert {line["permission"] for line in lines} == {None}
+
+
+async def test_one_grant_revoked_leaves_those_of_others(proxy: RunningProxy, port: int) -> None:
+    async with desk_of(proxy, port) as desk:
+        mine, other = await desk.give(), await desk.give("reporting")
+        assert await statuses(proxy, subject="reporting") == {200: 16}
+        await desk.service.revoke(mine.id, LEAD, reason="an incident")
+        assert await statuses(proxy) == {403: 16}
+        assert await statuses(proxy, subject="reporting") == {200: 16}
+        await desk.service.revoke(other.id, LEAD, reason="done")
+
+
+async def test_of_so_many_uses_exactly_so_many_are_let_through(proxy: RunningProxy, port: int) -> None:
+    async with desk_of(proxy, port) as desk:
+        grant = await desk.give(max_uses=7)
+        assert await statuses(proxy, times=50) == {200: 7, 403: 43}
+        record = await desk.service.get(grant.id)
+        assert (record.state, record.uses) == ("used-up", 7)
+
+
+async def test_time_ends_a_grant_and_the_refusal_says_so(proxy: RunningProxy, port: int) -> None:
+    async with desk_of(proxy, port) as desk:
+        await desk.give(duration=1)
+        await asyncio.sleep(1.1)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.delete(proxy.url("/orders/42"), headers=proxy.headers())
+        assert (answer.status_code, answer.json()["reasons"]) == (403, ["grant-expired"])
+
+
+async def test_while_the_store_is_not_heard_of_no_grant_counts_and_permissions_do(
+    proxy: RunningProxy, port: int
+) -> None:
+    async with desk_of(proxy, port) as desk:
+        grant = await desk.give()
+        assert proxy.health()[1]["grants"] == "available"
+        os.kill(proxy.pid, signal.SIGSTOP)  # who asks the store for the machine
+        try:
+            began = time.monotonic()
+            while await statuses(proxy, times=4) == {200: 4}:
+                assert time.monotonic() - began < 5
+                await asyncio.sleep(0.1)
+            assert await statuses(proxy) == {403: 16}
+            assert await statuses(proxy, method="GET") == {200: 16}
+        finally:
+            os.kill(proxy.pid, signal.SIGCONT)
+        began = time.monotonic()
+        while await statuses(proxy, times=4) != {200: 4}:
+            assert time.monotonic() - began < 10
+            await asyncio.sleep(0.1)
+        await desk.service.revoke(grant.id, LEAD, reason="done")
+
+
+STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def endless(connection: UpstreamConnection, seen: Request) -> None:
+    await connection.body(seen)
+    await connection.send(STREAM)
+    with contextlib.suppress(OSError):
+        while True:
+            await connection.send(b"5\r\nevent\r\n")
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def streaming(proxy: RunningProxy, port: int) -> AsyncIterator[tuple[Desk, Client]]:
+    desk = Desk(proxy.place)
+    async with RawUpstream(endless, port=port).running(), connected(proxy.port) as client:
+        yield desk, client
+    await desk.close()
+
+
+async def begun(proxy: RunningProxy, client: Client) -> str:
+    """Open a stream, and the id of its decision."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in proxy.headers().items())
+    await client.send(f"DELETE /orders/42 HTTP/1.1\r\n{fields}\r\n".encode())
+    head = await client.head()
+    assert head.status == 200
+    (decision,) = head.values("ostiary-decision-id")
+    return decision
+
+
+async def flows(client: Client) -> bool:
+    """Whether more comes, when what has come was read."""
+    await asyncio.sleep(0.1)
+    await client.reader.read(1 << 16)
+    async with asyncio.timeout(PATIENCE):
+        return bool(await client.reader.read(1 << 16))
+
+
+async def cut(client: Client) -> float:
+    """Seconds until nothing more comes."""
+    began = time.monotonic()
+    async with asyncio.timeout(PATIENCE):
+        while await client.reader.read(1 << 16):
+            pass
+    return time.monotonic() - began
+
+
+async def test_a_stream_that_is_open_is_cut_when_its_grant_is_revoked(proxy: RunningProxy, port: int) -> None:
+    async with streaming(proxy, port) as (desk, client):
+        grant, other = await desk.give(), await desk.give("reporting")
+        decision = await begun(proxy, client)
+        await desk.service.revoke(other.id, LEAD, reason="done")
+        assert await flows(client)
+        await desk.service.revoke(grant.id, LEAD, reason="an incident")
+        assert await cut(client) < 1
+        completion = (await proxy.recorded(decision, lines=2))[-1]
+    assert (completion["outcome"], completion["reasons"]) == ("aborted", ["grant-expired"])
+    assert "taken away" in completion["detail"]
+
+
+async def test_a_stream_that_is_open_ends_when_the_time_of_its_grant_does(proxy: RunningProxy, port: int) -> None:
+    async with streaming(proxy, port) as (desk, client):
+        grant = await desk.give(duration=2)
+        await begun(proxy, client)
+        await cut(client)
+        assert grant.expires_at is not None
+        assert grant.expires_at - 0.1 <= time.time() <= grant.expires_at + 1
+
+
+async def test_a_stream_that_took_the_last_use_goes_on(proxy: RunningProxy, port: int) -> None:
+    async with streaming(proxy, port) as (desk, client):
+        grant = await desk.give(max_uses=1)
+        await begun(proxy, client)
+        assert (await desk.service.get(grant.id)).state == "used-up"
+        assert await flows(client)
+
+
+class Person:
+    """Somebody who uses the API of the proxy's own host."""
+
+    def __init__(self, client: httpx.AsyncClient, proxy: RunningProxy, subject: str) -> None:
+        self._client = client
+        self._base = proxy.url("/access")
+        self._headers = {"host": OWN_HOST, "authorization": f"Bearer {proxy.token(subject)}"}
+
+    async def get(self, path: str) -> tuple[int, Json]:
+        answer = await self._client.get(f"{self._base}/{path}", headers=self._headers)
+        return answer.status_code, answer.json()
+
+    async def post(self, path: str, key: str | None = None, **body: Json) -> tuple[int, Json]:
+        headers = self._headers | ({} if key is None else {"idempotency-key": key})
+        answer = await self._client.post(f"{self._base}/{path}", headers=headers, json=body)
+        return answer.status_code, answer.json()
+
+
+@asynccontextmanager
+async def people(proxy: RunningProxy) -> AsyncIterator[tuple[Person, Person, Person]]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield Person(client, proxy, "web"), Person(client, proxy, "lead"), Person(client, proxy, "reporting")
+
+
+ASKED = {"service": "orders", "endpoints": ["delete-order"], "duration": 600, "reason": "order 42 was a test"}
+
+
+async def test_somebody_asks_and_somebody_else_approves_and_takes_away(proxy: RunningProxy, port: int) -> None:
+    async with desk_of(proxy, port), people(proxy) as (web, lead, reporting):
+        status, asked = await web.post("requests", **ASKED)
+        assert (status, asked["state"], asked["caller"], asked["approvers"]) == (201, "pending", "web", ["lead"])
+        one = f"requests/{asked['id']}"
+        assert (await reporting.get(one))[0] == 404
+        assert (await reporting.post(f"{one}/approve", digest=asked["digest"]))[0] == 404
+        status, problem = await web.post(f"{one}/approve", digest=asked["digest"])
+        assert (status, problem["reasons"]) == (403, ["own-request"])
+        assert [each["id"] for each in (await lead.get("requests?to=approve&state=pending"))[1]["requests"]] == [
+            asked["id"]
+        ]
+        assert await statuses(proxy) == {403: 16}
+        status, problem = await lead.post(f"{one}/approve", digest="0" * 64)
+        assert (status, problem["reasons"]) == (409, ["asked-otherwise"])
+        status, approved = await lead.post(f"{one}/approve", digest=asked["digest"], reason="seen")
+        assert (status, approved["state"]) == (200, "active")
+        assert await statuses(proxy) == {200: 16}
+        status, revoked = await lead.post("revocations", service="orders", reason="an incident")
+        assert (status, [each["id"] for each in revoked["revoked"]]) == (200, [asked["id"]])
+        assert await statuses(proxy) == {403: 16}
+        steps = [line for line in proxy.audit_lines() if line["kind"] == "grant" and line["grant"] == asked["id"]]
+    assert sorted((line["step"], line["action"]) for line in steps) == [
+        (0, "requested"),
+        (1, "approved"),
+        (2, "activated"),
+        (3, "revoked"),
+    ]
+    assert {(line["actor"] or {}).get("subject") for line in steps} == {"web", "lead", None}
+    verified = await asyncio.to_thread(ostiary, "audit", "verify", "-c", "ostiary.yaml", cwd=proxy.place)
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        ({"endpoints": ["delete-order", "get-order"]}, 403, "not-eligible"),
+        ({"service": "billing"}, 403, "not-eligible"),
+        ({"caller": "reporting"}, 403, "not-eligible"),
+        ({"duration": 1801}, 400, "duration-refused"),
+        ({"duration": "30m"}, 400, "body-malformed"),
+        ({"reason": ""}, 400, "reason-required"),
+        ({"endpoints": []}, 400, "body-malformed"),
+        ({"emergency": "yes"}, 400, "body-malformed"),
+        ({"emergency": True}, 403, "emergency-refused"),
+        ({"reviewed": True}, 400, "body-malformed"),
+    ],
+)
+async def test_nothing_else_can_be_asked_for(
+    proxy: RunningProxy, change: dict[str, Json], status: int, reason: str
+) -> None:
+    async with people(proxy) as (web, _, _):
+        answered, problem = await web.post("requests", **(ASKED | change))
+        assert (answered, problem["reasons"]) == (status, [reason])
+
+
+async def test_a_rule_approves_where_the_map_lets_it_and_refuses_anybody(proxy: RunningProxy) -> None:
+    async with people(proxy) as (web, _, reporting):
+        for person, reason, state, why in (
+            (reporting, "on call", "active", "it is on call"),
+            (reporting, "curious", "pending", "curious"),
+            (reporting, "during the freeze", "denied", "a freeze"),
+            (web, "on call", "pending", "on call"),
+            (web, "during the freeze", "denied", "a freeze"),
+        ):
+            _, asked = await person.post("requests", **(ASKED | {"reason": reason}))
+            assert asked["state"] == state
+            assert [step["reason"] for step in asked["steps"] if step["reason"]][-1] == why
+            await person.post(f"requests/{asked['id']}/{'drop' if state == 'active' else 'cancel'}")
+
+
+async def test_an_emergency_is_had_at_once_and_reviewed_by_another(proxy: RunningProxy) -> None:
+    urgent = ASKED | {"emergency": True, "duration": 300, "reason": "everything burns"}
+    async with people(proxy) as (web, lead, reporting):
+        status, problem = await web.post("requests", **urgent)
+        assert (status, problem["reasons"]) == (403, ["emergency-refused"])
+        status, problem = await reporting.post("requests", **(urgent | {"duration": 301}))
+        assert (status, problem["reasons"]) == (400, ["duration-refused"])
+        _, asked = await reporting.post("requests", **urgent)
+        assert (asked["state"], asked["review"]) == ("active", "open")
+        one = f"requests/{asked['id']}"
+        await reporting.post(f"{one}/drop")
+        assert (await reporting.post(f"{one}/review", reason="fine"))[1]["reasons"] == ["own-request"]
+        _, reviewed = await lead.post(f"{one}/review", reason="it did burn")
+        assert (reviewed["state"], reviewed["review"]) == ("dropped", "closed")
+
+
+async def test_who_asks_twice_with_one_key_has_asked_once(proxy: RunningProxy) -> None:
+    async with people(proxy) as (web, _, _):
+        (_, first), (_, second) = await asyncio.gather(*(web.post("requests", key="k1", **ASKED) for _ in range(2)))
+        assert first["id"] == second["id"]
+        status, problem = await web.post("requests", key="k1", **(ASKED | {"duration": 60}))
+        assert (status, problem["reasons"]) == (409, ["idempotency-key-reused"])
+        assert (await web.post(f"requests/{first['id']}/cancel"))[1]["state"] == "cancelled"
+
+
+async def test_the_api_is_for_those_who_are_known(proxy: RunningProxy) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(proxy.url("/access/requests"), headers={"host": OWN_HOST})).status_code == 401
+    async with people(proxy) as (web, _, _):
+        assert (await web.get("requests/g-0"))[0] == 404
+        assert (await web.get("else"))[0] == 404
+
+
+async def test_the_commands_ask_approve_run_and_give_back(proxy: RunningProxy, port: int) -> None:
+    def access(subject: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {"OSTIARY_URL": f"http://{OWN_HOST}:{proxy.port}", "OSTIARY_TOKEN": proxy.token(subject)}
+        return ostiary("access", *arguments, cwd=proxy.place, environment=environment)
+
+    async with desk_of(proxy, port) as desk:
+        asked = await asyncio.to_thread(
+            access, "web", "request", "orders", "delete-order", "--for", "10m", "--reason", "a test"
+        )
+        assert (asked.returncode, asked.stderr) == (0, "pending: approvers lead\n")
+        given = asked.stdout.strip()
+        waiting = asyncio.create_task(
+            asyncio.to_thread(access, "web", "wait", given, "--", sys.executable, "-c", "raise SystemExit(7)")
+        )
+        listed = await asyncio.to_thread(access, "lead", "list", "--to-approve", "--state", "pending")
+        assert given in listed.stdout
+        approved = await asyncio.to_thread(access, "lead", "approve", given)
+        assert (approved.returncode, approved.stdout) == (0, "active\n")
+        assert (await waiting).returncode == 7
+        assert (await desk.service.get(given)).state == "dropped"
+        again = await asyncio.to_thread(access, "web", "drop", given)
+        assert again.returncode == 1
+        assert "wrong-state" in again.stderr
+
+
+def ostiary(
+    *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ostiary", *arguments],
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
