@@ -101,7 +101,7 @@ class Health:
         )
 
     def summary(self) -> dict[str, Json]:
-        """What readiness depends on, why a bundle is refused, and the state of TLS and of grants where there are some."""
+        """What readiness depends on, why a bundle is refused, and how TLS and grants are where there are some."""
         found: dict[str, Json] = {
             "ready": self.ready,
             "draining": self.draining,
