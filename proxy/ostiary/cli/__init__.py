@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "map": "Show who may call what, as it is written.",
     "bundle": "Policy bundles: what OPA loads.",
     "access": "Just-in-time access: ask for it, approve, and take it back.",
+    "replay": "Say which recorded decisions would be others with another policy.",
     "audit": "The audit: read it, search it, and prove that it is whole.",
     "token": "Print a token of the demo's issuer.",
     "schema": "Print the JSON Schema of a file format, for editors.",

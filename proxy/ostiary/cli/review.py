@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,21 +11,17 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from ostiary import assets
+from ostiary.cli.candidates import POLICY, candidate
 from ostiary.cli.output import fail, print_json, print_lines
 from ostiary.cli.sources import needed_opa
 from ostiary.errors import ConfigurationError
 from ostiary.opa.archive import ArchiveError, read_contents
-from ostiary.policy.bundle import MANIFEST, build_bundle
 from ostiary.policy.rego import Opa
 from ostiary.policy.review.compare import compare
 from ostiary.policy.review.markdown import render
 from ostiary.policy.review.rules import compare_rules
 from ostiary.policy.review.snapshot import Published, read_published
 from ostiary.policy.review.words import in_words
-from ostiary.policy.revisions import is_revision, write_revision
-
-_POLICY = "A policy's sources, a built bundle, an archive (.tar.gz), or sources in git: REV:path."
 
 
 class FailOn(StrEnum):
@@ -34,7 +29,7 @@ class FailOn(StrEnum):
 
 
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help=_POLICY)],
+    old: Annotated[str, typer.Argument(metavar="OLD", help=POLICY)],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The same, after the change.")],
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="Exit with 1 if more is let through, or if that cannot be told.")
@@ -58,11 +53,42 @@ def diff(
 
 def report(
     documents: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="What 'ostiary bundle diff --json' printed; - reads it here.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="What 'ostiary bundle diff --json' or 'ostiary replay --json' printed; - reads it here.",
+        ),
     ],
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--audit",
+            metavar="FILE",
+            help="Also replay these files or directories of an audit with the NEW of the first diff.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="NEW", help="Replay them with this one instead.")
+    ] = None,
 ) -> None:
     """Write documents as Markdown, for a comment on a pull request."""
-    typer.echo(render([_document(name) for name in documents]), nl=False)
+    found = [_document(name) for name in documents]
+    if audit:
+        from ostiary.cli.replay import replayed  # imported here: it is the parts of a proxy
+
+        _, told = replayed(bundle or _new(found), audit, None)
+        found.append(told)
+    elif bundle is not None:
+        fail("--bundle is for a replay: name the audit with --audit")
+    typer.echo(render(found), nl=False)
+
+
+def _new(documents: list[Mapping[str, Any]]) -> str:
+    """What the first diff calls the newer policy."""
+    named = [each["new"] for each in documents if each.get("kind") == "diff" and isinstance(each.get("new"), dict)]
+    if not named:
+        fail("no diff says which policy is to be asked: name it with --bundle")
+    return str(named[0].get("policy"))
 
 
 def _opa() -> Opa:
@@ -70,35 +96,14 @@ def _opa() -> Opa:
 
 
 def _published(name: str) -> Published:
-    path = Path(name)
-    if is_revision(name):
-        return _built(lambda place: write_revision(name, place), name)
-    if not path.exists():
-        raise ConfigurationError([f"{name}: there is no such file or directory"])
-    if path.is_file():
+    with candidate(name) as found:
+        if found.path.is_dir():
+            return read_published(_files(found.path), label=name, built_here=found.built_here)
         try:
-            with path.open("rb") as file:
+            with found.path.open("rb") as file:
                 return read_published(read_contents(file), label=name)
         except ArchiveError as error:
             fail(f"{name}: {error}")
-    if (path / MANIFEST).exists():
-        return read_published(_files(path), label=name)
-    return _built(None, name)
-
-
-def _built(write: Callable[[Path], None] | None, name: str) -> Published:
-    """From sources, compiled here. Mistakes are told of the sources as they were named."""
-    with tempfile.TemporaryDirectory(prefix="ostiary-diff-") as directory:
-        source, out = Path(directory) / "source", Path(directory) / "bundle"
-        try:
-            if write is not None:
-                write(source)
-            else:
-                source = Path(name)
-            built = build_bundle(source, out, opa=needed_opa(), sequence=0, rego_root=assets.rego())
-        except ConfigurationError as error:
-            raise ConfigurationError([line.replace(str(source), name) for line in error.mistakes]) from error
-        return read_published(_files(built.path), label=name, built_here=True)
 
 
 def _files(bundle: Path) -> dict[str, bytes]:

@@ -6,26 +6,26 @@ our own words, and no text of theirs can be a heading, a link, a mention or HTML
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
+from ostiary.policy.replay import markdown as replayed
+from ostiary.policy.review.spans import code, listed, side, some
 
 LARGEST: Final = 60_000
 """Characters: a comment on GitHub has 65,536 at most."""
-
-_SHOWN: Final = 10
-"""Callers, and endpoints of one service, that are named."""
 
 _RULES: Final = {"widening": "**widens**", "narrowing": "narrows", "unjudged": "**cannot be judged**"}
 _VERBS: Final = {"gained": "gain", "lost": "lose", "changed": "change at"}
 
 
 def render(documents: Iterable[Mapping[str, Json]]) -> str:
-    """Each document (`ostiary bundle diff --json`) as a section. Raises `ConfigurationError` for an unknown kind."""
+    """Each document (`ostiary bundle diff --json`, `ostiary replay --json`) as a section.
+
+    Raises `ConfigurationError` for one of an unknown kind.
+    """
     sections: list[str] = []
     for document in documents:
         section = SECTIONS.get(str(document.get("kind")))
@@ -43,19 +43,22 @@ def _diff(document: Mapping[str, Json]) -> Iterator[str]:
     others = [each for each in document["access"] if not each["widening"]]
     yield "## Policy: " + ("**more is let through**" if document["widening"] else "nothing more is let through")
     yield ""
-    yield f"From {_side(document['old'])} to {_side(document['new'])}."
-    yield from _listed("Observed", (line for each in document["observed"] for line in _observed(each)))
-    yield from _listed("Widened", (line for each in widening for line in _access(each)))
-    yield from _listed("Rules", map(_rule, document["rules"]))
-    yield from _listed("Narrowed", (line for each in others for line in _access(each)))
-    yield from _listed("Callers", (_name(each) for each in document["callers"]))
-    yield from _listed("Endpoints", (_name(each) for each in document["endpoints"]))
+    yield f"From {side(document['old'])} to {side(document['new'])}."
+    yield from listed("Observed", (line for each in document["observed"] for line in _observed(each)))
+    yield from listed("Widened", (line for each in widening for line in _access(each)))
+    yield from listed("Rules", map(_rule, document["rules"]))
+    yield from listed("Narrowed", (line for each in others for line in _access(each)))
+    yield from listed("Callers", (_name(each) for each in document["callers"]))
+    yield from listed("Endpoints", (_name(each) for each in document["endpoints"]))
     if not any(document[name] for name in ("observed", "access", "rules", "callers", "endpoints")):
         yield ""
         yield "Both let the same through."
 
 
-SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Json]], Iterator[str]]]] = {"diff": _diff}
+SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Json]], Iterator[str]]]] = {
+    "diff": _diff,
+    "replay": replayed.section,
+}
 """The kinds of documents, each with what writes its section."""
 
 
@@ -72,23 +75,11 @@ def _bounded(lines: Iterable[str]) -> str:
     return "\n".join([*kept, *(["", f"… and {left} more lines."] if left else [])])
 
 
-def _side(side: Mapping[str, Json]) -> str:
-    revision = "" if side["revision"] is None else f" (revision {code(side['revision'])})"
-    return f"{code(side['policy'])}{revision}"
-
-
-def _listed(heading: str, lines: Iterable[str]) -> Iterator[str]:
-    found = list(lines)
-    if found:
-        yield from ("", f"### {heading}", "")
-        yield from found
-
-
 def _access(change: Mapping[str, Json]) -> Iterator[str]:
     verb = _VERBS[change["kind"]]
     if len(change["callers"]) == 1:
         verb = {"gain": "gains", "lose": "loses", "change at": "changes at"}[verb]
-    yield f"- {_some(change['callers'])} {verb} {_where(change['endpoints'])}"
+    yield f"- {some(change['callers'])} {verb} {_where(change['endpoints'])}"
     told: list[tuple[str, Sequence[str]]] = []
     if change["before"] != change["after"]:
         told += [("was", change["before"]), ("is", change["after"])]
@@ -112,7 +103,7 @@ def _where(endpoints: Iterable[Mapping[str, Json]]) -> str:
     by_service: dict[str, list[str]] = {}
     for each in endpoints:
         by_service.setdefault(each["service"], []).append(f"{each['endpoint']}: {each['request']}")
-    return "; ".join(f"{code(service)}: {_some(names)}" for service, names in by_service.items())
+    return "; ".join(f"{code(service)}: {some(names)}" for service, names in by_service.items())
 
 
 def _rule(change: Mapping[str, Json]) -> str:
@@ -132,21 +123,3 @@ def _name(change: Mapping[str, Json]) -> str:
             f"{named} {'added' if change['before'] is None else 'removed'}, {code(change['after'] or change['before'])}"
         )
     return f"{named} was {code(change['before'])}, is {code(change['after'])}"
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(map(code, names[:_SHOWN]))
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def code(text: Json) -> str:
-    """A code span that holds whatever text (CommonMark 0.31 section 6.1): its fence is longer than any in the text.
-
-    What does not print, as a line's end, is written as in JSON.
-    """
-    content = str(text)
-    if not content.isprintable():
-        content = json.dumps(content)
-    fence = "`" * (max(map(len, re.findall("`+", content)), default=0) + 1)
-    space = " " if content.startswith("`") or content.endswith("`") or not content.strip() else ""
-    return f"{fence}{space}{content}{space}{fence}"

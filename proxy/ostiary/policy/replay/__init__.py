@@ -1,0 +1,1 @@
+"""Replaying recorded decisions: what another policy would have answered to the requests that there were."""
