@@ -51,6 +51,7 @@ COMPOSITION = {
     "listening",
     "page",
     "reloading",
+    "comparing",
     "stage_settings",
     "certificates",
     "bundle_server",

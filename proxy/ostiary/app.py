@@ -29,6 +29,7 @@ from ostiary.audit import (
 )
 from ostiary.certificates import TlsFiles, listener_files
 from ostiary.clock import Clock, SystemClock
+from ostiary.comparing import CandidatePart
 from ostiary.concierge import (
     JWKS_PATH,
     PROTECTED_RESOURCE_PATH,
@@ -48,6 +49,7 @@ from ostiary.credential import (
 )
 from ostiary.deciding import Policy
 from ostiary.decision.cache import CachingAuthorizer
+from ostiary.decision.comparison import ComparingAuthorizer
 from ostiary.decision.unenforced import CountingAuthorizer
 from ostiary.errors import AccessError
 from ostiary.granting import worker_grants
@@ -138,6 +140,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     grants = worker_grants(config, audit=audit, policy=policy.access, clock=clock)
     problems = _problems(config)
     authorizer = CountingAuthorizer(policy.authorizer)
+    candidate = None if config.candidate is None else CandidatePart(config, config.candidate, clock=clock)
     pipeline = Pipeline(
         audit=audit,
         targets=_targets(config, port=port),
@@ -145,7 +148,9 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         authenticator=authenticator,
         requests=AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor),
         reception=grants.reception,
-        authorizer=authorizer,
+        authorizer=authorizer
+        if candidate is None
+        else ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison),
         keeper=grants.keeper,
         swapper=_swapper(config, key, catalog=policy.catalog, clock=clock),
         upstream=forwarder,
@@ -161,9 +166,10 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             services=forwarder.facts(),
             decisions=asked.facts() if isinstance(asked, CachingAuthorizer) else None,
             unenforced=authorizer.facts(),
+            candidate=None if candidate is None else candidate.comparison.facts(),
         )
 
-    optional = (files, grants.open)
+    optional = (files, grants.open, candidate)
     parts: list[Part] = [audit, authenticator, *(part for part in optional if part is not None)]
     return Composed(
         application=DataApplication(

@@ -33,6 +33,7 @@ FIXED: Final[tuple[Place, ...]] = (
     ("opa", "minimum_revision"),
     ("opa", "rollback"),
     ("grants",),
+    ("candidate", "bundle"),
 )
 """What takes a restart to change."""
 

@@ -35,6 +35,7 @@ from ostiary.admin.app import admin_application
 from ostiary.admin.health import Health, WorkerHealth
 from ostiary.certificates import listener_files
 from ostiary.clock import SystemClock
+from ostiary.comparing import CandidateOpa
 from ostiary.config import Config
 from ostiary.config.fields import UnixAddress
 from ostiary.config.model import ManagedOpa as ManagedSettings
@@ -110,6 +111,7 @@ class Supervisor:
         self.ready = asyncio.Event()
         self.data_address: tuple[str, int] = ("", 0)
         self.opa: PolicyService | None = None
+        self._candidate: CandidateOpa | None = None
 
     def stop(self) -> None:
         """End `run`, wherever it is: drain, and end every part. Called once more, the workers are not waited for."""
@@ -211,6 +213,7 @@ class Supervisor:
             vetting = policy_vetting(config, policy_record(config))
             self.opa = opa = await stack.enter_async_context(self._opa(vetting))
             self._monitor = await stack.enter_async_context(self._watched(opa, vetting))
+            await self._beside(stack)
             await stack.enter_async_context(self._admin())
             listen(data)
             self._crew = crew = Crew(self._worker_settings(config), data=data, look=self._policy_nudged)
@@ -289,6 +292,12 @@ class Supervisor:
             raise ConfigurationError(["opa: neither 'managed' nor 'url'"])
         return ExternalOpa(address=opa.url, token=opa.bearer, ca_file=opa.ca_file, vetting=vetting)
 
+    async def _beside(self, stack: AsyncExitStack) -> None:
+        candidate, managed = self._config.candidate, self._config.opa.managed
+        if candidate is not None and managed is not None:
+            binary = self._opa_binary or managed_binary(managed)
+            self._candidate = await stack.enter_async_context(CandidateOpa(self._config, candidate, binary=binary))
+
     @contextlib.asynccontextmanager
     async def _watched(self, opa: PolicyService, vetting: Vetting) -> AsyncIterator[PolicyMonitor]:
         """A managed OPA vets each bundle before anybody reaches it; of another it is found out by looking."""
@@ -363,6 +372,7 @@ class Supervisor:
             opa_restarts=self.opa.restarts if isinstance(self.opa, ManagedOpa) else None,
             observed=observed,
             grants=None if self._grants is None else self._grants.error or "available",
+            candidate=None if self._candidate is None else (self._candidate.state, self._candidate.revision),
         )
 
     async def _policy(self) -> tuple[str, str | None]:

@@ -131,6 +131,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "drain_timeout": 30.0,
             "drain_grace": 2.0,
         },
+        "candidate": None,
         "errors": {"detail": "full"},
         "logging": {"level": "info", "format": "text"},
     }

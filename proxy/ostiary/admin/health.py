@@ -9,12 +9,14 @@ the callers of another. With the keys of none nobody can be identified, for as l
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal, TypeAlias
 
+from ostiary.admin.candidate import candidate_document
 from ostiary.audit import AuditHealth
 from ostiary.clock import written_instant
 from ostiary.decision.cache import CacheFacts
+from ostiary.decision.comparison import CandidateFacts
 from ostiary.decision.unenforced import UnenforcedFacts
 from ostiary.identity import KeyHealth
 from ostiary.models import Json
@@ -30,7 +32,8 @@ KeysState: TypeAlias = Literal["all", "some", "none"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
     """What a worker says of itself. `services` are its connections to each, `decisions` those that it keeps, None where
-    none are; `unenforced` counts what is let through only because it is observed, and what shadows would allow."""
+    none are; `unenforced` counts what is let through only because it is observed, and what shadows would allow.
+    `candidate` is what it has compared with one, told for all workers together."""
 
     worker: str
     audit: AuditHealth
@@ -38,6 +41,7 @@ class WorkerHealth:
     services: Mapping[str, PoolFacts]
     decisions: CacheFacts | None
     unenforced: UnenforcedFacts
+    candidate: CandidateFacts | None = None
 
     @property
     def keys(self) -> KeysState:
@@ -45,7 +49,9 @@ class WorkerHealth:
         return "all" if all(ready) else "some" if any(ready) else "none"
 
     def document(self) -> dict[str, Json]:
-        return {**asdict(self), "issuers": [issuer.document() for issuer in self.issuers]}
+        own = asdict(replace(self, candidate=None))
+        del own["candidate"]
+        return {**own, "issuers": [issuer.document() for issuer in self.issuers]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,8 @@ class Health:
     the configuration: `mistakes` are those of the one that was to be reloaded last, and is not in use.
 
     `reports` are of those workers that accept and answered. `serving_for` is how many seconds ago all of them accepted
-    for the first time. `opa_restarts` counts those of a managed OPA.
+    for the first time. `opa_restarts` counts those of a managed OPA. `candidate` is the state of the OPA that serves
+    the candidate, and its revision; None where there is none.
 
     `observed` are the services at which callers are let through everywhere, each with the Unix second at which that
     ends; None where OPA cannot be asked.
@@ -77,6 +84,7 @@ class Health:
     opa_restarts: int | None = None
     observed: Mapping[str, int] | None = None
     grants: str | None = None
+    candidate: tuple[str, str | None] | None = None
 
     @property
     def audit(self) -> Literal["writable", "unwritable"] | None:
@@ -125,6 +133,10 @@ class Health:
         found["configuration"] = {"state": state, "mistakes": list(self.mistakes)}
         if self.opa_restarts is not None:
             found["opa_restarts"] = self.opa_restarts
+        if self.candidate is not None:
+            found["candidate"] = candidate_document(
+                *self.candidate, [one.candidate for one in self.reports if one.candidate]
+            )
         return {**found, "reports": [one.document() for one in self.reports]}
 
 

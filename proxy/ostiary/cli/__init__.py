@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "bundle": "Policy bundles: what OPA loads.",
     "access": "Just-in-time access: ask for it, approve, and take it back.",
     "replay": "Say which recorded decisions would be others with another policy.",
+    "candidate": "Say what the candidate beside a running proxy's policy would have decided otherwise.",
     "audit": "The audit: read it, search it, and prove that it is whole.",
     "token": "Print a token of the demo's issuer.",
     "schema": "Print the JSON Schema of a file format, for editors.",

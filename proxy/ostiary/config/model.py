@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from ostiary.config.candidate import Candidate
 from ostiary.config.fields import (
     UNIQUE,
     CorsOrigin,
@@ -326,6 +327,7 @@ class Config(Strict):
     opa: Annotated[Opa, StandIn({"managed": {"bundle": "stand-in"}})]
     audit: Audit = Field(default_factory=dict, validate_default=True)
     grants: Grants | None = None
+    candidate: Candidate | None = None
     limits: Limits = Limits.model_construct()
     errors: Errors = Errors.model_construct()
     logging: Logging = Logging.model_construct()
@@ -419,6 +421,8 @@ class Config(Strict):
         if self.state.absolute().is_relative_to(self.audit.path.absolute()):
             told = f"is around the state, {self.state}: whoever can change the audit could change its keys too"
             found.append((("audit", "path"), told))
+        if self.candidate is not None:
+            found.extend(self.candidate.mistakes(self.opa))
         if "jwt" not in self.listen.identity and self.issuers:
             told = f"the listener takes no tokens: its identity is [{', '.join(self.listen.identity)}]"
             found.append((("issuers",), told))

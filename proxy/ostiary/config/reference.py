@@ -126,6 +126,8 @@ def _option(option: dict[str, Any]) -> str:
         return f"list of {_option(option['items'])}"
     if option.get("type") == "integer":
         return f"number, {option['minimum']} to {option['maximum']}" if "maximum" in option else "number"
+    if option.get("type") == "number":
+        return f"number above {option['exclusiveMinimum']}, to {option['maximum']:g}"
     return {"string": "text", "boolean": "`true` or `false`"}.get(str(option.get("type")), "anything")
 
 

@@ -1,7 +1,8 @@
 """Becomes OPA, on a leash: when the process that started it ends, however it ends, OPA ends too.
 
-Run as a script: `python -I -S leash.py PARENT FD OPA [argument ...]`. PARENT is the process id of the starter; FD is
-the number of the reading end of a pipe that the starter holds open, or `-`.
+Run as a script: `python -I -S leash.py PARENT FD NICENESS OPA [argument ...]`. PARENT is the process id of the
+starter; FD is the number of the reading end of a pipe that the starter holds open, or `-`; NICENESS is added to this
+process's own (nice(2)).
 
 * Linux: with FD `-`, the kernel is told to kill this process when the thread that started it ends
   (prctl(2), PR_SET_PDEATHSIG; it survives the exec that follows).
@@ -46,11 +47,12 @@ def _leave_a_watcher(pipe: int) -> None:
     os._exit(0)
 
 
-def main(parent: str, pipe: str, *command: str) -> NoReturn:
+def main(parent: str, pipe: str, niceness: str, *command: str) -> NoReturn:
     if pipe == "-":
         _die_with_the_starter(int(parent))
     else:
         _leave_a_watcher(int(pipe))
+    os.nice(int(niceness))
     try:
         os.execv(command[0], command)  # noqa: S606  # the absolute path of a program, and no shell
     except OSError as error:

@@ -79,6 +79,7 @@ class OpaProcess:
         socket: Path,
         verification: Verification | None = None,
         with_pipe: bool | None = None,
+        niceness: int = 0,
     ) -> Self:
         """Start OPA in a session of its own, so that a Ctrl-C meant for the proxy does not end it first.
 
@@ -90,7 +91,8 @@ class OpaProcess:
             theirs, ours = os.pipe()
         else:
             theirs, ours = None, None
-        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), "-" if theirs is None else str(theirs)]
+        pipe = "-" if theirs is None else str(theirs)
+        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), pipe, str(niceness)]
         try:
             process = await asyncio.create_subprocess_exec(
                 *leash,

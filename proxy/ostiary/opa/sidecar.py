@@ -40,7 +40,8 @@ from ostiary.opa.vetting import Vetting
 
 _log = logging.getLogger("ostiary.opa")
 
-_SOCKET: Final = "opa.sock"
+SOCKET: Final = "opa.sock"
+"""The name in the directory by which clients reach whichever OPA serves."""
 _KEPT: Final = {True: "bundle.tar.gz", False: "bundle"}
 """What was active last, by whether it is an archive."""
 _STAGED: Final = "staged"
@@ -58,6 +59,7 @@ class ManagedOpa:
     looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds. `on_active` is
     told of each bundle that clients reach from now on. `restarts` counts the attempts to start it again after it ended.
     `vetting` says which bundle may be used; `refused` is why the published one is not, None where it is.
+    `niceness` is by how much OPA stands back behind other processes (nice(1)).
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ManagedOpa:
         interval: float = 1.0,
         first_pause: float = 0.1,
         longest_pause: float = 10.0,
+        niceness: int = 0,
     ) -> None:
         self._binary = binary
         self._bundle = PublishedBundle(bundle)
@@ -84,6 +87,7 @@ class ManagedOpa:
         self._interval = interval
         self._first_pause = first_pause
         self._longest_pause = longest_pause
+        self._niceness = niceness
         self._resources = contextlib.ExitStack()
         self._directory = Path()
         self._generation = 0
@@ -97,7 +101,7 @@ class ManagedOpa:
     @property
     def address(self) -> OpaAddress:
         """Where clients reach it, whichever process serves. Known once it is open."""
-        return OpaAddress(socket=self._directory / _SOCKET)
+        return OpaAddress(socket=self._directory / SOCKET)
 
     @property
     def revision(self) -> str | None:
@@ -195,7 +199,11 @@ class ManagedOpa:
         self._generation += 1
         socket = self._directory / f"opa-{self._generation:06}.sock"
         process = await OpaProcess.start(
-            binary=self._binary, bundle=staged.path, socket=socket, verification=self._verification
+            binary=self._binary,
+            bundle=staged.path,
+            socket=socket,
+            verification=self._verification,
+            niceness=self._niceness,
         )
         try:
             revision = await self._ready(process, socket, staged, published=bundle.path)
@@ -221,7 +229,7 @@ class ManagedOpa:
             for other in (self._directory / name for form, name in _KEPT.items() if form != staged.is_archive):
                 remove(other)
             self._vetting.took(revision)
-            socket.replace(self._directory / _SOCKET)
+            socket.replace(self._directory / SOCKET)
         except OSError as error:
             raise OpaNotReady(f"the bundle {revision} cannot be kept: {error.strerror}") from error
 

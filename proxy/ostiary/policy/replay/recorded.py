@@ -33,7 +33,7 @@ WHY: Final[dict[Why, str]] = {
 _ASIDE: Final = tuple(b'{"schema":%d,"kind":"%b"' % (SCHEMA, kind) for kind in (b"completion", b"credential"))
 """How lines begin that say nothing of a decision: half of all."""
 _OTHERS: Final = frozenset(
-    {"completion", "credential", "outage", "uncopied", "begin", "resume", "pruned", "end", "checkpoint"}
+    {"completion", "credential", "grant", "outage", "uncopied", "begin", "resume", "pruned", "end", "checkpoint"}
 )
 _DIGEST: Final = b"[token sha256:"
 _MINUTE: Final = 60
