@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.clock import Clock, SystemClock
@@ -129,24 +128,35 @@ class Opa:
     log: Path
 
     def get(self, path: str) -> Any:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket))) as client:
-            response = client.get(f"http://opa{path}")
-            return response.json()
+        """The document there. Raises OSError, ValueError."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(self.socket))
+            client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            return json.loads(_all(client).partition(b"\r\n\r\n")[2])
 
     def revision(self) -> str | None:
         try:
-            bundles = self.get("/v1/data/nothing?provenance=true").get("provenance", {}).get("bundles", {})
-        except httpx.HTTPError:
+            document = self.get("/v1/data/nothing?provenance=true")
+        except (OSError, ValueError):
             return None
+        bundles = document.get("provenance", {}).get("bundles", {})
         return next((one.get("revision") for one in bundles.values()), None)
+
+
+def _all(client: socket.socket) -> bytes:
+    found = bytearray()
+    while piece := client.recv(65536):
+        found += piece
+    return bytes(found)
 
 
 @contextlib.contextmanager
 def opa_client(binary: Path, place: Path, config: Mapping[str, Any]) -> Iterator[Opa]:
     place.mkdir()
     (place / "opa.json").write_text(json.dumps(config), encoding="utf-8")
-    socket, log = place / "opa.sock", place / "log"
-    command = [binary, "run", "--server", "--config-file", place / "opa.json", "--addr", f"unix://{socket}"]
+    path, log = place / "opa.sock", place / "log"
+    command = [binary, "run", "--server", "--config-file", place / "opa.json", "--addr", f"unix://{path}"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--log-level", "info"],
@@ -155,7 +165,7 @@ def opa_client(binary: Path, place: Path, config: Mapping[str, Any]) -> Iterator
             env={"PATH": os.environ["PATH"], "HOME": str(place)},
         )
         try:
-            yield Opa(socket=socket, log=log)
+            yield Opa(socket=path, log=log)
         finally:
             process.terminate()
             process.wait(20)

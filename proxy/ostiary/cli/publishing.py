@@ -14,9 +14,11 @@ import typer
 from ostiary.addresses import is_localhost
 from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.cli.output import fail, print_json
+from ostiary.cli.registry import login
 from ostiary.distribution.access import TOKEN, read_tokens
 from ostiary.distribution.archives import LARGEST, NAME, Archive, BundleRefused
 from ostiary.distribution.directory import DirectoryTarget
+from ostiary.distribution.oci import OciTarget, Reference
 from ostiary.distribution.publishing import PublishFailed, Target, publish
 from ostiary.distribution.web import Connection, Trust, WebTarget
 from ostiary.policy.archive import SUFFIX
@@ -40,18 +42,27 @@ def command(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A bundle that was built as a file, .tar.gz.")],
     destination: Annotated[
         str,
-        typer.Argument(metavar="DESTINATION", help="A directory or file, or https://host/name.tar.gz."),
+        typer.Argument(
+            metavar="DESTINATION",
+            help="A directory or file, https://host/name.tar.gz, s3://bucket/key, or oci://host/name:tag.",
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Replace a newer bundle, or what is none. Proxies refuse an older one.")
     ] = False,
     token_file: TokenOption = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the S3-compatible store is; AWS's if left out.")
+    ] = None,
     ca_file: CaOption = None,
     certificate: CertificateOption = None,
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Publish ARCHIVE, in the place of an older one, as a whole, and never in the place of a newer one.
+
+    Credentials for S3 are found as AWS's own tools find them; those for a registry are $OSTIARY_REGISTRY_USER and
+    $OSTIARY_REGISTRY_PASSWORD, or what `docker login` has left.
 
     Exit status 0: it is published. 1: it is not, because a newer one is, or nobody answers. 2: ARCHIVE is no bundle.
     """
@@ -64,7 +75,9 @@ def command(
         fail(f"{archive}: {error}")
     try:
         connection = connect(token_file, ca_file=ca_file, certificate=certificate, key=key)
-        with _target(destination, archive=archive, examiner=examiner, connection=connection) as target:
+        if endpoint is not None and not destination.startswith("s3://"):
+            fail("--endpoint is of a store for an s3:// destination")
+        with _target(destination, archive, examiner, connection, endpoint=endpoint) as target:
             outcome = publish(read, target, force=force)
     except PublishFailed as error:
         fail(f"{destination}: {error}" if not str(error).startswith(destination) else str(error), status=1)
@@ -101,7 +114,9 @@ def refuse_unsafe(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _target(destination: str, *, archive: Path, examiner: ArchiveExaminer, connection: Connection) -> Iterator[Target]:
+def _target(
+    destination: str, archive: Path, examiner: ArchiveExaminer, connection: Connection, *, endpoint: str | None
+) -> Iterator[Target]:
     scheme, separator, _ = destination.partition("://")
     if not separator:
         yield DirectoryTarget(_file(Path(destination), archive), examiner=examiner)
@@ -110,8 +125,32 @@ def _target(destination: str, *, archive: Path, examiner: ArchiveExaminer, conne
         url = f"{destination}{archive.name}" if destination.endswith("/") else destination
         with WebTarget(url, connection=connection, examiner=examiner) as target:
             yield target
+    elif scheme == "oci":
+        reference = Reference.parse(destination)
+        if reference is None:
+            fail(f"{destination}: is no place in a registry, which is written oci://host/name:tag")
+        known = login(reference.registry, os.environ)
+        trusted = Connection(trust=connection.trust)
+        with OciTarget(reference, login=known, connection=trusted, examiner=examiner) as target:
+            yield target
+    elif scheme == "s3":
+        yield _s3(destination, endpoint, examiner, connection)
     else:
-        fail(f"{destination}: publish to a directory, or to an https:// URL")
+        fail(f"{destination}: publish to a directory, or to an https://, s3:// or oci:// address")
+
+
+def _s3(destination: str, endpoint: str | None, examiner: ArchiveExaminer, connection: Connection) -> Target:
+    from ostiary.distribution.s3 import S3Target  # imported here: botocore is an extra, and takes its time
+
+    bucket, _, key = destination.removeprefix("s3://").partition("/")
+    if not bucket or not key or key.endswith("/"):
+        fail(f"{destination}: is no object, which is written s3://bucket/key")
+    if endpoint is not None:
+        refuse_unsafe(endpoint)
+    ca_file = connection.trust.ca_file
+    return S3Target(
+        bucket, key, endpoint=endpoint, ca_file=None if ca_file is None else str(ca_file), examiner=examiner
+    )
 
 
 def _file(place: Path, archive: Path) -> Path:
