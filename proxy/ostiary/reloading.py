@@ -32,6 +32,7 @@ FIXED: Final[tuple[Place, ...]] = (
     ("opa", "ca_file"),
     ("opa", "minimum_revision"),
     ("opa", "rollback"),
+    ("opa", "report_to"),
     ("grants",),
     ("candidate", "bundle"),
 )

@@ -54,6 +54,7 @@ from ostiary.opa.install import accept_opa, ensure_opa
 from ostiary.opa.monitor import Judge, PolicyMonitor
 from ostiary.opa.observation import ObservationWatch
 from ostiary.opa.record import ConfirmationMemory
+from ostiary.opa.relay import ReportRelay
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.opa.vetting import BundleRefused, Vetting, examine
 from ostiary.page import Page
@@ -214,7 +215,8 @@ class Supervisor:
             self.opa = opa = await stack.enter_async_context(self._opa(vetting))
             self._monitor = await stack.enter_async_context(self._watched(opa, vetting))
             await self._beside(stack)
-            await stack.enter_async_context(self._admin())
+            relay = await self._relay(stack)
+            await stack.enter_async_context(self._admin(relay))
             listen(data)
             self._crew = crew = Crew(self._worker_settings(config), data=data, look=self._policy_nudged)
             stack.push_async_callback(self._drain, crew, data)
@@ -349,6 +351,13 @@ class Supervisor:
         if self._observations is not None:
             self._observations.nudge()
 
+    async def _relay(self, stack: AsyncExitStack) -> ReportRelay | None:
+        """Who passes OPA's reports on, if somebody is to have them."""
+        to = self._config.opa.report_to
+        if to is None:
+            return None
+        return await stack.enter_async_context(ReportRelay(url=to.url, token_file=to.token_file, ca_file=to.ca_file))
+
     def _policy_nudged(self) -> None:
         """OPA says that something about its bundles is new. What, it is asked: whoever says so may be anybody."""
         if self._monitor is not None:
@@ -400,14 +409,16 @@ class Supervisor:
         return () if self._crew is None else await self._crew.health(patience=_WORKERS_DEADLINE)
 
     @contextlib.asynccontextmanager
-    async def _admin(self) -> AsyncIterator[None]:
+    async def _admin(self, relay: ReportRelay | None) -> AsyncIterator[None]:
         address = self._config.admin_address
         if isinstance(address, UnixAddress):
             listener = listen_unix(address.path)
         else:
             listener = bind(address.host, address.port)
             listen(listener)
-        server = Server(quiet(admin_application(self.health, policy_nudged=self._policy_nudged)))
+        reported = None if relay is None else relay.pass_on
+        application = admin_application(self.health, policy_nudged=self._policy_nudged, reported=reported)
+        server = Server(quiet(application))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin")
         try:
             yield

@@ -87,6 +87,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "max_policy_age": 86400,
             "minimum_revision": 0,
             "rollback": None,
+            "report_to": None,
         },
         "audit": {
             "path": tmp_path / "audit",

@@ -4,8 +4,8 @@
 what it looked at, as JSON: see `health`. `/health` is always 200, and has every fact besides. The look is taken when
 it is asked for.
 
-`POST /status` is where OPA's status plugin can report to. The report is not read: it is a hint to look at OPA now,
-which says itself what is true.
+`POST /status` is where OPA's status plugin can report to. The report is not believed: it is a hint to look at OPA now,
+which says itself what is true. It can be passed on to a bundle server, as it is.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ostiary.admin.health import Health
 
+LARGEST_REPORT: Final = 512 * 1024
+"""Bytes. OPA's has its own metrics in it where `status.prometheus` is on."""
 _FRESH: Final = {"cache-control": "no-store"}
 
 
-def admin_application(look: Callable[[], Awaitable[Health]], *, policy_nudged: Callable[[], None]) -> Starlette:
-    """`look` is asked at each `GET /readyz` and `GET /health`, `policy_nudged` is called at each `POST /status`."""
+def admin_application(
+    look: Callable[[], Awaitable[Health]],
+    *,
+    policy_nudged: Callable[[], None],
+    reported: Callable[[bytes], None] | None = None,
+) -> Starlette:
+    """`look` is asked at each `GET /readyz` and `GET /health`, `policy_nudged` is called at each `POST /status`, and
+    `reported` with the report, unless that is too long."""
 
     async def livez(_: Request) -> JSONResponse:
         return JSONResponse({"live": True}, headers=_FRESH)
@@ -36,8 +44,10 @@ def admin_application(look: Callable[[], Awaitable[Health]], *, policy_nudged: C
     async def health(_: Request) -> JSONResponse:
         return JSONResponse((await look()).document(), headers=_FRESH)
 
-    async def status(_: Request) -> JSONResponse:
+    async def status(request: Request) -> JSONResponse:
         policy_nudged()
+        if reported is not None and (report := await _report(request)) is not None:
+            reported(report)
         return JSONResponse({}, headers=_FRESH)
 
     routes = [
@@ -50,3 +60,16 @@ def admin_application(look: Callable[[], Awaitable[Health]], *, policy_nudged: C
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     return app
+
+
+async def _report(request: Request) -> bytes | None:
+    """None if it is too long, or did not come whole."""
+    report = bytearray()
+    try:
+        async for piece in request.stream():
+            report += piece
+            if len(report) > LARGEST_REPORT:
+                return None
+    except ClientDisconnect:
+        return None
+    return bytes(report)

@@ -33,6 +33,7 @@ from ostiary.config.fields import (
 from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
 from ostiary.config.listen import Listen
+from ostiary.config.reporting import ReportTo
 from ostiary.opa.archive import Algorithm as BundleAlgorithm
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
@@ -193,6 +194,7 @@ class Opa(Strict):
     """A bearer token for the OPA at `url`."""
     ca_file: FilePath | None = None
     """PEM file of the authorities that are trusted for the OPA at `url`, if that is https; the system's if left out."""
+    report_to: Annotated[ReportTo | None, StandIn({"url": "https://stand-in.invalid"})] = None
     deadline: Annotated[float, Duration(least=0.001, most=30)] = 0.25
     """How long a decision may take; later is 503."""
     max_policy_age: Annotated[int, Duration(least=1, most=366 * 86400, whole=True)] = 86400
@@ -221,6 +223,8 @@ class Opa(Strict):
             found.append((("rollback",), told))
         if self.ca_file is not None and (self.url is None or not self.url.tls):
             found.append((("ca_file",), "the OPA is not reached over https, so no certificate would be checked"))
+        if self.managed is not None and self.report_to is not None:
+            found.append((("report_to",), "a managed OPA gets its bundle from a file, and reports nothing"))
         if found:
             raise mistakes_at(found, lacking=())
         return self

@@ -178,8 +178,7 @@ class PolicyMonitor:
         horizon = self._horizon
         changes = 0 if horizon is None else horizon.changes
         try:
-            await self._opa.check_health()
-            revision = await self._opa.revision()
+            _, revision = await asyncio.gather(self._opa.check_health(), self._opa.revision())
         except PolicyUnavailable as unavailable:
             self._found("down", unavailable.detail)
             return

@@ -1,0 +1,110 @@
+"""OPA's status reports on their way through the proxy to a bundle server.
+
+OPA's status plugin has one receiver. That is the proxy, which so learns at once of another bundle; what the report says
+is passed on as it is, and never waited for. Only the latest counts: one that could not be passed on is tried again,
+with a pause that doubles, until another takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+
+_log = logging.getLogger("ostiary.opa")
+
+_DEADLINE: Final = 10.0
+_TOKEN: Final = 16 * 1024
+
+
+class ReportRelay:
+    """Open (`async with`) as long as the proxy runs. `url` is the bundle server's; token and authorities are read each
+    time. `first_pause` and `longest_pause` are in seconds."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        token_file: Path | None = None,
+        ca_file: Path | None = None,
+        first_pause: float = 1.0,
+        longest_pause: float = 30.0,
+    ) -> None:
+        self._url = f"{url.rstrip('/')}/status"
+        self._token_file = token_file
+        self._ca_file = ca_file
+        self._first_pause = first_pause
+        self._longest_pause = longest_pause
+        self._latest = b""
+        self._new = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._told = False
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="ostiary-report-relay")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def pass_on(self, report: bytes) -> None:
+        """Pass this on soon, in the place of what was not passed on yet."""
+        self._latest = report
+        self._new.set()
+
+    async def _run(self) -> None:
+        pause = self._first_pause
+        while True:
+            await self._new.wait()
+            self._new.clear()
+            refused = await self._post(self._latest)
+            if refused is None:
+                pause, self._told = self._first_pause, False
+                continue
+            if not self._told:
+                self._told = True
+                _log.warning("reports of OPA's are not passed on to %s: %s", self._url, refused)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._new.wait()
+            pause = min(pause * 2, self._longest_pause)
+            self._new.set()
+
+    async def _post(self, report: bytes) -> str | None:
+        """Why it was not taken; None if it was."""
+        try:
+            headers, context = await asyncio.to_thread(self._prepare)
+            async with (
+                asyncio.timeout(_DEADLINE),
+                httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=context or False) as client,
+            ):
+                response = await client.post(self._url, content=report, headers=headers)
+        except TimeoutError:
+            return "it did not answer in time"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None if response.is_success else f"it says {response.status_code}"
+
+    def _prepare(self) -> tuple[dict[str, str], ssl.SSLContext | None]:
+        """The headers of a report, and how the server is known; no TLS on loopback. Blocks; raises OSError."""
+        headers = {"content-type": "application/json"}
+        if self._token_file is not None:
+            with self._token_file.open("rb") as file:
+                token = file.read(_TOKEN).decode("ascii", "replace").strip()
+            if not token.isprintable() or not token.isascii():
+                raise OSError(f"{self._token_file} holds no token")
+            headers["authorization"] = f"Bearer {token}"
+        if not self._url.startswith("https:"):
+            return headers, None
+        return headers, ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))

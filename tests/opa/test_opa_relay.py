@@ -1,0 +1,114 @@
+"""OPA's reports go through the proxy to a bundle server, and the proxy looks at OPA for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ostiary.admin.app import LARGEST_REPORT, admin_application
+from ostiary.admin.health import Health
+from ostiary.distribution.access import Access, TokenFile
+from ostiary.opa.relay import ReportRelay
+from support.distribution import PUBLISHER, READER, Opa, archive, local, long_polling, opa_client, token_file
+from support.faults import free_port
+from support.opa import until
+from support.served import served
+
+
+async def no_health() -> Health:
+    raise AssertionError("it was not asked for")
+
+
+@contextlib.asynccontextmanager
+async def aside(opa: contextlib.AbstractContextManager[Opa]) -> AsyncIterator[None]:
+    """Started and ended while this loop answers it."""
+    await asyncio.to_thread(opa.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(opa.__exit__, None, None, None)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    (tmp_path / "published").mkdir()
+    archive(tmp_path / "published" / "shop.tar.gz", 1)
+    return tmp_path / "published"
+
+
+async def test_a_real_opa_s_report_reaches_both(published: Path, tmp_path: Path, opa_binary: Path) -> None:
+    readers, publishers = token_file(tmp_path / "r", READER), token_file(tmp_path / "p", PUBLISHER)
+    (tmp_path / "token").write_text(f"{READER}\n")
+    access = Access(readers=[TokenFile(readers)], publishers=[TokenFile(publishers)])
+    nudges: list[None] = []
+    async with (
+        local(published, access=access) as server,
+        ReportRelay(url=server.address, token_file=tmp_path / "token") as relay,
+        served(
+            admin_application(no_health, policy_nudged=lambda: nudges.append(None), reported=relay.pass_on)
+        ) as admin,
+    ):
+        config: dict[str, Any] = long_polling(int(server.address.rpartition(":")[2]), token=READER, proxy="orders-1")
+        config["services"]["proxy"] = {"url": admin}
+        config["status"] = {"service": "proxy"}
+
+        async def known() -> list[str]:
+            async with httpx.AsyncClient(headers={"authorization": f"Bearer {PUBLISHER}"}) as client:
+                proxies = (await client.get(server.url("status"))).json()["proxies"]
+                return [f"{one['proxy']} {one['revision']}" for one in proxies]
+
+        async with aside(opa_client(opa_binary, tmp_path / "opa", config)):
+            async with asyncio.timeout(60):
+                while await known() != ["orders-1 1-0a1b2c3d"]:  # noqa: ASYNC110 - it happens in other processes
+                    await asyncio.sleep(0.02)
+                assert nudges
+                archive(published / "shop.tar.gz", 2)
+                while await known() != ["orders-1 2-0a1b2c3d"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+
+async def test_the_latest_report_is_passed_on_when_that_is_possible_again(
+    published: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    taken: list[bytes] = []
+
+    async def take(request: Request) -> Response:
+        taken.append(await request.body())
+        return Response()
+
+    port = free_port()
+    async with ReportRelay(url=f"http://127.0.0.1:{port}/", first_pause=0.05, longest_pause=0.1) as relay:
+        for report in (b"first", b"second"):
+            relay.pass_on(report)
+            await until(lambda: bool(caplog.records))
+        async with served(Starlette(routes=[Route("/status", take, methods=["POST"])]), port=port):
+            await until(lambda: bool(taken))
+            relay.pass_on(b"third")
+            await until(lambda: len(taken) == 2)
+    assert taken == [b"second", b"third"]
+    said = f"reports of OPA's are not passed on to http://127.0.0.1:{port}/status: ConnectError: "
+    assert [record.message for record in caplog.records if record.message.startswith(said)] == [
+        caplog.records[0].message
+    ]
+
+
+async def test_a_report_that_is_too_long_is_a_nudge_only() -> None:
+    nudges: list[None] = []
+    reports: list[bytes] = []
+    application = admin_application(no_health, policy_nudged=lambda: nudges.append(None), reported=reports.append)
+    async with served(application) as admin, httpx.AsyncClient() as client:
+        assert (await client.post(f"{admin}/status", content=b"x" * (LARGEST_REPORT + 1))).status_code == 200
+        assert (await client.post(f"{admin}/status/partition", content=b"{}")).status_code == 200
+    assert len(nudges) == 2
+    assert reports == [b"{}"]
