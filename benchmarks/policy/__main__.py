@@ -1,6 +1,6 @@
 """`make bench-policy`: what tools for policy cost. Exit status 1 if a target is missed. The method is in README.md.
 
-    python -m benchmarks.policy [diff] [replay]
+    python -m benchmarks.policy [diff] [replay] [enforcing] [waiting]
 
 Where nothing is named, every part is measured. What an earlier run has found of other parts is kept.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.policy import diff, replay
+from benchmarks.policy import diff, enforcing, replay, waiting
 from benchmarks.processes import BUILD
 from benchmarks.rego import report
 from benchmarks.report import show_targets
@@ -21,7 +21,12 @@ from benchmarks.targets import Target
 
 RESULT: Final = BUILD / "bench-policy.json"
 
-PARTS: Final[Mapping[str, Callable[[Path], report.Part]]] = {"diff": diff.measure, "replay": replay.measure}
+PARTS: Final[Mapping[str, Callable[[Path], report.Part]]] = {
+    "diff": diff.measure,
+    "replay": replay.measure,
+    "enforcing": enforcing.measure,
+    "waiting": waiting.measure,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
