@@ -41,6 +41,7 @@ COMPOSITION = {
     "granting",
     "__main__",
     "logs",
+    "metering",
     "worker",
     "supervisor",
     "config",

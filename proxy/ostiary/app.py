@@ -62,6 +62,7 @@ from ostiary.identity import (
     build_authenticator,
 )
 from ostiary.interfaces import EndpointCatalog
+from ostiary.metering import WorkerReport, report
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
 from ostiary.server import Gate, Refused, strict_protocol, tls_protocol
@@ -75,6 +76,7 @@ from ostiary.stage_settings import (
     upstream_settings,
 )
 from ostiary.target import Targets
+from ostiary.telemetry import Tally
 from ostiary.upstream import Forwarder
 
 
@@ -99,12 +101,13 @@ class DataApplication(Starlette):
 class Composed:
     """A worker's application, the protocol class that its listener must have, and how the worker is.
 
+    `report` takes how many connections of clients there are, and hands over what was counted since it was asked last.
     `application` has an ASGI lifespan; whoever would rather have its errors than a server's log enters `lifespan()`.
     """
 
     application: DataApplication
     protocol: type[asyncio.Protocol]
-    health: Callable[[], WorkerHealth]
+    report: Callable[[int], WorkerReport]
 
     def lifespan(self) -> AbstractAsyncContextManager[object]:
         return self.application.router.lifespan_context(self.application)
@@ -125,8 +128,13 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         algorithm=config.signing.algorithm,
         group_readable=config.secrets.group_readable,
     )
+    tally = Tally()
     audit = FileAuditLog(
-        sink=audit_trail(config, worker=name), worker=name, clock=clock, deadline=config.audit.deadline
+        sink=audit_trail(config, worker=name),
+        worker=name,
+        clock=clock,
+        deadline=config.audit.deadline,
+        completed=tally.completed,
     )
     files = listener_files(config)
     if files is not None:
@@ -141,6 +149,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     problems = _problems(config)
     authorizer = CountingAuthorizer(policy.authorizer)
     candidate = None if config.candidate is None else CandidatePart(config, config.candidate, clock=clock)
+    swapper = _swapper(config, key, catalog=policy.catalog, clock=clock)
     pipeline = Pipeline(
         audit=audit,
         targets=_targets(config, port=port),
@@ -152,7 +161,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         if candidate is None
         else ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison),
         keeper=grants.keeper,
-        swapper=_swapper(config, key, catalog=policy.catalog, clock=clock),
+        swapper=CachingSwapper(swapper, clock=clock),
         upstream=forwarder,
         problems=problems,
     )
@@ -169,14 +178,17 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             candidate=None if candidate is None else candidate.comparison.facts(),
         )
 
+    def reported(connections: int) -> WorkerReport:
+        return report(tally, health(), decisions=policy.facts(), credentials=swapper.made, connections=connections)
+
     optional = (files, grants.open, candidate)
     parts: list[Part] = [audit, authenticator, *(part for part in optional if part is not None)]
     return Composed(
         application=DataApplication(
             pipeline, lifespan=_lifespan(parts, policy=policy, forwarder=forwarder, replays=replays)
         ),
-        protocol=_protocol(config, audit=audit, problems=problems, files=files),
-        health=health,
+        protocol=_protocol(config, audit=audit, tally=tally, problems=problems, files=files),
+        report=reported,
     )
 
 
@@ -202,11 +214,12 @@ def _lifespan(
 
 
 def _protocol(
-    config: Config, *, audit: FileAuditLog, problems: Problems, files: TlsFiles | None
+    config: Config, *, audit: FileAuditLog, tally: Tally, problems: Problems, files: TlsFiles | None
 ) -> type[asyncio.Protocol]:
     """What the listener speaks, which records by itself what it refuses."""
 
     def refused(refusal: AccessError, facts: Refused) -> None:
+        tally.refused(refusal)
         audit.refused(
             refusal,
             decision_id=facts.id,
@@ -258,13 +271,13 @@ def _concierge(config: Config, key: SigningKey) -> ProxyConcierge:
     )
 
 
-def _swapper(config: Config, key: SigningKey, *, catalog: EndpointCatalog, clock: Clock) -> CachingSwapper:
+def _swapper(config: Config, key: SigningKey, *, catalog: EndpointCatalog, clock: Clock) -> Swapper:
     minter = Minter(key=key, issuer=config.credential_issuer)
     strategies = {
         name: MintedSwapper(minter=minter, catalog=catalog, clock=clock, lifetime=service.credential.lifetime)
         for name, service in config.services.items()
     }
-    return CachingSwapper(Swapper(strategies), clock=clock)
+    return Swapper(strategies)
 
 
 def audit_trail(config: Config, *, worker: str) -> AuditTrail:

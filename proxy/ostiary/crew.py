@@ -25,8 +25,9 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 from ostiary import worker
-from ostiary.admin.health import WorkerHealth
 from ostiary.errors import ConfigurationError
+from ostiary.metering import WorkerReport
+from ostiary.telemetry import Counted
 
 _log = logging.getLogger("ostiary.supervisor")
 
@@ -53,7 +54,7 @@ class _Worker:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     failure: tuple[str, ...] = ()
-    answer: asyncio.Future[WorkerHealth | None] | None = None
+    answer: asyncio.Future[WorkerReport | None] | None = None
     exit_code: int | None = None
     successor: asyncio.Task[_Worker | None] | None = None
 
@@ -70,7 +71,8 @@ class Crew:
     """Keeps one worker for each of `settings` on the listening socket `data`. `look` is called when one of them wants
     OPA's bundle looked at.
 
-    `ready` is set once all of them accepted.
+    `ready` is set once all of them accepted. `counted` is called with what a worker has counted, whenever it tells.
+    `deaths` are the workers that ended unasked.
     """
 
     def __init__(
@@ -79,29 +81,32 @@ class Crew:
         *,
         data: socket.socket,
         look: Callable[[], None] = lambda: None,
+        counted: Callable[[Counted], None] = lambda _: None,
     ) -> None:
         self._settings = {one.name: one for one in settings}
         self._look = look
         self._data = data
+        self._counted = counted
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[str, _Worker] = {}
         self._all: set[_Worker] = set()  # those that were replaced and have not ended among them
         self._changing = asyncio.Lock()
         self.ready = asyncio.Event()
+        self.deaths = 0
 
     @property
     def size(self) -> int:
         return len(self._settings)
 
-    async def health(self, *, patience: float) -> tuple[WorkerHealth, ...]:
+    async def reports(self, *, patience: float) -> tuple[WorkerReport, ...]:
         """What those that accept say of themselves, by name, but for those that have not within `patience` seconds."""
         asked = [self._ask(one) for one in self._workers.values() if one.serves]
         if asked:
             await asyncio.wait(asked, timeout=patience)
         told = [found for answer in asked if answer.done() and (found := answer.result()) is not None]
-        return tuple(sorted(told, key=lambda one: one.worker))
+        return tuple(sorted(told, key=lambda one: one.health.worker))
 
-    def _ask(self, one: _Worker) -> asyncio.Future[WorkerHealth | None]:
+    def _ask(self, one: _Worker) -> asyncio.Future[WorkerReport | None]:
         """One question at a time to each: what nobody reads can never fill a pipe."""
         if one.answer is None:
             one.answer = asyncio.get_running_loop().create_future()
@@ -258,6 +263,7 @@ class Crew:
                 continue
             if not one.ready.is_set() and not self.ready.is_set():
                 raise ConfigurationError(_why(one))
+            self.deaths += 1
             pause = _FIRST_PAUSE if one.lived > _STABLE else min(pause * 2, _LONGEST_PAUSE)
             for line in _why(one):
                 _log.error("%s; started again in %.1f s", line, pause)
@@ -315,7 +321,8 @@ class Crew:
             self._look()
         elif isinstance(message, worker.StartFailure):
             one.failure = message.lines
-        elif isinstance(message, WorkerHealth):
+        elif isinstance(message, WorkerReport):
+            self._counted(message.counted)
             self._answered(one, message)
 
     @property
@@ -334,10 +341,10 @@ class Crew:
         self._answered(one, None)
         one.ended.set()
 
-    def _answered(self, one: _Worker, health: WorkerHealth | None) -> None:
+    def _answered(self, one: _Worker, report: WorkerReport | None) -> None:
         answer, one.answer = one.answer, None
         if answer is not None:
-            answer.set_result(health)
+            answer.set_result(report)
 
     def _hang_up(self, one: _Worker) -> None:
         if not one.pipe.closed:

@@ -32,15 +32,28 @@ _LOOK_INTERVAL: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionFacts:
+    """`in_flight` decisions are waited for, `queued` of them not sent yet; `asked` questions went out in `sent` calls
+    since the start. `trusted` is false while predictions and kept decisions are off for the bundle that counts."""
+
+    in_flight: int
+    queued: int
+    asked: int
+    sent: int
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Who decides, and who knows the endpoints, of what is asked and of what was decided; and who says what can be
-    asked for (`access`). `lifespan` is open while requests are served."""
+    asked for (`access`). `lifespan` is open while requests are served. `facts` tells what is asked now."""
 
     authorizer: Authorizer
     catalog: EndpointCatalog
     predictor: EndpointPredictor
     access: AccessPolicy
     lifespan: AbstractAsyncContextManager[object]
+    facts: Callable[[], DecisionFacts]
 
 
 def opa_policy(
@@ -57,6 +70,7 @@ def opa_policy(
     record = policy_record(config)
     client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon, remembered=record.remembered)
     catalog = OpaEndpointCatalog(source=client, clock=clock, horizon=horizon)
+    batching, asking = _asking(config, client=client, monitor=monitor, horizon=horizon, clock=clock)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -64,12 +78,22 @@ def opa_policy(
             await catalog.read()
             yield
 
+    def facts() -> DecisionFacts:
+        return DecisionFacts(
+            in_flight=asking.in_flight,
+            queued=batching.queued,
+            asked=batching.asked,
+            sent=batching.sent,
+            trusted=horizon.latest is None or horizon.current is not None,
+        )
+
     return Policy(
-        authorizer=opa_authorizer(config, client=client, monitor=monitor, horizon=horizon, clock=clock),
+        authorizer=_kept(config, asking, monitor=monitor, horizon=horizon),
         catalog=catalog,
         predictor=catalog,
         access=OpaAccessPolicy(opa=client, staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age)),
         lifespan=lifespan(),
+        facts=facts,
     )
 
 
@@ -77,25 +101,35 @@ def opa_authorizer(
     config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
 ) -> Authorizer:
     """From the outside in: the cache, the limits on what is asked, the questions, batched."""
+    _, asking = _asking(config, client=client, monitor=monitor, horizon=horizon, clock=clock)
+    return _kept(config, asking, monitor=monitor, horizon=horizon)
+
+
+def _asking(
+    config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
+) -> tuple[BatchingPolicy, LimitedAuthorizer]:
+    """The questions, batched, and the limits on what is asked, in front of them."""
     opa, limits = config.opa, config.limits
+    batching = BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, len(cores())))
     staleness = StalenessLimit(freshness=monitor, most=opa.max_policy_age)
-    asking = LimitedAuthorizer(
-        authorizer=OpaAuthorizer(
-            policy=BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, len(cores()))),
-            staleness=staleness,
-            horizon=horizon,
-        ),
+    return batching, LimitedAuthorizer(
+        authorizer=OpaAuthorizer(policy=batching, staleness=staleness, horizon=horizon),
         clock=clock,
         in_flight=limits.decisions_in_flight,
         rate=limits.decisions_per_second,
         burst=2 * limits.decisions_per_second,
     )
+
+
+def _kept(config: Config, asking: Authorizer, *, monitor: PolicyMonitor, horizon: PolicyHorizon) -> Authorizer:
+    """The same, behind the cache if there is to be one."""
+    limits = config.limits
     if limits.cached_decisions == 0:
         return asking
     return CachingAuthorizer(
         authorizer=asking,
         horizon=horizon,
-        staleness=staleness,
+        staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age),
         allows=limits.cached_decisions,
         denials=limits.cached_denials,
         per_identity=limits.cached_per_identity,

@@ -32,7 +32,7 @@ from typing import Final, TypeAlias
 
 from ostiary import deciding
 from ostiary.admin.app import admin_application
-from ostiary.admin.health import Health, WorkerHealth
+from ostiary.admin.health import Health
 from ostiary.certificates import listener_files
 from ostiary.clock import SystemClock
 from ostiary.comparing import CandidateOpa
@@ -48,6 +48,7 @@ from ostiary.granting import MachineGrants
 from ostiary.identity import ReplayTable
 from ostiary.listening import Server, bind, listen, listen_unix, passed_socket, private_directory, quiet
 from ostiary.logs import configure_logging
+from ostiary.metering import Meter, Seen, WorkerReport
 from ostiary.opa.client import OpaClient
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.install import accept_opa, ensure_opa
@@ -97,6 +98,7 @@ class Supervisor:
         self._workers = worker_count(config)
         self._crew: Crew | None = None
         self._monitor: PolicyMonitor | None = None
+        self._meter: Meter | None = None
         self._observations: ObservationWatch | None = None
         self._counting: Revision | None = None
         self._page: Page | None = None
@@ -218,7 +220,12 @@ class Supervisor:
             relay = await self._relay(stack)
             await stack.enter_async_context(self._admin(relay))
             listen(data)
-            self._crew = crew = Crew(self._worker_settings(config), data=data, look=self._policy_nudged)
+            self._crew = crew = Crew(
+                self._worker_settings(config),
+                data=data,
+                look=self._policy_nudged,
+                counted=lambda counted: None if self._meter is None else self._meter.count(counted),
+            )
             stack.push_async_callback(self._drain, crew, data)
             announcing = asyncio.create_task(self._announce(crew), name="announce")
             stack.callback(announcing.cancel)
@@ -313,11 +320,13 @@ class Supervisor:
             confirmed=memory.confirmed,
             data_deadline=_HEALTH_DEADLINE,
         )
+        self._meter = Meter(policy_limit=self._config.opa.max_policy_age, read_map=client.map)
         watch = ObservationWatch(source=client, clock=SystemClock())
         async with client:
             await monitor.look()  # so that workers begin with what is known now
             async with monitor, watch as self._observations:
-                yield monitor
+                with contextlib.closing(self._meter):
+                    yield monitor
 
     def _judge_by(self, vetting: Vetting, client: OpaClient) -> Judge:
         async def judge(revision: Revision) -> str | None:
@@ -367,13 +376,31 @@ class Supervisor:
 
     async def health(self) -> Health:
         """What is there now: OPA and the workers are asked, not remembered."""
+        return (await self._look())[0]
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The same and what was counted, for Prometheus, as its Accept header has it; with the content type."""
+        health, reports = await self._look()
+        monitor, meter = self._monitor, self._meter
+        if monitor is None or meter is None:
+            raise RuntimeError("the administrative listener is there before OPA is watched")
+        seen = Seen(
+            health=health,
+            reports=reports,
+            policy_age=None if health.revision is None else monitor.age(health.revision),
+            epoch=0 if self._page is None else self._page.epoch,
+            deaths=0 if self._crew is None else self._crew.deaths,
+        )
+        return await meter.exposition(seen, accept)
+
+    async def _look(self) -> tuple[Health, tuple[WorkerReport, ...]]:
         (policy, revision), reports, observed = await asyncio.gather(self._policy(), self._reports(), self._observed())
-        return Health(
+        health = Health(
             draining=self._stops > 0,
             policy=policy,
             revision=revision,
             workers=self._workers,
-            reports=reports,
+            reports=tuple(one.health for one in reports),
             serving_for=max(time.monotonic() - self._serving_since, 0.0),
             tls=None if self._tls is None else self._tls.state,
             refused=self._refusal,
@@ -383,6 +410,7 @@ class Supervisor:
             grants=None if self._grants is None else self._grants.error or "available",
             candidate=None if self._candidate is None else (self._candidate.state, self._candidate.revision),
         )
+        return health, reports
 
     async def _policy(self) -> tuple[str, str | None]:
         """Its state and its revision, as OPA has it."""
@@ -405,8 +433,8 @@ class Supervisor:
             return self.opa.refused
         return None if self._monitor is None else self._monitor.refused
 
-    async def _reports(self) -> tuple[WorkerHealth, ...]:
-        return () if self._crew is None else await self._crew.health(patience=_WORKERS_DEADLINE)
+    async def _reports(self) -> tuple[WorkerReport, ...]:
+        return () if self._crew is None else await self._crew.reports(patience=_WORKERS_DEADLINE)
 
     @contextlib.asynccontextmanager
     async def _admin(self, relay: ReportRelay | None) -> AsyncIterator[None]:
@@ -417,7 +445,9 @@ class Supervisor:
             listener = bind(address.host, address.port)
             listen(listener)
         reported = None if relay is None else relay.pass_on
-        application = admin_application(self.health, policy_nudged=self._policy_nudged, reported=reported)
+        application = admin_application(
+            self.health, policy_nudged=self._policy_nudged, scrape=self.metrics, reported=reported
+        )
         server = Server(quiet(application))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin")
         try:

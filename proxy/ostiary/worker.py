@@ -1,8 +1,8 @@
 """One worker process: an event loop, the data listener, and the parts that `app.compose` puts behind it.
 
 Started by the supervisor with the shared listening socket. It says `READY` once it accepts, or `StartFailure` with the
-reason why it never will, and its health when it is asked `HOW` it is; drains on SIGTERM; and ends by itself when the
-supervisor is gone, so that no worker serves without the OPA that decides for it.
+reason why it never will, and gives a report when it is asked `HOW` it is and at its end; drains on SIGTERM; and ends by
+itself when the supervisor is gone, so that no worker serves without the OPA that decides for it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Final
 import uvloop
 
 from ostiary import app, deciding
-from ostiary.admin.health import WorkerHealth
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.errors import AccessError, ConfigurationError
 from ostiary.listening import Server, quiet
 from ostiary.logs import configure_logging
+from ostiary.metering import WorkerReport
 from ostiary.opa.address import OpaAddress
 from ostiary.page import Page
 from ostiary.server import refuse_unless_strict
@@ -98,7 +98,7 @@ def main(settings: WorkerSettings, listener: socket.socket, supervisor: Connecti
     sys.exit(1)
 
 
-def _tell(supervisor: Connection, message: str | StartFailure | WorkerHealth) -> None:
+def _tell(supervisor: Connection, message: str | StartFailure | WorkerReport) -> None:
     with contextlib.suppress(OSError):  # it is gone, which its sentinel tells too
         supervisor.send(message)
 
@@ -123,13 +123,16 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
         settle_collector()
         _tell(supervisor, READY)
 
+    def report() -> WorkerReport:
+        return composed.report(len(server.server_state.connections))
+
     def asked() -> None:
         try:
             supervisor.recv()
         except (EOFError, OSError):  # it is gone
             loop.remove_reader(supervisor.fileno())
         else:
-            _tell(supervisor, composed.health())
+            _tell(supervisor, report())
 
     server = Server(configuration, started=started)
     loop = asyncio.get_running_loop()
@@ -140,6 +143,7 @@ async def _serve(settings: WorkerSettings, listener: socket.socket, supervisor: 
         loop.add_reader(parent.sentinel, _orphaned, loop, parent.sentinel, server)
     async with composed.lifespan():
         await server.serve(sockets=[listener])
+    _tell(supervisor, report())  # what was counted since it was asked last
 
 
 def descriptors_needed(config: Config) -> int:

@@ -38,6 +38,6 @@ def test_a_json_line_holds_any_message() -> None:
         "time": "2026-09-21T14:13:20.250+00:00",
         "level": "warning",
         "logger": "ostiary.x",
-        "process": "w0",
+        "worker": "w0",
         "message": "asked for /\r\n2026 INFO root: all is well\x1b[2J\u2028\\udcff",
     }

@@ -19,7 +19,7 @@ from typing import Final
 from ostiary.audit.forwarded import Parts
 from ostiary.audit.lines import SCHEMA, Timestamps, render
 from ostiary.audit.losses import Losses
-from ostiary.audit.record import ExchangeRecord, parser_refusal
+from ostiary.audit.record import Completed, ExchangeRecord, parser_refusal
 from ostiary.audit.writer import GroupWriter, Outage, Sink
 from ostiary.clock import Clock
 from ostiary.errors import AccessError, AuditUnavailable
@@ -57,7 +57,7 @@ class FileAuditLog:
     (seconds), `queue_bytes` how much may wait to be written. `strangers_per_second` and `strangers_burst` bound the
     lines about requests without an identity, `refusals_per_second` and `refusals_burst` those about what one identity
     is refused, for each of the `identities` that were refused last. `report_interval` (seconds) is how often those left
-    out are reported.
+    out are reported. `completed` is told of every exchange that has ended.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class FileAuditLog:
         refusals_burst: int = 10_000,
         identities: int = 10_000,
         report_interval: float = 10.0,
+        completed: Completed | None = None,
     ) -> None:
         if deadline <= 0 or queue_bytes < 1 or report_interval <= 0:
             raise ValueError("deadline, queue_bytes and report_interval are above zero")
@@ -82,6 +83,7 @@ class FileAuditLog:
         self._clock = clock
         self.monotonic = clock.monotonic
         self._worker = worker
+        self._completed = completed
         self._report_interval = report_interval
         self._stamps = Timestamps()
         self._parts = Parts()
@@ -115,7 +117,7 @@ class FileAuditLog:
             _log.error("%d audit lines could not be written at the end", unwritten)
 
     def record(self, exchange: Exchange) -> AbstractContextManager[Record]:
-        return ExchangeRecord(exchange, self, self._parts)
+        return ExchangeRecord(exchange, self, self._parts, self._completed)
 
     async def step(self, document: Mapping[str, Json]) -> None:
         """A step in the life of a grant. Done once it is on disk; raises `AuditUnavailable`."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from ostiary.audit.forwarded import Parts, completion_line, decision_line, identity_document
 from ostiary.audit.lines import SCHEMA, capped, render
@@ -32,6 +32,13 @@ MAX_HOST: Final = 255
 MAX_METHOD: Final = 32
 MAX_TEXT: Final = 512  # a detail, or one reason
 MAX_REASONS: Final = 64
+
+
+Completed: TypeAlias = Callable[
+    [Exchange, Target | None, Decision | None, AccessError | None, str | None, float, float], None
+]
+"""Told of every exchange when it has ended, with what is known of it: the outcome where it was broken off, and the
+seconds that the decision and all of it took. Does not raise."""
 
 
 class Ledger(Protocol):
@@ -59,6 +66,7 @@ class ExchangeRecord:
 
     __slots__ = (
         "_committed",
+        "_completed",
         "_decided_at",
         "_decision",
         "_exchange",
@@ -73,9 +81,10 @@ class ExchangeRecord:
         "_target",
     )
 
-    def __init__(self, exchange: Exchange, ledger: Ledger, parts: Parts) -> None:
+    def __init__(self, exchange: Exchange, ledger: Ledger, parts: Parts, completed: Completed | None = None) -> None:
         self._exchange = exchange
         self._ledger = ledger
+        self._completed = completed
         self._parts = parts
         self._started_at = ledger.monotonic()
         self._identified_at = self._decided_at = 0.0
@@ -137,6 +146,16 @@ class ExchangeRecord:
         else:
             entry = self._outcome if self._refusal is None else self._refusal.reason
             self._post_uncommitted(self._refusal_document, entry or "refused")
+        if self._completed is not None:
+            self._completed(
+                self._exchange,
+                self._target,
+                self._decision,
+                self._refusal,
+                self._outcome,
+                self._decided_at - self._identified_at,
+                self._ledger.monotonic() - self._started_at,
+            )
 
     def _post_uncommitted(self, document: Callable[[], dict[str, Any]], entry: str) -> None:
         owner = None if self._identity is None else self._identity.owner

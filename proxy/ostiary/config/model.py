@@ -298,7 +298,7 @@ class Logging(Strict):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe that is written."""
     format: Literal["text", "json"] = "text"
-    """For people, or for programs: one JSON object a line."""
+    """For people, or for programs: one JSON object a line, with `time`, `level`, `logger`, `worker` and `message`."""
 
 
 class Config(Strict):

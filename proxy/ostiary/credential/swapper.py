@@ -16,16 +16,22 @@ from ostiary.models import AccessRequest, Credential, Decision
 
 
 class Swapper:
-    """A `CredentialSwapper` that gives each service to its own strategy. A service without one gets nothing."""
+    """A `CredentialSwapper` that gives each service to its own strategy. A service without one gets nothing.
+
+    `made` counts the credentials of each service.
+    """
 
     def __init__(self, strategies: Mapping[str, CredentialSwapper]) -> None:
         self._strategies = MappingProxyType(dict(strategies))
+        self.made = dict.fromkeys(strategies, 0)
 
     async def swap(self, request: AccessRequest, decision: Decision) -> Credential:
         strategy = self._strategies.get(request.target.service)
         if strategy is None:
             raise CredentialUnavailable(f"the service {request.target.service!r} has no credential strategy")
-        return await strategy.swap(request, decision)
+        credential = await strategy.swap(request, decision)
+        self.made[request.target.service] += 1
+        return credential
 
 
 _Key: TypeAlias = tuple[str, str, str | None, str, str | None, str, str | None, str | None, str | None, int, str]

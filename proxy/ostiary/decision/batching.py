@@ -46,7 +46,10 @@ class _Question:
 
 
 class BatchingPolicy:
-    """A `PolicyQuery`. `deadline` (seconds) covers a question's wait for its turn as well as its answer."""
+    """A `PolicyQuery`. `deadline` (seconds) covers a question's wait for its turn as well as its answer.
+
+    `asked` counts the questions that were sent, `sent` the calls that took them.
+    """
 
     def __init__(self, *, policy: BatchQuery, deadline: float, most: int = _MOST, lanes: int = _LANES) -> None:
         if deadline <= 0 or most < 1 or lanes < 1:
@@ -58,6 +61,12 @@ class BatchingPolicy:
         self._waiting: OrderedDict[Hashable, deque[_Question]] = OrderedDict()  # by identity, whose turn it is first
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self.asked = self.sent = 0
+
+    @property
+    def queued(self) -> int:
+        """Questions that wait for their turn."""
+        return sum(map(len, self._waiting.values()))
 
     async def query(self, document: Mapping[str, Json]) -> Answer:
         loop = asyncio.get_running_loop()
@@ -82,6 +91,8 @@ class BatchingPolicy:
         while self._waiting and len(self._calls) < self._lanes:
             batch = self._next()
             if batch:
+                self.asked += len(batch)
+                self.sent += 1
                 call = asyncio.create_task(self._call(batch), name="ostiary-decisions")
                 self._calls.add(call)
                 call.add_done_callback(self._returned)

@@ -37,6 +37,11 @@ class LimitedAuthorizer:
         self._count = 0
         self._places: Places[Owner] = Places(half(in_flight))
 
+    @property
+    def in_flight(self) -> int:
+        """Decisions that are under way."""
+        return self._count
+
     async def decide(self, request: AccessRequest) -> Decision:
         if self._count >= self._in_flight:
             raise TooManyDecisions(f"{self._count} decisions are under way")

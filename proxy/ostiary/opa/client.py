@@ -33,6 +33,7 @@ _ABOUT: Final = "/v1/data/ostiary/access/about?provenance=true&strict-builtin-er
 _PROBES: Final = "/v1/data/ostiary/map/probes?provenance=true"
 _ENDPOINTS: Final = "/v1/data/ostiary/map/endpoints?provenance=true"
 _OBSERVED: Final = "/v1/data/ostiary/map/observe?provenance=true"
+_MAP: Final = "/v1/data/ostiary/map?provenance=true"
 _REVISION: Final = "/v1/data/ostiary/revision?provenance=true"  # undefined by design: the provenance is the answer
 _HEALTH: Final = "/health?bundles"
 _STATUS: Final = "/v1/status"
@@ -118,6 +119,10 @@ class OpaClient:
     async def probes(self) -> Answer:
         """The questions with known answers that the bundle brings; raises `PolicyUnavailable`."""
         return self._answer(await self._ask("GET", _PROBES, None, self._data_deadline, DECISION_LIMIT))
+
+    async def map(self) -> Answer:
+        """The whole compiled permission map; raises `PolicyUnavailable`."""
+        return self._answer(await self._ask("GET", _MAP, None, self._data_deadline, DATA_LIMIT))
 
     async def revision(self) -> str | None:
         """The revision of the active bundle, None if there is none; raises `PolicyUnavailable`."""
