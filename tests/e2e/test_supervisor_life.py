@@ -232,7 +232,7 @@ async def test_a_worker_that_hangs_is_not_ready_and_killed_in_the_end(opa_binary
 
 
 async def test_the_admin_listener_tells_the_truth_to_this_machine_alone(proxy: RunningProxy) -> None:
-    """A socket for its owner; health and nothing else; and on the data listener none of it."""
+    """A socket for its owner; health, metrics and nothing else; and on the data listener none of it."""
     assert stat.S_IMODE(proxy.admin.stat().st_mode) == 0o600
     assert stat.S_IMODE(proxy.admin.parent.stat().st_mode) == 0o700
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(proxy.admin))) as client:
@@ -243,7 +243,7 @@ async def test_the_admin_listener_tells_the_truth_to_this_machine_alone(proxy: R
         "/livez": 200,
         "/readyz": 200,
         "/health": 200,
-        "/metrics": 404,
+        "/metrics": 200,
         "/": 404,
     }
     revision = found["/readyz"].json()["revision"]
@@ -271,6 +271,6 @@ async def test_the_admin_listener_tells_the_truth_to_this_machine_alone(proxy: R
         statuses = {
             (host, path): (await client.get(proxy.url(path), headers={"host": host})).status_code
             for host in ("orders.localhost", "ostiary.localhost", "127.0.0.1")
-            for path in ("/livez", "/readyz", "/health")
+            for path in ("/livez", "/readyz", "/health", "/metrics")
         }
     assert set(statuses.values()) <= {401, 403, 404, 421}

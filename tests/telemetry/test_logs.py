@@ -38,7 +38,8 @@ def test_every_line_is_an_object_and_says_of_whom_it_is(opa_binary: Path) -> Non
         while '"level":"error"' not in proxy.log_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    lines = documents(proxy.log_text())
+        proxy.stop()
+        lines = documents(proxy.log_text())
     assert {line["worker"] for line in lines} == {"supervisor", "w0"}
     assert {"ostiary.supervisor", "ostiary.opa"} <= {line["logger"] for line in lines}
     assert {line["level"] for line in lines} >= {"info", "error"}
