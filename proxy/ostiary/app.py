@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +24,7 @@ from ostiary.audit import (
     AuditTrail,
     Chain,
     Checkpoints,
+    Completed,
     FileAuditLog,
     SyslogCopy,
 )
@@ -61,7 +62,7 @@ from ostiary.identity import (
     XfccAuthenticator,
     build_authenticator,
 )
-from ostiary.interfaces import EndpointCatalog
+from ostiary.interfaces import Authorizer, CredentialSwapper, EndpointCatalog, Upstream
 from ostiary.metering import WorkerReport, report
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
@@ -77,6 +78,7 @@ from ostiary.stage_settings import (
 )
 from ostiary.target import Targets
 from ostiary.telemetry import Tally
+from ostiary.telemetry.traces import TracedAuthorizer, TracedPipeline, TracedSwapper, TracedUpstream, Traces
 from ostiary.upstream import Forwarder
 
 
@@ -128,13 +130,13 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         algorithm=config.signing.algorithm,
         group_readable=config.secrets.group_readable,
     )
-    tally = Tally()
+    tally, traces = Tally(), _traces(config, worker=name)
     audit = FileAuditLog(
         sink=audit_trail(config, worker=name),
         worker=name,
         clock=clock,
         deadline=config.audit.deadline,
-        completed=tally.completed,
+        completed=tally.completed if traces is None else _both(tally.completed, traces.completed),
     )
     files = listener_files(config)
     if files is not None:
@@ -147,9 +149,18 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     )
     grants = worker_grants(config, audit=audit, policy=policy.access, clock=clock)
     problems = _problems(config)
-    authorizer = CountingAuthorizer(policy.authorizer)
+    counting = CountingAuthorizer(policy.authorizer)
     candidate = None if config.candidate is None else CandidatePart(config, config.candidate, clock=clock)
     swapper = _swapper(config, key, catalog=policy.catalog, clock=clock)
+    authorizer: Authorizer = counting
+    if candidate is not None:
+        authorizer = ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison)
+    swapping: CredentialSwapper = CachingSwapper(swapper, clock=clock)
+    upstream: Upstream = forwarder
+    if traces is not None:
+        authorizer = TracedAuthorizer(authorizer, traces)
+        swapping = TracedSwapper(swapping, traces)
+        upstream = TracedUpstream(upstream, traces)
     pipeline = Pipeline(
         audit=audit,
         targets=_targets(config, port=port),
@@ -157,12 +168,10 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         authenticator=authenticator,
         requests=AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor),
         reception=grants.reception,
-        authorizer=authorizer
-        if candidate is None
-        else ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison),
+        authorizer=authorizer,
         keeper=grants.keeper,
-        swapper=CachingSwapper(swapper, clock=clock),
-        upstream=forwarder,
+        swapper=swapping,
+        upstream=upstream,
         problems=problems,
     )
 
@@ -174,22 +183,39 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
             issuers=authenticator.health(),
             services=forwarder.facts(),
             decisions=asked.facts() if isinstance(asked, CachingAuthorizer) else None,
-            unenforced=authorizer.facts(),
+            unenforced=counting.facts(),
             candidate=None if candidate is None else candidate.comparison.facts(),
         )
 
     def reported(connections: int) -> WorkerReport:
         return report(tally, health(), decisions=policy.facts(), credentials=swapper.made, connections=connections)
 
-    optional = (files, grants.open, candidate)
+    optional = (files, grants.open, traces, candidate)
     parts: list[Part] = [audit, authenticator, *(part for part in optional if part is not None)]
     return Composed(
         application=DataApplication(
-            pipeline, lifespan=_lifespan(parts, policy=policy, forwarder=forwarder, replays=replays)
+            pipeline if traces is None else TracedPipeline(pipeline, traces),
+            lifespan=_lifespan(parts, policy=policy, forwarder=forwarder, replays=replays),
         ),
         protocol=_protocol(config, audit=audit, tally=tally, problems=problems, files=files),
         report=reported,
     )
+
+
+def _traces(config: Config, *, worker: str) -> Traces | None:
+    traces = config.telemetry.traces
+    if traces is None:
+        return None
+    follow = traces.callers == "sampling"
+    return Traces(endpoint=traces.endpoint, sample=traces.sample, follow=follow, worker=worker)
+
+
+def _both(one: Completed, other: Completed) -> Completed:
+    def completed(*facts: Any) -> None:
+        one(*facts)
+        other(*facts)
+
+    return completed
 
 
 def _lifespan(

@@ -31,6 +31,9 @@ Two messages cost 3 µs more: each is a call through every layer, and the head h
 BEGAN: Final = "ostiary.began"
 """The member of the listener's scopes that says when the request's first byte came, by the clock of the event loop."""
 
+TRACE_ID: Final = "ostiary.trace_id"
+"""The member of a scope that names the trace which its request belongs to, in hexadecimal, where traces are made."""
+
 _ID_BYTES: Final = 16
 _IDS_AT_ONCE: Final = 256
 
@@ -60,7 +63,8 @@ class Exchange:
     `id` is the decision id. `method` is verbatim. `raw_path` and `raw_query` are the bytes of the request line.
     `headers` are lower-case names with their values, in order. `source_ip` is the client's address: the peer's, or the
     one that a pinned proxy speaks for; IPv4-mapped IPv6 is unmapped by the listener. `began` is when the first byte
-    came, in seconds of the event loop's clock; None if the listener does not say.
+    came, in seconds of the event loop's clock; None if the listener does not say. `trace_id` is the trace that it
+    belongs to, None where none are made.
     """
 
     __slots__ = (
@@ -82,6 +86,7 @@ class Exchange:
         "scope",
         "source_ip",
         "status",
+        "trace_id",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,6 +99,7 @@ class Exchange:
         self.headers: tuple[Header, ...] = tuple(scope["headers"])
         self.source_ip: str = client[0] if client else UNIX_PEER
         self.began: float | None = scope.get(BEGAN)
+        self.trace_id: str | None = scope.get(TRACE_ID)
         self.decorations: list[Header] = []
         self.status: int | None = None
         self.response_started = False

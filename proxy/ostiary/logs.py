@@ -30,7 +30,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"time", "level", "logger", "worker", "message"}` and, with a traceback, `exception`.
+    """`{"time", "level", "logger", "worker", "message"}` and, with a traceback, `exception`; within a trace `trace_id`.
 
     `worker` is the name of a worker, or `supervisor`.
     """
@@ -43,6 +43,8 @@ class JsonFormatter(logging.Formatter):
             "worker": _SUPERVISOR if record.processName == "MainProcess" else record.processName,
             "message": _encodable(record.getMessage()),
         }
+        if (trace_id := getattr(record, "trace_id", None)) is not None:
+            document["trace_id"] = trace_id
         if record.exc_info:
             document["exception"] = _encodable(self.formatException(record.exc_info))
         return orjson.dumps(document).decode()

@@ -71,6 +71,8 @@ def report(
         (catalogue.AUDIT_LINES, ()): audit.lines,
         (catalogue.AUDIT_BYTES, ()): audit.bytes,
         (catalogue.AUDIT_LOST, ()): audit.lost,
+        (catalogue.UNENFORCED, ("observed",)): health.unenforced.observed,
+        (catalogue.UNENFORCED, ("shadowed",)): health.unenforced.shadowed,
         (catalogue.CPU, (health.worker,)): time.process_time(),
         **{(catalogue.CREDENTIALS, (service,)): made for service, made in credentials.items()},
     }

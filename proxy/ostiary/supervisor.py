@@ -61,6 +61,7 @@ from ostiary.opa.vetting import BundleRefused, Vetting, examine
 from ostiary.page import Page
 from ostiary.reloading import refuse_unreadable, reread
 from ostiary.stage_settings import bundle_verification, policy_record, policy_vetting
+from ostiary.telemetry.traces import demand_opentelemetry
 from ostiary.worker import WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
@@ -199,6 +200,8 @@ class Supervisor:
     async def _run(self) -> None:
         config = self._config
         refuse_unreadable(config)
+        if config.telemetry.traces is not None:
+            demand_opentelemetry()
         async with AsyncExitStack() as stack:
             address = config.listen.data
             data = stack.enter_context(contextlib.closing(self._data or bind(address.host, address.port)))

@@ -6,7 +6,7 @@ from ostiary.audit.files import CHECKPOINTS, AuditFiles
 from ostiary.audit.keys import AuditKeys
 from ostiary.audit.log import AuditHealth, FileAuditLog
 from ostiary.audit.memory import MemoryAuditLog
-from ostiary.audit.record import ExchangeRecord
+from ostiary.audit.record import Completed, ExchangeRecord
 from ostiary.audit.syslog import SyslogAddress, SyslogCopy
 from ostiary.audit.trail import AuditTrail
 from ostiary.audit.writer import Sink
@@ -19,6 +19,7 @@ __all__ = [
     "AuditTrail",
     "Chain",
     "Checkpoints",
+    "Completed",
     "ExchangeRecord",
     "FileAuditLog",
     "MemoryAuditLog",

@@ -67,6 +67,7 @@ def decision_line(
     decision_id: str,
     now: str,
     seconds: float,
+    trace_id: str | None = None,
 ) -> bytes | None:
     """The `decision` line, or None where it takes `render` to write it. `seconds` are what the decision took."""
     target, method, source_ip = request.target, request.method, request.source_ip
@@ -84,7 +85,7 @@ def decision_line(
         return None  # may have to be escaped, or to be searched for a token; the other parts have been
     predicted = "" if request.endpoint is None else f',"endpoint":{foretold}'
     line = (
-        f'{_DECISION}{now}","decision_id":"{decision_id}","caller":{caller},"service":"{target.service}",'
+        f'{_DECISION}{now}","decision_id":"{decision_id}"{_traced(trace_id)},"caller":{caller},"service":"{target.service}",'
         f'"endpoint":{endpoint},"method":"{method}","path":"{target.path}",{found},"credential":{given[0]},'
         f'"cached":{cached},"identity":{proven},"source_ip":"{source_ip}","decision_ms":{seconds * 1000:.3f},'
         f'"input":{{"subject":{subject},"action":{{"name":"{method}"}},"resource":{asked[0]}{predicted}}}}},'
@@ -98,10 +99,14 @@ def completion_line(exchange: Exchange, *, outcome: str, now: str, seconds: floa
     """The `completion` line of an exchange that was not refused. `seconds` are what it took in all."""
     status = "null" if exchange.status is None else exchange.status
     return (
-        f'{_COMPLETION}{now}","decision_id":"{exchange.id}","outcome":"{outcome}","status":{status},"reasons":[],'
+        f'{_COMPLETION}{now}","decision_id":"{exchange.id}"{_traced(exchange.trace_id)},"outcome":"{outcome}","status":{status},"reasons":[],'
         f'"detail":null,"bytes_received":{exchange.bytes_received},"bytes_sent":{exchange.bytes_sent},'
         f'"duration_ms":{seconds * 1000:.3f}}}\n'
     ).encode()
+
+
+def _traced(trace_id: str | None) -> str:
+    return "" if trace_id is None else f',"trace_id":"{trace_id}"'
 
 
 def _of_identity(identity: Identity) -> tuple[str, ...]:

@@ -175,6 +175,7 @@ class ExchangeRecord:
             decision,
             credential,
             decision_id=self._exchange.id,
+            trace_id=self._exchange.trace_id,
             now=self._ledger.now(),
             seconds=self._decided_at - self._identified_at,
         )
@@ -199,6 +200,7 @@ class ExchangeRecord:
             "kind": "decision",
             "time": self._ledger.now(),
             "decision_id": self._exchange.id,
+            **self._trace(),
             "caller": decision.caller,
             "service": request.target.service,
             "endpoint": decision.endpoint,
@@ -233,6 +235,7 @@ class ExchangeRecord:
             "kind": "completion",
             "time": self._ledger.now(),
             "decision_id": exchange.id,
+            **self._trace(),
             "outcome": self._outcome or ("complete" if exchange.response_complete else "aborted"),
             "status": exchange.status,
             "reasons": _reasons(self._refusal),
@@ -249,6 +252,7 @@ class ExchangeRecord:
             "kind": "answer",
             "time": self._ledger.now(),
             "decision_id": exchange.id,
+            **self._trace(),
             "outcome": "complete" if exchange.response_complete else "aborted",
             "status": exchange.status,
             "service": None if target is None else target.service,
@@ -268,6 +272,7 @@ class ExchangeRecord:
             "kind": "refusal",
             "time": self._ledger.now(),
             "decision_id": exchange.id,
+            **self._trace(),
             "outcome": self._outcome or "refused",
             "status": exchange.status if self._refusal is None else self._refusal.status,
             "reasons": _reasons(self._refusal),
@@ -290,6 +295,10 @@ class ExchangeRecord:
             "input": None if self._request is None else self._request.document(),
             "result": None if decision is None else decision.document,
         }
+
+    def _trace(self) -> dict[str, str]:
+        """To which trace it belongs, where traces are made."""
+        return {} if self._exchange.trace_id is None else {"trace_id": self._exchange.trace_id}
 
     def _path(self) -> str:
         if self._target is not None:

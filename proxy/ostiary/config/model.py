@@ -34,6 +34,7 @@ from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
 from ostiary.config.listen import Listen
 from ostiary.config.reporting import ReportTo
+from ostiary.config.telemetry import Telemetry
 from ostiary.opa.archive import Algorithm as BundleAlgorithm
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
@@ -335,6 +336,7 @@ class Config(Strict):
     limits: Limits = Limits.model_construct()
     errors: Errors = Errors.model_construct()
     logging: Logging = Logging.model_construct()
+    telemetry: Telemetry = Telemetry.model_construct()
 
     @property
     def admin_address(self) -> TcpAddress | UnixAddress:

@@ -111,6 +111,13 @@ PERMISSIONS: Final = _gauge(
     "use",
 )
 
+UNENFORCED: Final = _counter(
+    "unenforced",
+    "Decisions that are observed, and let their request through without a permission, or that a shadow permission "
+    "would have made an allow: shadowed.",
+    "kind",
+)
+
 # The policy.
 
 POLICY: Final = _gauge("policy_info", "Always 1. The label is the revision of the active policy.", "revision")
