@@ -167,7 +167,8 @@ class Tally:
     def _increments(self, facts: Mapping[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
         facts = {**facts, (OVERFLOW.name, (REQUESTS.name,)): self._overflowed}
         seen = self._seen
-        found = {key: grown for key, value in facts.items() if (grown := value - seen.get(key, 0)) > 0}
+        # What is still 0 is told once, so that the first increment is seen as one.
+        found = {key: value - seen.get(key, 0) for key, value in facts.items() if value != seen.get(key)}
         seen.update(facts)
         return found
 
