@@ -164,6 +164,8 @@ class Supervisor:
         """Other workers with that configuration in the place of all of these. Raises `ConfigurationError`."""
         if self._crew is None:
             return
+        if fresh.telemetry.traces is not None:
+            demand_opentelemetry()
         files = listener_files(fresh)
         if files is not None:
             files.load()

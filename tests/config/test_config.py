@@ -135,6 +135,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
         "candidate": None,
         "errors": {"detail": "full"},
         "logging": {"level": "info", "format": "text"},
+        "telemetry": {"traces": None},
     }
     assert config.grants is not None
     assert config.grants.url.get_secret_value() == f"sqlite:///{tmp_path}/ostiary.db"
