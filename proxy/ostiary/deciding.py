@@ -91,7 +91,11 @@ def opa_policy(
         authorizer=_kept(config, asking, monitor=monitor, horizon=horizon),
         catalog=catalog,
         predictor=catalog,
-        access=OpaAccessPolicy(opa=client, staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age)),
+        access=OpaAccessPolicy(
+            opa=client,
+            staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age),
+            horizon=horizon,
+        ),
         lifespan=lifespan(),
         facts=facts,
     )

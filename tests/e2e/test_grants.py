@@ -96,6 +96,7 @@ def proxy(opa_binary: Path, port: int) -> Iterator[RunningProxy]:
         workers=2,
         permissions=PERMISSIONS.replace("permissions:\n", ELIGIBLE),
         rego={"policy.rego": RULE},
+        opa_extra="deadline: 5s",  # a busy machine is no reason to refuse
         config_extra='grants: {url: "sqlite:///grants.db"}\n',
     ) as running:
         yield running

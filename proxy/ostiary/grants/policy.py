@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.query import Answer
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import PolicyUnavailable
@@ -40,18 +41,21 @@ class AboutQuery(Protocol):
 
 
 class OpaAccessPolicy:
-    """Implements `AccessPolicy`: an answer counts if it is whole, and of a bundle that is trusted."""
+    """Implements `AccessPolicy`: an answer counts if it is whole, and of the bundle that counts while it is trusted."""
 
-    def __init__(self, *, opa: AboutQuery, staleness: StalenessLimit) -> None:
+    def __init__(self, *, opa: AboutQuery, staleness: StalenessLimit, horizon: PolicyHorizon) -> None:
         self._opa = opa
         self._staleness = staleness
+        self._horizon = horizon
 
     async def about(self, request: AccessRequest, asked: Mapping[str, Json] = NOTHING) -> About:
         document = request.document() | {"access": dict(asked)}
+        known, changes = self._horizon.latest, self._horizon.changes  # before asking, as for a decision
         answer = await self._opa.about(document)
-        if answer.revision is None:
-            raise PolicyUnavailable("no bundle is active")
-        self._staleness.check(answer.revision)
+        revision = self._horizon.saw(answer.revision, asked=changes)
+        if revision is None or not await self._horizon.believes(revision, known=known):
+            raise PolicyUnavailable(f"the bundle {answer.revision} is not the one that counts")
+        self._staleness.check(str(revision))
         identity = request.identity
         try:
             callers = frozenset(map(str, answer.result["callers"]))
