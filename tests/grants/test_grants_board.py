@@ -154,6 +154,23 @@ async def test_without_news_of_the_store_for_two_seconds_no_grant_counts(here: M
     assert here.held() == ["g-1"]
 
 
+async def test_a_grant_whose_time_is_up_is_told_of_for_a_while_and_never_counts_again(
+    here: Machine, time: MovedTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ostiary.grants.active._PAST", 2)
+    for number in range(3):
+        await here.give(f"g-{number}", duration=10)
+    await here.publisher.publish()
+    assert here.held() == ["g-0", "g-1", "g-2"]
+    time.moved = 11  # by the store's clock it has ended; by this machine's it would not have
+    assert len(await here.store.expire()) == 3
+    time.moved = 0
+    await here.publisher.publish()
+    assert here.held() == []
+    assert here.held(later=12) == ["g-1", "g-2"]  # so that the policy says so
+    assert here.held(later=400) == []
+
+
 async def test_a_grant_ends_by_the_clock_that_is_ahead(here: Machine, time: MovedTime) -> None:
     await here.give()
     time.moved = 100  # the store's clock is ahead of this machine's

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
@@ -30,6 +31,8 @@ PATIENCE: Final = 2.0
 """Seconds without the store after which no grant counts."""
 _REMEMBERED: Final = 300
 """Seconds for which the policy is still told of a grant that time has ended, so that it can say so."""
+_PAST: Final = 10_000
+"""Grants of which that is remembered."""
 _SLACK: Final = 2.0
 """Seconds by which two readings of one clock may differ."""
 _TRIES: Final = 10
@@ -37,10 +40,11 @@ _TRIES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """`confirmed_at` is when time was given last."""
+    """`confirmed_at` is when time was given last. `ended`: its time is up, as the store says; it never counts again."""
 
     grant: Grant
     confirmed_at: int
+    ended: bool = False
 
 
 class ActiveGrants:
@@ -53,6 +57,7 @@ class ActiveGrants:
         self._epoch = 0
         self._journal = -1
         self._held: dict[Owner, tuple[_Held, ...]] = {}
+        self._past: deque[tuple[Owner, str]] = deque()  # those in `_held` that have ended, in order
         self.ended: Callable[[str | None], None] = _nobody_asks
         """Called with the id of a grant that was taken away or has ended, but not of one whose uses are used up: those
         were had. With None where all has to be looked at anew."""
@@ -77,7 +82,7 @@ class ActiveGrants:
     def end(self, grant: Grant) -> int | None:
         """The second in which this grant ends, as far as is known now; None if it does not count any more."""
         for one in self._held.get((grant.issuer, grant.subject), ()):
-            if one.grant.id == grant.id:
+            if one.grant.id == grant.id and not one.ended:
                 return one.grant.expires_at
         return None
 
@@ -150,16 +155,28 @@ class ActiveGrants:
             confirmed = document.pop("confirmed_at")
             document["endpoints"] = tuple(document["endpoints"])
             others.append(_Held(Grant(**document), confirmed))
-        if others:
-            self._held[owner] = tuple(sorted(others, key=lambda one: one.grant.id))
-        else:
-            self._held.pop(owner, None)
+        elif state == "expired":
+            others += [replace(one, ended=True) for one in self._held.get(owner, ()) if one.grant.id == grant]
+            self._past.append((owner, str(grant)))
+        self._keep(owner, others)
+        if len(self._past) > _PAST:
+            self._let_go(*self._past.popleft())
         if document is None and state != "used-up":
             self.ended(str(grant))
+
+    def _let_go(self, owner: Owner, grant: str) -> None:
+        self._keep(owner, [one for one in self._held.get(owner, ()) if not (one.ended and one.grant.id == grant)])
+
+    def _keep(self, owner: Owner, held: list[_Held]) -> None:
+        if held:
+            self._held[owner] = tuple(sorted(held, key=lambda one: one.grant.id))
+        else:
+            self._held.pop(owner, None)
 
     def _forget(self) -> None:
         self.close()
         self._held.clear()
+        self._past.clear()
         self._epoch = 0
         self.ended(None)
 
@@ -171,4 +188,4 @@ def _counts(held: _Held, *, time: int, now: float) -> bool:
     ends = held.grant.expires_at
     if ends <= time:
         return time < ends + _REMEMBERED  # the policy sees for itself that it has ended
-    return now < ends and held.confirmed_at <= now + _SLACK
+    return not held.ended and now < ends and held.confirmed_at <= now + _SLACK
