@@ -19,6 +19,7 @@ from support.audit import PipeSink, Stages, credential, exchange, forward, let_t
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
 OF_REQUESTS = ("decision", "credential", "completion", "refusal", "answer")
+OF_GRANTS = ("grant",)
 OF_THE_LOG = ("lost", "outage")
 OF_THE_COPY = ("uncopied",)
 OF_THE_CHAIN = ("begin", "resume", "pruned", "end", "checkpoint")
@@ -81,7 +82,7 @@ async def test_the_lines_about_the_log_itself_have_the_published_fields() -> Non
 
 
 def test_every_kind_is_published() -> None:
-    assert tuple(published()) == (*OF_REQUESTS, *OF_THE_LOG, *OF_THE_COPY, *OF_THE_CHAIN)
+    assert tuple(published()) == (*OF_REQUESTS, *OF_GRANTS, *OF_THE_LOG, *OF_THE_COPY, *OF_THE_CHAIN)
 
 
 def test_the_lines_of_the_chain_have_the_published_fields_and_then_their_seal(tmp_path: Path) -> None:

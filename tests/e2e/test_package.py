@@ -58,6 +58,8 @@ def test_the_wheel_carries_the_package_the_rego_and_the_demos_policy(wheel: Path
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"ostiary/{name}" for name in files(CHECKOUT / "proxy" / "ostiary", "*.py")} | {"ostiary/py.typed"}
+    starter = CHECKOUT / "proxy" / "ostiary" / "cli" / "starter"
+    expected |= {f"ostiary/cli/starter/{name}" for name in files(starter, "*")}
     expected |= {
         f"ostiary/_assets/{path.relative_to(CHECKOUT)}"
         for root in CARRIED

@@ -21,6 +21,10 @@ from support.opa import until
 from support.served import served
 
 
+async def no_metrics(_: str) -> tuple[bytes, str]:
+    raise AssertionError
+
+
 async def no_health() -> Health:
     raise AssertionError("it was not asked for")
 
@@ -51,7 +55,9 @@ async def test_a_real_opa_s_report_reaches_both(published: Path, tmp_path: Path,
         local(published, access=access) as server,
         ReportRelay(url=server.address, token_file=tmp_path / "token") as relay,
         served(
-            admin_application(no_health, policy_nudged=lambda: nudges.append(None), reported=relay.pass_on)
+            admin_application(
+                no_health, policy_nudged=lambda: nudges.append(None), scrape=no_metrics, reported=relay.pass_on
+            )
         ) as admin,
     ):
         config: dict[str, Any] = long_polling(int(server.address.rpartition(":")[2]), token=READER, proxy="orders-1")
@@ -106,7 +112,9 @@ async def test_the_latest_report_is_passed_on_when_that_is_possible_again(
 async def test_a_report_that_is_too_long_is_a_nudge_only() -> None:
     nudges: list[None] = []
     reports: list[bytes] = []
-    application = admin_application(no_health, policy_nudged=lambda: nudges.append(None), reported=reports.append)
+    application = admin_application(
+        no_health, policy_nudged=lambda: nudges.append(None), scrape=no_metrics, reported=reports.append
+    )
     async with served(application) as admin, httpx.AsyncClient() as client:
         assert (await client.post(f"{admin}/status", content=b"x" * (LARGEST_REPORT + 1))).status_code == 200
         assert (await client.post(f"{admin}/status/partition", content=b"{}")).status_code == 200

@@ -177,7 +177,7 @@ def test_what_is_recorded_of_a_target_holds_no_secret(target: bytes, kept: bytes
 
 def test_a_client_may_be_told_no_reason() -> None:
     headers, body = answer(Problems(detail="minimal"), HeadersTooLarge("x"), "0" * 32)
-    assert body == b'{"type":"about:blank","status":431,"decision_id":"' + b"0" * 32 + b'"}'
+    assert body == b'{"type":"about:blank","status":431,"decision_id":"' + b"0" * 32 + b'"}\n'
     assert headers == [
         (b"content-type", b"application/problem+json"),
         (b"cache-control", b"no-store"),

@@ -24,8 +24,9 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what the candidate of a running proxy (`candidate`) would have decided otherwise, since it is served.
+    """Say what the candidate beside a running proxy's policy would have decided otherwise.
 
+    That is `candidate` of its configuration, and what was counted since it is served.
     Exit status 1: the candidate is not served.
     """
     loaded = load_config(config or CONFIGURATION, os.environ)

@@ -62,7 +62,10 @@ def command(
         int, typer.Option("--wait", metavar="SECONDS", min=0, help="How long to ask again until it is well.")
     ] = 0,
 ) -> None:
-    """Ask the proxy, or an OPA, how it is. Exit status 0: well. 1: it is not, or nobody answers."""
+    """Ask a proxy on this machine, or its OPA, how it is: for probes.
+
+    Exit status 0: well. 1: it is not, or nobody answers.
+    """
     if ready and live:
         fail("--ready and --live are two questions: ask one")
     if opa is not None and (address is not None or config is not None):

@@ -32,7 +32,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Write a project into DIR: configuration, permission map, Rego with a test, cases, Makefile and CI workflow.
+    """Write a project to begin with: configuration, policy with its tests, Makefile and CI.
 
     Nothing is overwritten: if a file is there already, nothing is written. What a document says that no endpoint can
     say is left out, which means denied, and told.

@@ -62,7 +62,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, which 'ostiary bundle report' reads.")] = False,
 ) -> None:
-    """Say which recorded decisions would be others with the policy NEW: newly allowed, newly denied, and for whom.
+    """Say which recorded decisions would be others with another policy.
 
     Every request is in the audit with what the policy was asked, and the policy's answer depends on nothing else. What
     cannot be replayed is counted, by why. Exit status 2: there was nothing to replay, or it could not be done.

@@ -127,7 +127,9 @@ def _option(option: dict[str, Any]) -> str:
     if option.get("type") == "integer":
         return f"number, {option['minimum']} to {option['maximum']}" if "maximum" in option else "number"
     if option.get("type") == "number":
-        return f"number above {option['exclusiveMinimum']}, to {option['maximum']:g}"
+        above = "exclusiveMinimum" in option
+        least = f"above {option['exclusiveMinimum']:g}, to" if above else f", {option['minimum']:g} to"
+        return f"number{' ' if above else ''}{least} {option['maximum']:g}"
     return {"string": "text", "boolean": "`true` or `false`"}.get(str(option.get("type")), "anything")
 
 

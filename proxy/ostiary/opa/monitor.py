@@ -42,6 +42,8 @@ bundle that may be used."""
 Judge: TypeAlias = Callable[[Revision], Awaitable[str | None]]
 """Told which bundle is active, at each look: why it may not be used, None if it may."""
 
+_SOON: Final = 0.25
+"""Seconds between two looks while nothing is served: whoever waits is to be served as soon as it can be."""
 _REVISIONS: Final = 8  # revisions remembered; two are active at most
 
 
@@ -105,7 +107,8 @@ def _instant(value: Json) -> float | None:
 
 
 class PolicyMonitor:
-    """Looks at OPA every `interval` seconds while it is open (`async with`). Implements `decision.query.Freshness`.
+    """Looks at OPA every `interval` seconds while it is open (`async with`), and more often while OPA does not serve.
+    Implements `decision.query.Freshness`.
 
     `horizon`, where there is one, is told of the bundle that is found active, and `judge` is asked about it.
     `remembered` is from before the start, and `confirmed` is called with what is to be remembered.
@@ -225,7 +228,7 @@ class PolicyMonitor:
             except Exception:  # noqa: BLE001 - without looks every policy would go stale, for as long as this process lives
                 _log.exception("the look at OPA failed")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
+                async with asyncio.timeout(self._interval if self.state == "serving" else min(self._interval, _SOON)):
                     await self._nudged.wait()
 
     def _found(self, state: State, why: str) -> None:

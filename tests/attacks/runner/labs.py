@@ -140,6 +140,7 @@ class Lab:
                 continue
             if answer.status not in (408, 503, 504):
                 break
+            await asyncio.sleep(0.5)  # the proxy looks again at what was wrong, four times a second
         if answer.status != 200 or (self.service is not None and answer.body != body):
             return [f"a good request afterwards was answered {answer.status} {answer.body[:200]!r}"]
         return []
