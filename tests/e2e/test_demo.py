@@ -77,10 +77,13 @@ async def test_what_the_guide_prints_runs_as_it_is_copied(
     async with program(*command, "demo", "--dir", str(place), home=home, cwd=home) as demo:
         await demo.writes("Ctrl-C ends the demo.")
         await demo_check(home=home, cwd=home)
-        tokens = re.findall(r"^  [A-Z]+=\$\(.+\)$", demo.text, flags=re.MULTILINE)
+        tokens = re.findall(r"^  [A-Z]+=\$\(.+ token .+\)$", demo.text, flags=re.MULTILINE)
         [request, *_] = re.findall(r"^  curl .+$", demo.text, flags=re.MULTILINE)
-        assert len(tokens) == 3
-        copied = "\n".join(["set -e", *tokens, f"{request} -o /dev/null -w '%{{http_code}}'"])
+        assert len(tokens) == 4
+        [access] = re.findall(r"^  export OSTIARY_URL=.+?\n\n.+?\n\n", demo.text, flags=re.MULTILINE | re.DOTALL)
+        shown = "-o /dev/null -w '%{http_code} '"
+        asked = re.sub(r"^  curl .+$", rf"\g<0> {shown}", access, flags=re.MULTILINE)
+        copied = "\n".join(["set -e", *tokens, f"{request} {shown}", "exec 2>/dev/null", asked])
         ran = await asyncio.to_thread(
             subprocess.run,
             ["bash", "--noprofile", "--norc", "-c", copied],
@@ -89,7 +92,7 @@ async def test_what_the_guide_prints_runs_as_it_is_copied(
             text=True,
             check=False,
         )
-        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "200", "")
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "200 active\n200 revoked\n403 ", "")
         await demo.end(signal.SIGINT)
 
 

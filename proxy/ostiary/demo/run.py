@@ -161,6 +161,7 @@ issuers:
 services:
 {services}
 opa: {{managed: {{bundle: bundle}}}}
+grants: {{url: "sqlite:///grants.db"}}
 audit: {{path: audit/}}
 logging: {{level: {level}}}
 """

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shlex
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +18,15 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from ostiary.demo.run import Demo
+from ostiary.demo.run import OWN_HOST, Demo
 from ostiary.demo.services import credential_file, digest
 
 _RECOVERY: Final = 15.0
 """Seconds for OPA to be back by itself."""
 
 _AUDIT_PATIENCE: Final = 5.0
+
+_OWN: Final = OWN_HOST.removesuffix(".localhost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,16 @@ class Stop:
         parts.append(f'"http://{self.service}.localhost:{port}{self.path}"')
         return " ".join(parts)
 
+
+_REFUND: Final = Stop(
+    shows="eligible, but not granted: it would have to be requested",
+    subject="ann",
+    method="POST",
+    service="billing",
+    path="/charges/7/refund",
+    status=403,
+    reasons=("grant-required",),
+)
 
 STOPS: Final = (
     Stop(shows="a permission allows it", subject="web", service="orders", path="/orders/42", status=200),
@@ -112,16 +125,13 @@ STOPS: Final = (
         status=403,
         reasons=("policy-denied",),
     ),
-    Stop(
-        shows="eligible, but not granted: it would have to be requested",
-        subject="ann",
-        method="POST",
-        service="billing",
-        path="/charges/7/refund",
-        status=403,
-        reasons=("grant-required",),
-    ),
+    _REFUND,
 )
+
+_APPROVER: Final = "lee"
+_SECONDS: Final = 600
+_WHY: Final = "charge 7 was made twice"
+_WHY_NOT: Final = "it was another charge"
 
 _WITHOUT_OPA: Final = Stop(
     shows="OPA killed: 503, and back by itself",
@@ -157,6 +167,7 @@ class Tour:
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
             outcomes = [await self._stop(client, stop) for stop in STOPS]
             looks = (
+                self._granted_and_revoked,
                 self._other_credential,
                 self._no_shadow_path,
                 self._no_replay,
@@ -166,13 +177,21 @@ class Tour:
             return outcomes + [await look(client) for look in looks]
 
     async def _send(
-        self, client: httpx.AsyncClient, method: str, service: str, path: str, token: str | None
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        service: str,
+        path: str,
+        token: str | None,
+        *,
+        document: Mapping[str, Any] | None = None,
     ) -> httpx.Response:
         """Through the proxy: programs connect to 127.0.0.1 and name the host."""
         headers = {"host": f"{service}.localhost"}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        response = await client.request(method, f"http://127.0.0.1:{self._demo.ports['proxy']}{path}", headers=headers)
+        url = f"http://127.0.0.1:{self._demo.ports['proxy']}{path}"
+        response = await client.request(method, url, headers=headers, json=document)
         if "decision_id" in response.text:
             self._decisions.append(response.json()["decision_id"])
         elif decision := response.headers.get("ostiary-decision-id"):
@@ -186,6 +205,31 @@ class Tour:
         named = {reason.partition(":")[0] for reason in reasons}
         held = response.status_code == stop.status and set(stop.reasons) <= named
         return Outcome(shows=stop.shows, held=held, seen=f"{response.status_code} {' '.join(reasons)}".rstrip())
+
+    async def _granted_and_revoked(self, client: httpx.AsyncClient) -> Outcome:
+        refund, holder = _REFUND, str(_REFUND.subject)
+
+        async def use() -> int:
+            return (await self._send(client, "POST", refund.service, refund.path, self._tokens[holder])).status_code
+
+        async def step(subject: str, path: str, **document: Any) -> dict[str, Any]:
+            sent = await self._send(
+                client, "POST", _OWN, f"/access/requests{path}", self._tokens[subject], document=document
+            )
+            found: dict[str, Any] = sent.json()
+            return found
+
+        asked = await step(holder, "", service="billing", endpoints=["refund"], duration=_SECONDS, reason=_WHY)
+        approved = await step(_APPROVER, f"/{asked.get('id')}/approve", digest=asked.get("digest", ""))
+        allowed = await use()
+        revoked = await step(_APPROVER, f"/{asked.get('id')}/revoke", reason=_WHY_NOT)
+        refused = await use()
+        states = [each.get("state") or str(each.get("reasons")) for each in (asked, approved, revoked)]
+        return Outcome(
+            shows="asked for and approved: allowed; revoked: refused",
+            held=states == ["pending", "active", "revoked"] and (allowed, refused) == (200, refund.status),
+            seen=f"{states[0]}, {states[1]}: {allowed}; {states[2]}: {refused}",
+        )
 
     async def _other_credential(self, client: httpx.AsyncClient) -> Outcome:
         sent = self._tokens["web"]
@@ -251,7 +295,7 @@ class Tour:
 
 
 def subjects() -> list[str]:
-    return sorted({stop.subject for stop in STOPS if stop.subject is not None})
+    return sorted({_APPROVER, *(stop.subject for stop in STOPS if stop.subject is not None)})
 
 
 def recorded(directory: Path) -> set[str]:
@@ -277,6 +321,7 @@ def guide(demo: Demo, *, ostiary: str) -> str:
     for stop in STOPS:
         expected = " ".join([str(stop.status), *stop.reasons])
         lines += [f"  # {stop.shows} ({expected})", f"  {stop.curl(port)}", ""]
+    lines += _guide_to_access(port, ostiary=ostiary)
     credential = shlex.quote(str(credential_file(demo.place, "orders")))
     lines += [
         "  # past the proxy, with the client's token: the service accepts only what the proxy minted (401)",
@@ -293,3 +338,21 @@ def guide(demo: Demo, *, ostiary: str) -> str:
         "Ctrl-C ends the demo.",
     ]
     return "\n".join(lines)
+
+
+def _guide_to_access(port: int, *, ostiary: str) -> list[str]:
+    """What `_granted_and_revoked` does, by the commands."""
+    holder, approver = f"OSTIARY_TOKEN=${str(_REFUND.subject).upper()}", f"OSTIARY_TOKEN=${_APPROVER.upper()}"
+    asked = f"access request billing refund --for {_SECONDS // 60}m --reason {shlex.quote(_WHY)}"
+    return [
+        "  # requested by ann, and approved by lee, who is a support lead: allowed (200)",
+        f"  export OSTIARY_URL=http://{OWN_HOST}:{port}",
+        f"  GRANT=$({holder} {ostiary} {asked})",
+        f"  {approver} {ostiary} access approve $GRANT",
+        f"  {_REFUND.curl(port)}",
+        "",
+        "  # taken away again: refused at once (403 grant-required)",
+        f"  {approver} {ostiary} access revoke $GRANT --reason {shlex.quote(_WHY_NOT)}",
+        f"  {_REFUND.curl(port)}",
+        "",
+    ]
