@@ -360,6 +360,23 @@ async def test_a_rule_approves_where_the_map_lets_it_and_refuses_anybody(proxy: 
             await person.post(f"requests/{asked['id']}/{'drop' if state == 'active' else 'cancel'}")
 
 
+async def test_who_asks_what_would_become_of_it_has_asked_for_nothing(proxy: RunningProxy) -> None:
+    async with people(proxy) as (web, lead, reporting):
+        steps = [line for line in proxy.audit_lines() if line["kind"] == "grant"]
+        before = (await lead.get("requests?to=approve"))[1]["requests"]
+        for person, reason, state in (
+            (web, "curious", "pending"),
+            (reporting, "on call", "active"),
+            (web, "during the freeze", "denied"),
+        ):
+            status, would = await person.post("requests", dry_run=True, **(ASKED | {"reason": reason}))
+            assert (status, would["id"], would["state"], would["approvers"]) == (200, None, state, ["lead"])
+        assert (await web.post("requests", dry_run=True, **(ASKED | {"duration": 1801})))[0] == 400
+        assert (await web.post("requests", dry_run="true", **ASKED))[1]["reasons"] == ["body-malformed"]
+        assert (await lead.get("requests?to=approve"))[1]["requests"] == before
+        assert [line for line in proxy.audit_lines() if line["kind"] == "grant"] == steps
+
+
 async def test_an_emergency_is_had_at_once_and_reviewed_by_another(proxy: RunningProxy) -> None:
     urgent = ASKED | {"emergency": True, "duration": 300, "reason": "everything burns"}
     async with people(proxy) as (web, lead, reporting):
@@ -399,6 +416,10 @@ async def test_the_commands_ask_approve_run_and_give_back(proxy: RunningProxy, p
         return ostiary("access", *arguments, cwd=proxy.place, environment=environment)
 
     async with desk_of(proxy, port) as desk:
+        would = await asyncio.to_thread(
+            access, "web", "request", "orders", "delete-order", "--for", "10m", "--reason", "a test", "--dry-run"
+        )
+        assert (would.returncode, would.stdout) == (0, "would be pending: approvers lead, approvals needed 1\n")
         asked = await asyncio.to_thread(
             access, "web", "request", "orders", "delete-order", "--for", "10m", "--reason", "a test"
         )

@@ -56,6 +56,22 @@ async def test_a_key_finds_the_request_it_was_used_for_and_makes_no_second(store
     assert await store.ask(draft("g-11", key="k1", terms=terms(max_duration=900))) == first
 
 
+async def test_what_would_be_asked_is_judged_and_not_kept(store: DatabaseStore, time: MovedTime) -> None:
+    time.moved = DAY - clocks.time() % DAY  # all of it in one day
+    would = await store.would_ask(draft(duration=1800))
+    assert (would.state, would.asked.duration) == ("pending", 1800)
+    assert await store.find(Selection()) == []
+    before = await store.news(0)
+    with pytest.raises(refusals.DurationRefused):
+        await store.would_ask(draft(duration=1801))
+    for number in range(3):
+        await approved(store, f"g-{number}", duration=1800)
+    with pytest.raises(refusals.TimeSpent):
+        await store.would_ask(draft("g-9", duration=1800))
+    assert (await store.news(0)).change > before.change
+    assert len(await store.find(Selection())) == 3
+
+
 async def test_changes_are_numbered_in_their_order_and_times_do_not_go_back(store: DatabaseStore) -> None:
     records = await asyncio.gather(*(store.ask(draft(f"g-{number}", reason=f"r {number}")) for number in range(10)))
     changes = sorted(record.change for record in records)

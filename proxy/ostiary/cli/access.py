@@ -54,6 +54,9 @@ def request(
         bool, typer.Option("--emergency", help="At once and by yourself; an approver reviews it afterwards.")
     ] = False,
     key: Annotated[str | None, typer.Option("--key", help="Asked again with the same key, it is the same.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Ask for nothing: say who would have to approve it.")
+    ] = False,
     token: Token = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -62,16 +65,38 @@ def request(
     asked = {"service": service, "endpoints": endpoints, "duration": _seconds(duration), "reason": reason}
     asked |= {
         name: value
-        for name, value in (("max_uses", uses), ("caller", caller), ("emergency", emergency or None))
+        for name, value in (
+            ("max_uses", uses),
+            ("caller", caller),
+            ("emergency", emergency or None),
+            ("dry_run", dry_run or None),
+        )
         if value is not None
     }
     with _Api(url, token, token_file) as api:
         found = api.post("requests", asked, key=key or secrets.token_hex(16))
     if as_json:
         print_json(found)
-        return
+    elif dry_run:
+        typer.echo(_would_be(found))
+    else:
+        _print_asked(found)
+    if dry_run and found["state"] == "denied":
+        raise typer.Exit(1)
+
+
+def _print_asked(found: dict[str, Any]) -> None:
     note(f"{found['state']}: approvers {', '.join(found['approvers'])}")
     typer.echo(found["id"])
+
+
+def _would_be(found: dict[str, Any]) -> str:
+    """In words what would become of a request."""
+    if found["state"] == "pending":
+        needed = found["approvals"]["needed"]
+        return f"would be pending: approvers {', '.join(found['approvers'])}, approvals needed {needed}"
+    reason = visible(found["steps"][1]["reason"])
+    return f"would be {'refused' if found['state'] == 'denied' else 'granted'} at once: {reason}"
 
 
 @app.command("list")

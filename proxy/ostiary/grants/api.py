@@ -1,6 +1,6 @@
 """The API of requests for access, on the proxy's own host: for those who ask, and those who answer.
 
-    POST /access/requests                   ask: service, endpoints, duration, reason; max_uses, caller, emergency
+    POST /access/requests                   ask: service, endpoints, duration, reason; max_uses, caller, emergency, dry_run
     GET  /access/requests                   one's own, and with ?to=approve those that one may answer; ?state=
     GET  /access/requests/{id}
     POST /access/requests/{id}/{step}       approve, deny, cancel, extend, drop, revoke, review
@@ -13,7 +13,7 @@ the request that was made with it. Refusals are `application/problem+json`, thei
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Final, TypeAlias
 
 import orjson
@@ -38,6 +38,7 @@ _MAX_BODY: Final = 64 * 1024
 _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _PROBLEM: Final = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
 _KEY_LENGTH: Final = 128
+_ASKED: Final = frozenset({"service", "endpoints", "duration", "reason", "max_uses", "caller", "emergency"})
 
 Members: TypeAlias = Mapping[str, Json]
 
@@ -80,11 +81,10 @@ class AccessApi:
         raise StepUnknown
 
     async def _ask(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
-        body = await _body(exchange, {"service", "endpoints", "duration", "reason", "max_uses", "caller", "emergency"})
+        body = dict(await _body(exchange, _ASKED | {"dry_run"}))
         service, endpoints = _text(body, "service"), _texts(body, "endpoints")
-        emergency = body.get("emergency", False)
-        if not isinstance(emergency, bool):
-            raise BodyRefused("emergency is true or false")
+        dry_run = _truth(body, "dry_run")
+        body.pop("dry_run", None)  # a rule says the same of it
         about = await self._policy.about(request, {**body, "service": service, "endpoints": list(endpoints)})
         caller = _text(body, "caller", default="") or min(about.eligible, default="")
         terms = about.eligible.get(caller)
@@ -99,9 +99,11 @@ class AccessApi:
             duration=_number(body, "duration"),
             max_uses=_number(body, "max_uses") if body.get("max_uses") is not None else None,
             reason=_text(body, "reason", default=""),
-            emergency=emergency,
+            emergency=_truth(body, "emergency"),
             terms=terms,
         )
+        if dry_run:
+            return 200, shown(await self._service.would_ask(asked, ruling=about.ruling)) | {"id": None}
         record = await self._service.ask(asked, ruling=about.ruling, idempotency_key=_key(exchange))
         return 201, shown(record)
 
@@ -222,7 +224,7 @@ def _problem(refusal: GrantRefused, id: str) -> dict[str, Json]:
     return document | ({"detail": refusal.detail} if refusal.detail else {})
 
 
-async def _body(exchange: Exchange, known: set[str]) -> Members:
+async def _body(exchange: Exchange, known: Set[str]) -> Members:
     content = b""
     while not exchange.body_complete:
         content += await exchange.receive_body()
@@ -255,6 +257,13 @@ def _number(body: Members, name: str) -> int:
     value = body.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
         raise BodyRefused(f"{name} is a whole number")
+    return value
+
+
+def _truth(body: Members, name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise BodyRefused(f"{name} is true or false")
     return value
 
 

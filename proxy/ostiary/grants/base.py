@@ -33,6 +33,9 @@ class DatabaseStore(ABC):
     async def ask(self, draft: Draft) -> Record:
         return await self._write(statements.ask(draft, told=self._told, allowance=self._allowance))
 
+    async def would_ask(self, draft: Draft) -> Record:
+        return await self._read(statements.would_ask(draft, told=self._told, allowance=self._allowance))
+
     async def change(self, id: str, transition: Transition) -> Record:
         return await self._write(statements.change(id, transition, told=self._told, allowance=self._allowance))
 

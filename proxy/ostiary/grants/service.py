@@ -63,14 +63,20 @@ class GrantService:
     # Giving
 
     async def ask(self, asked: Asked, *, ruling: Ruling | None = None, idempotency_key: str | None = None) -> Record:
-        draft = Draft(
+        return await self._record(await self._store.ask(self._draft(asked, ruling, idempotency_key)))
+
+    async def would_ask(self, asked: Asked, *, ruling: Ruling | None = None) -> Record:
+        """What would become of a request. Nothing is kept or recorded, and nobody is asked."""
+        return await self._store.would_ask(self._draft(asked, ruling, None))
+
+    def _draft(self, asked: Asked, ruling: Ruling | None, idempotency_key: str | None) -> Draft:
+        return Draft(
             id=f"g-{secrets.token_hex(16)}",
             asked=asked,
             patience=self._patience,
             ruling=ruling,
             idempotency_key=idempotency_key,
         )
-        return await self._record(await self._store.ask(draft))
 
     async def approve(self, id: str, actor: Actor, *, digest: str, reason: str = "") -> Record:
         return await self._record(await self._store.change(id, life.approve(actor, digest=digest, reason=reason)))

@@ -90,6 +90,19 @@ def ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]
         )
         if rows:
             return _same(_record(rows[0]), draft)
+    record = yield from _made(draft, moment, allowance)
+    yield _INSERT, _values(record)
+    return record
+
+
+def would_ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]:
+    """What `ask` would make of it now. Changes nothing."""
+    rows = yield "SELECT {now}", ()
+    return (yield from _made(draft, Moment(now=told(rows[0][0]), change=0), allowance))
+
+
+def _made(draft: Draft, moment: Moment, allowance: int | None) -> Operation[Record]:
+    asked = draft.asked
     record = life.ask(
         asked,
         moment,
@@ -106,7 +119,6 @@ def ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]
         raise TooManyPending(f"at most {MAX_PENDING}")
     if record.state in ("pending", "active"):
         yield from _within(allowance, record, moment.second, moment.second + asked.duration)
-    yield _INSERT, _values(record)
     return record
 
 

@@ -88,6 +88,9 @@ class GrantStore(Protocol):
     async def ask(self, draft: Draft) -> Record:
         """Keep a request, or find the one that was made with the same idempotency key."""
 
+    async def would_ask(self, draft: Draft) -> Record:
+        """What would be made of a request now. Nothing is kept."""
+
     async def change(self, id: str, transition: Transition) -> Record:
         """The record after the transition. Raises `GrantUnknown`."""
 
