@@ -25,7 +25,9 @@ class NoKeeper:
     async def take(self, request: AccessRequest, decision: Decision) -> None:
         raise GrantExpired
 
-    def under(self, request: AccessRequest, decision: Decision) -> AbstractAsyncContextManager[None]:
+    def under(
+        self, exchange: Exchange, request: AccessRequest, decision: Decision
+    ) -> AbstractAsyncContextManager[None]:
         raise GrantExpired
 
 

@@ -23,6 +23,10 @@ UNIX_PEER: Final = "0.0.0.0"
 DECISION_ID: Final = b"ostiary-decision-id"
 """What upstream and client find the request's record by. Of the same name, only the proxy's own is ever passed on."""
 
+GRANT_EXPIRES: Final = b"ostiary-grant-expires"
+"""When the grant ends that let a request through, on responses in its last minutes. Of the same name, an upstream's is
+never passed on."""
+
 WHOLE_RESPONSE: Final = "ostiary.response"
 """An ASGI extension of the listener's: one message with `status`, `headers` and `body` that is all of a response.
 
@@ -64,7 +68,8 @@ class Exchange:
     `headers` are lower-case names with their values, in order. `source_ip` is the client's address: the peer's, or the
     one that a pinned proxy speaks for; IPv4-mapped IPv6 is unmapped by the listener. `began` is when the first byte
     came, in seconds of the event loop's clock; None if the listener does not say. `trace_id` is the trace that it
-    belongs to, None where none are made.
+    belongs to, None where none are made. `own` is what the proxy itself says on the response: the decision's id, and
+    when the grant ends that lets it through, if that is soon.
     """
 
     __slots__ = (
@@ -79,6 +84,7 @@ class Exchange:
         "headers",
         "id",
         "method",
+        "own",
         "raw_path",
         "raw_query",
         "response_complete",
@@ -101,6 +107,7 @@ class Exchange:
         self.began: float | None = scope.get(BEGAN)
         self.trace_id: str | None = scope.get(TRACE_ID)
         self.decorations: list[Header] = []
+        self.own: list[Header] = [(DECISION_ID, self.id.encode())]
         self.status: int | None = None
         self.response_started = False
         self.response_complete = False
@@ -141,10 +148,10 @@ class Exchange:
             pass
 
     async def start_response(self, status: int, headers: Iterable[Header]) -> None:
-        """Send status and headers, with `decorations` (CORS, for one) and the decision's id added to them."""
+        """Send status and headers, with `decorations` (those of CORS) and `own` added to them."""
         self.response_started = True
         self.status = status
-        sent = [*headers, *self.decorations, (DECISION_ID, self.id.encode())]
+        sent = [*headers, *self.decorations, *self.own]
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
     async def send_body(self, body: bytes, *, more: bool) -> None:
@@ -161,7 +168,7 @@ class Exchange:
         self.response_started = self.response_complete = True
         self.status = status
         self.bytes_sent += len(body)
-        sent = [*headers, *self.decorations, (DECISION_ID, self.id.encode())]
+        sent = [*headers, *self.decorations, *self.own]
         return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": sent, "body": body})
 
     async def _send_in_two(self, status: int, headers: Iterable[Header], body: bytes) -> None:

@@ -66,8 +66,11 @@ class GrantKeeper(Protocol):
         """Take a use of the grant that allows this, if it is good for so many; refuse if none is left (403), or if
         that cannot be told (503)."""
 
-    def under(self, request: AccessRequest, decision: Decision) -> AbstractAsyncContextManager[None]:
-        """What is open in this context ends with the grant that allows it: by a refusal."""
+    def under(
+        self, exchange: Exchange, request: AccessRequest, decision: Decision
+    ) -> AbstractAsyncContextManager[None]:
+        """What is open in this context ends with the grant that allows it: by a refusal. A response in it says when
+        that is, if it is soon."""
 
 
 class EndpointCatalog(Protocol):

@@ -89,7 +89,7 @@ class Pipeline:
                 if decision.grant is None:
                     await self._upstream.forward(exchange, target, identity, credential, renew)
                     return
-                async with self._keeper.under(request, decision):
+                async with self._keeper.under(exchange, request, decision):
                     await self._upstream.forward(exchange, target, identity, credential, renew)
             except AccessError as refusal:
                 record.refused(refusal)

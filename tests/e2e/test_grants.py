@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from pathlib import Path
 
 import httpx
@@ -162,6 +163,30 @@ async def test_time_ends_a_grant_and_the_refusal_says_so(proxy: RunningProxy, po
         assert (answer.status_code, answer.json()["reasons"]) == (403, ["grant-expired"])
 
 
+async def test_a_response_says_when_its_grant_ends_if_that_is_soon(proxy: RunningProxy, port: int) -> None:
+    name = "ostiary-grant-expires"
+    desk = Desk(proxy.place)
+    forged = response(headers=f"{name}: never\r\naccess-control-allow-origin: *\r\n")
+    async with RawUpstream(replies(forged), port=port).running(), httpx.AsyncClient(trust_env=False) as client:
+
+        async def said(method: str = "DELETE") -> list[str]:
+            answer = await client.request(method, proxy.url("/orders/42"), headers=proxy.headers())
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+            return answer.headers.get_list(name)
+
+        grant = await desk.give(duration=302)
+        assert await said("GET") == []
+        assert await said() == []
+        await asyncio.sleep(2.1)
+        assert grant.expires_at is not None
+        assert await said() == [formatdate(grant.expires_at, usegmt=True)]
+        assert await said("GET") == []
+        await desk.service.extend(grant.id, LEAD, duration=1800, reason="more")
+        assert await said() == []
+        await desk.service.revoke(grant.id, LEAD, reason="done")
+    await desk.close()
+
+
 async def test_while_the_store_is_not_heard_of_no_grant_counts_and_permissions_do(
     proxy: RunningProxy, port: int
 ) -> None:
@@ -260,6 +285,28 @@ async def test_a_stream_that_took_the_last_use_goes_on(proxy: RunningProxy, port
         await begun(proxy, client)
         assert (await desk.service.get(grant.id)).state == "used-up"
         assert await flows(client)
+
+
+async def test_who_waits_for_an_answer_when_the_grant_ends_is_refused_and_told_of_no_other_end(
+    proxy: RunningProxy, port: int
+) -> None:
+    arrived = asyncio.Event()
+
+    async def silent(connection: UpstreamConnection, seen: Request) -> None:
+        await connection.body(seen)
+        arrived.set()
+        await asyncio.sleep(PATIENCE)
+
+    desk = Desk(proxy.place)
+    async with RawUpstream(silent, port=port).running(), httpx.AsyncClient(trust_env=False) as client:
+        grant = await desk.give(duration=60)
+        waiting = asyncio.create_task(client.delete(proxy.url("/orders/42"), headers=proxy.headers()))
+        await asyncio.wait_for(arrived.wait(), PATIENCE)
+        await desk.service.revoke(grant.id, LEAD, reason="an incident")
+        answer = await waiting
+        assert (answer.status_code, answer.json()["reasons"]) == (403, ["grant-expired"])
+        assert "ostiary-grant-expires" not in answer.headers
+    await desk.close()
 
 
 class Person:

@@ -4,6 +4,8 @@ A grant that is good for so many uses gives one of them, once the request is abo
 that stands on a grant ends with it: a download, a stream of events, an upload that is under way when the grant is
 revoked or dropped, when its time is up, or when the store is not heard of any more, is cut. One that took a use goes on
 after the last use was taken, until the grant would have ended.
+
+A response that comes in the last minutes of a grant says when it ends, so that a program can ask for more in time.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Final
 
 from ostiary.clock import Clock
 from ostiary.errors import GrantExpired
+from ostiary.exchange import GRANT_EXPIRES, Exchange
 from ostiary.grants.active import ActiveGrants
 from ostiary.grants.refusals import GrantRefused
 from ostiary.grants.service import GrantService
@@ -24,6 +28,8 @@ from ostiary.models import AccessRequest, Decision, Grant
 
 _LOOK: Final = 0.02
 """Seconds between two looks at the board, while there is an exchange that stands on a grant."""
+_SOON: Final = 300
+"""Seconds before its end from which on responses tell of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,8 +63,9 @@ class Keeper:
             raise GrantExpired(["grant-expired"], f"{grant.id}: {refusal}") from refusal
 
     @asynccontextmanager
-    async def under(self, request: AccessRequest, decision: Decision) -> AsyncIterator[None]:
+    async def under(self, exchange: Exchange, request: AccessRequest, decision: Decision) -> AsyncIterator[None]:
         grant = _named(request, decision)
+        self._tell(exchange, grant)
         async with self._registered(grant) as one:
             try:
                 async with one.scope:
@@ -66,7 +73,14 @@ class Keeper:
             except TimeoutError as error:
                 if one.why is None:
                     raise  # somebody else's
+                exchange.own[:] = [each for each in exchange.own if each[0] != GRANT_EXPIRES]
                 raise GrantExpired(["grant-expired"], f"{grant.id}: {one.why}") from error
+
+    def _tell(self, exchange: Exchange, grant: Grant) -> None:
+        """Whether it ends soon, as far as is known now: it may have been extended since the policy was asked."""
+        ends = self._grants.end(grant)
+        if ends is not None and ends - self._clock.now() <= _SOON:
+            exchange.own.append((GRANT_EXPIRES, formatdate(ends, usegmt=True).encode("ascii")))
 
     @asynccontextmanager
     async def _registered(self, grant: Grant) -> AsyncIterator[_Open]:

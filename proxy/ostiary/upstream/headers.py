@@ -221,8 +221,8 @@ RESPONSE_CHALLENGES: Final = frozenset(
 RESPONSE_ROUTING: Final = frozenset({b"alt-svc"})
 """They would send the client past the proxy (RFC 7838)."""
 
-RESPONSE_OURS: Final = frozenset({b"ostiary-decision-id"})
-"""The proxy adds its own to every response."""
+RESPONSE_OURS: Final = frozenset({b"ostiary-decision-id", b"ostiary-grant-expires"})
+"""The proxy adds its own: to every response, and to those that a grant let through which ends soon."""
 
 RESPONSE_REMOVED: Final = RESPONSE_HOP_BY_HOP | RESPONSE_CHALLENGES | RESPONSE_ROUTING | RESPONSE_OURS
 
