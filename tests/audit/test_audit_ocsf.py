@@ -18,6 +18,7 @@ from ostiary.audit.reading import ASKED
 from ostiary.clock import ManualClock
 from ostiary.errors import IdentityInvalid, MessageMalformed, UpstreamFailed
 from support.audit import SECRET, Stages, decision
+from support.ocsf import Schema
 
 REQUIRED: Final = {
     "event": {
@@ -81,33 +82,13 @@ CAPTIONS: Final = {
 SIBLINGS: Final = {"activity_id": "activity_name"}
 
 
+SCHEMA: Final = Schema(
+    required=REQUIRED, at_least_one=AT_LEAST_ONE, members=MEMBERS, captions=CAPTIONS, siblings=SIBLINGS
+)
+
+
 def mistakes(event: Mapping[str, Any]) -> list[str]:
-    """What the schema has against an event."""
-    found = []
-
-    def look(place: str, part: Any) -> None:
-        if isinstance(part, list):
-            for one in part:
-                look(place, one)
-            return
-        if not isinstance(part, dict) or place == "unmapped":
-            return
-        members = {name for name, value in part.items() if value is not None}
-        found.extend(f"{place}: {name} is missing" for name in REQUIRED.get(place, set()) - members)
-        found.extend(f"{place}: {name} is unknown" for name in set(part) - MEMBERS.get(place, set()))
-        if place in AT_LEAST_ONE and not members & AT_LEAST_ONE[place]:
-            found.append(f"{place}: none of {sorted(AT_LEAST_ONE[place])}")
-        for name, value in part.items():
-            look(name if place == "event" else f"{place}.{name}", value)
-
-    look("event", dict(event))
-    for name, captions in CAPTIONS.items():
-        sibling = SIBLINGS.get(name, name.removesuffix("_id"))
-        if captions.get(event[name]) != event[sibling]:
-            found.append(f"{name}: {event[name]} is not {event[sibling]}")
-    if event["type_uid"] != event["class_uid"] * 100 + event["activity_id"]:
-        found.append("type_uid does not fit")
-    return found
+    return SCHEMA.mistakes(event)
 
 
 async def _answer(carried: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -367,6 +368,11 @@ async def test_somebody_asks_and_somebody_else_approves_and_takes_away(proxy: Ru
     assert {(line["actor"] or {}).get("subject") for line in steps} == {"web", "lead", None}
     verified = await asyncio.to_thread(ostiary, "audit", "verify", "-c", "ostiary.yaml", cwd=proxy.place)
     assert verified.returncode == 0, verified.stderr
+    exported = await asyncio.to_thread(ostiary, "audit", "export", "-c", "ostiary.yaml", cwd=proxy.place)
+    events = [json.loads(line) for line in exported.stdout.splitlines()]
+    mine = [each for each in events if each["metadata"].get("correlation_uid") == asked["id"]]
+    assert {(each["class_uid"], each["activity_id"]) for each in mine} == {(3005, 1), (3005, 2), (3005, 99)}
+    assert 6003 in {each["class_uid"] for each in events}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _ACTIVITIES: Final = {
     "DELETE": (4, "Delete"),
 }
 _OTHER: Final = (99, "Other")
-_INFORMATIONAL, _LOW, _MEDIUM = (1, "Informational"), (2, "Low"), (3, "Medium")
+INFORMATIONAL, _LOW, MEDIUM = (1, "Informational"), (2, "Low"), (3, "Medium")
 _SUCCESS, _FAILURE, _UNKNOWN = (1, "Success"), (2, "Failure"), (0, "Unknown")
 _ALLOWED: Final = {"action_id": 1, "action": "Allowed", "disposition_id": 1, "disposition": "Allowed"}
 _OBSERVED: Final = {"action_id": 3, "action": "Observed", "disposition_id": 1, "disposition": "Allowed"}
@@ -89,9 +89,9 @@ def api_activity(request: Mapping[str, Any], *, product_version: str) -> dict[st
 def _severity(request: Mapping[str, Any]) -> tuple[int, str]:
     """A refusal that somebody caused is low, one that a part of the proxy caused is medium."""
     if request.get("kind") != "refusal":
-        return _INFORMATIONAL
+        return INFORMATIONAL
     status = request.get("status")
-    return _MEDIUM if isinstance(status, int) and status >= 500 else _LOW
+    return MEDIUM if isinstance(status, int) and status >= 500 else _LOW
 
 
 def _status(request: Mapping[str, Any]) -> tuple[int, str]:

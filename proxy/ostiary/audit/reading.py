@@ -54,12 +54,9 @@ class Selection:
             return False
         if self.reason is not None and self.reason not in (request.get("reasons") or ()):
             return False
-        wanted = {
-            "caller": self.caller,
-            "service": self.service,
-            "endpoint": self.endpoint,
-            "decision_id": self.decision_id,
-        }
+        if self.endpoint is not None and self.endpoint not in (request.get("endpoints") or (request.get("endpoint"),)):
+            return False  # a step of a grant has several
+        wanted = {"caller": self.caller, "service": self.service, "decision_id": self.decision_id}
         return all(value is None or request.get(name) == value for name, value in wanted.items())
 
 
@@ -72,10 +69,11 @@ def audit_files(directories: Sequence[Path]) -> dict[str, list[tuple[FileName, P
     return {worker: sorted(files) for worker, files in sorted(found.items())}
 
 
-def requests(directories: Sequence[Path], selection: Selection) -> Iterator[dict[str, Any]]:
+def requests(directories: Sequence[Path], selection: Selection, *, steps: bool = False) -> Iterator[dict[str, Any]]:
     """One document for each request that was selected: its first line, with the members of its completion put in.
 
-    Each worker's are in the order of their ends. One whose end is not recorded comes without `outcome`.
+    Each worker's are in the order of their ends. One whose end is not recorded comes without `outcome`. With `steps`
+    also the lines of kind `grant` that were selected.
     """
     for files in audit_files(directories).values():
         pending: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -88,7 +86,7 @@ def requests(directories: Sequence[Path], selection: Selection) -> Iterator[dict
                         yield from _selected(pending.popitem(last=False)[1], selection)
                 elif kind == "completion" and known in pending:
                     yield from _selected(_completed(pending.pop(known), line), selection)
-                elif kind in ASKED:
+                elif kind in ASKED or (steps and kind == "grant"):
                     yield from _selected(line, selection)
         for line in pending.values():
             yield from _selected(line, selection)

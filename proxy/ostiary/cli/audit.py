@@ -24,6 +24,7 @@ from ostiary import __version__
 from ostiary.audit.findings import Remark, Report
 from ostiary.audit.keys import read_keys
 from ostiary.audit.ocsf import api_activity
+from ostiary.audit.ocsf_grants import user_access
 from ostiary.audit.query import QueryUnavailable
 from ostiary.audit.query import query as search
 from ostiary.audit.reading import Selection, follow, is_observed, last, requests, sizes
@@ -250,7 +251,8 @@ def export(
     directories: Directories = None,
     config: Configured = None,
     form: Annotated[
-        Literal["ocsf"], typer.Option("--format", help="ocsf: API Activity (6003) of OCSF 1.8.0.")
+        Literal["ocsf"],
+        typer.Option("--format", help="ocsf: API Activity (6003), User Access Management (3005), 1.8.0."),
     ] = "ocsf",
     caller: Caller = None,
     service: Service = None,
@@ -259,15 +261,18 @@ def export(
     since: Since = None,
     until: Until = None,
 ) -> None:
-    """Print one event for each request, one JSON object a line."""
+    """Print one event for each request and each step of a grant, one JSON object a line."""
     selection = _selection(caller, service, endpoint, reason, since, until)
-    for request in requests(_audit_directories(directories, config), selection):
-        typer.echo(json_line(_FORMATS[form](request)))
+    for line in requests(_audit_directories(directories, config), selection, steps=True):
+        typer.echo(json_line(_FORMATS[form](line)))
 
 
-_FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    "ocsf": lambda request: api_activity(request, product_version=__version__)
-}
+def _ocsf(line: Mapping[str, Any]) -> dict[str, Any]:
+    event = user_access if line.get("kind") == "grant" else api_activity
+    return event(line, product_version=__version__)
+
+
+_FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {"ocsf": _ocsf}
 
 
 def _audit_directories(directories: list[Path] | None, config: Path | None) -> list[Path]:

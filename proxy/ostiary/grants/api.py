@@ -1,6 +1,7 @@
 """The API of requests for access, on the proxy's own host: for those who ask, and those who answer.
 
-    POST /access/requests                   ask: service, endpoints, duration, reason; max_uses, caller, emergency, dry_run
+    POST /access/requests                   ask: service, endpoints, duration, reason; max_uses, caller, emergency,
+                                            dry_run
     GET  /access/requests                   one's own, and with ?to=approve those that one may answer; ?state=
     GET  /access/requests/{id}
     POST /access/requests/{id}/{step}       approve, deny, cancel, extend, drop, revoke, review

@@ -169,6 +169,7 @@ class GrantService:
 def step_document(record: Record, number: int) -> dict[str, Json]:
     """What the audit is told of a step."""
     asked, step = record.asked, record.steps[number]
+    kinds = {each.kind for each in record.steps[: number + 1]}
     return {
         "grant": record.id,
         "step": number,
@@ -185,5 +186,6 @@ def step_document(record: Record, number: int) -> dict[str, Json]:
         "max_uses": asked.max_uses,
         "emergency": asked.emergency,
         "digest": record.digest,
+        "granted_at": record.granted_at if "activated" in kinds else None,
         "expires_at": step.expires_at,
     }
