@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import shutil
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -21,6 +23,8 @@ from pytest_httpserver import HTTPServer
 
 from ostiary.audit.keys import AuditKeys
 from ostiary.credential import ensure_signing_key
+from ostiary.grants.sqlite import SqliteStore
+from ostiary.grants.statements import VERSION
 from ostiary.identity.keys import pem_key_ids
 from support.cli import CONFIG, POLICY, REGO, Ran, ostiary, watched, write_policy
 
@@ -267,6 +271,57 @@ def test_a_bundle_that_is_missing_or_broken(site: Site) -> None:
             ),
         )
     ]
+
+
+def grants(site: Site, url: str, *arguments: object) -> tuple[str, str]:
+    """What is said of a store of grants at this address."""
+    whole = site.config.read_text(encoding="utf-8")
+    site.config.write_text(f'{whole}grants: {{url: "{url}", deadline: 500ms}}\n', encoding="utf-8")
+    _, findings = site.check(*arguments)
+    site.config.write_text(whole, encoding="utf-8")
+    [(_, state, what)] = [finding for finding in findings if finding[0] == "grants"]
+    return state, what
+
+
+def test_the_store_of_grants_in_a_file(site: Site) -> None:
+    """It is looked at offline too, whether or not somebody has it open, and is what it was."""
+    file = site.directory / "grants.db"
+    before = sorted(site.directory.iterdir())
+    assert grants(site, "sqlite:///grants.db", "--offline") == ("ok", "grants.db: the first start makes its tables")
+    assert sorted(site.directory.iterdir()) == before
+
+    async def made() -> None:
+        store = SqliteStore(file)
+        await store.start()
+        await store.close()
+
+    asyncio.run(made())
+    with contextlib.closing(sqlite3.connect(file)) as opened:
+        opened.execute("SELECT change FROM grant_clock").fetchall()
+        assert file.with_name("grants.db-wal").exists()
+        assert grants(site, "sqlite:///grants.db", "--offline") == ("ok", f"grants.db: tables of version {VERSION}")
+    content = file.read_bytes()
+    assert grants(site, "sqlite:///grants.db") == ("ok", f"grants.db: tables of version {VERSION}")
+    assert file.read_bytes() == content
+    assert sorted(site.directory.iterdir()) == sorted([*before, file])
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    assert grants(site, "sqlite:///grants.db", "--offline") == (
+        "wrong",
+        f"grants.db: is of a later version of ostiary ({VERSION + 1})",
+    )
+    file.write_bytes(b"no database" * 500)
+    assert grants(site, "sqlite:///grants.db", "--offline") == ("wrong", "grants.db: file is not a database")
+    assert grants(site, "sqlite:///nowhere/grants.db", "--offline") == (
+        "wrong",
+        "nowhere/grants.db cannot be made: nowhere is not a directory",
+    )
+
+
+def test_a_store_of_grants_that_does_not_answer(site: Site) -> None:
+    state, what = grants(site, f"postgresql://ostiary:hidden@/grants?host={site.directory}")
+    assert (state, what.partition(":")[0]) == ("wrong", "PostgreSQL")
+    assert "hidden" not in what
 
 
 def test_an_external_opa(site: Site, opa_binary: Path) -> None:

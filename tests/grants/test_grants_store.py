@@ -13,9 +13,12 @@ import pytest
 from ostiary.grants import life, refusals
 from ostiary.grants.allowance import DAY
 from ostiary.grants.base import DatabaseStore
+from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.records import Record
+from ostiary.grants.statements import VERSION
 from ostiary.grants.store import Selection
 from support.grants import ANN, BEN, CID, EVE, MovedTime, asked, draft, terms
+from support.postgresql import PostgresServer, empty
 from support.processes import consumer
 
 PROCESSES = 5
@@ -27,6 +30,16 @@ async def approved(store: DatabaseStore, id: str = "g-1", **changes: object) -> 
     record = await store.change(id, life.approve(BEN, digest=record.digest))
     await store.recorded(id, len(record.steps))
     return await store.get(id)
+
+
+async def test_the_tables_are_those_of_this_version(store: DatabaseStore) -> None:
+    assert await store.tables() == VERSION
+
+
+async def test_who_looks_for_tables_makes_none(postgresql: PostgresServer) -> None:
+    store = PostgresStore(await empty(postgresql))
+    assert [await store.tables(), await store.tables()] == [0, 0]
+    await store.close()
 
 
 async def test_what_was_asked_is_found_again(store: DatabaseStore) -> None:

@@ -270,9 +270,7 @@ class Stages:
 
     async def take(self, asked: AccessRequest, answered: Decision) -> None: ...
 
-    def under(
-        self, carried: Exchange, asked: AccessRequest, answered: Decision
-    ) -> AbstractAsyncContextManager[None]:
+    def under(self, carried: Exchange, asked: AccessRequest, answered: Decision) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
     async def swap(self, asked: AccessRequest, answered: Decision) -> Credential:

@@ -15,6 +15,7 @@ from ostiary.cli.findings import Finding, ok, wrong
 from ostiary.cli.output import note, print_json, print_table
 from ostiary.cli.reach import reach_parts
 from ostiary.cli.sources import policy_directory
+from ostiary.cli.stores import look_at_grants
 from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.errors import ConfigurationError
 
@@ -55,6 +56,8 @@ def command(
             findings += wrong("permission map", error)
     if loaded is not None:
         findings += check_files(loaded)
+        if loaded.grants is not None:
+            findings += asyncio.run(look_at_grants(loaded.grants, offline=offline))
     if loaded is not None and not offline:
         findings += asyncio.run(reach_parts(loaded))
     if as_json:

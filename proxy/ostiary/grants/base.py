@@ -30,6 +30,9 @@ class DatabaseStore(ABC):
     @abstractmethod
     async def _read(self, operation: Operation[T]) -> T: ...
 
+    @abstractmethod
+    async def tables(self) -> int: ...
+
     async def ask(self, draft: Draft) -> Record:
         return await self._write(statements.ask(draft, told=self._told, allowance=self._allowance))
 

@@ -54,6 +54,12 @@ class PostgresStore(DatabaseStore):
         async with self._connection() as connection:
             await self._migrate(connection)
 
+    async def tables(self) -> int:
+        async with self._connection() as connection:
+            if await connection.fetchval("SELECT to_regclass('grant_schema') IS NULL"):
+                return 0
+            return int(await connection.fetchval("SELECT version FROM grant_schema") or 0)
+
     async def close(self) -> None:
         pool, self._pool = self._pool, None
         if pool is None:

@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -41,6 +42,9 @@ class SqliteStore(DatabaseStore):
 
     async def start(self) -> None:
         await self._in_thread(self._open)
+
+    async def tables(self) -> int:
+        return await self._in_thread(self._tables)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
@@ -73,6 +77,16 @@ class SqliteStore(DatabaseStore):
         connection.execute("PRAGMA synchronous = FULL")
         self._connection = connection
         self._migrate(connection)
+
+    def _tables(self) -> int:
+        if not self._path.exists():
+            return 0
+        # Without a log nobody has the file open, and it is read without one. With a log it says what is in it.
+        logged = self._path.with_name(f"{self._path.name}-wal").exists()
+        address = f"{self._path.absolute().as_uri()}?mode=ro{'' if logged else '&immutable=1'}"
+        with closing(sqlite3.connect(address, uri=True, timeout=self._deadline)) as connection:
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            return version
 
     def _close(self) -> None:
         if self._connection is not None:

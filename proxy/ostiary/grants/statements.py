@@ -63,6 +63,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
+VERSION: Final = len(MIGRATIONS)
+"""Of the tables that this version of ostiary makes."""
 
 _FIELDS: Final = "document, uses"
 _INSERT: Final = """

@@ -85,6 +85,9 @@ class GrantStore(Protocol):
 
     async def close(self) -> None: ...
 
+    async def tables(self) -> int:
+        """The version of the tables that are there, 0 if there are none. Looks without `start`, and makes nothing."""
+
     async def ask(self, draft: Draft) -> Record:
         """Keep a request, or find the one that was made with the same idempotency key."""
 
