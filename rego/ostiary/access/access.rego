@@ -10,8 +10,10 @@ import data.ostiary.callers
 # title: about
 # description: |
 #   the callers that the identity is; and of these each one that is eligible for all the endpoints in
-#   `input.access`, with the strictest of their terms. `ruling` is what the organisation's own rule says
-#   of it, `{"approve": true or false, "reason": text}`; null if it says nothing
+#   `input.access`, with the strictest of their terms. Where an endpoint has several eligibilities, under
+#   other conditions each, a grant is good under all of them, so all of their terms count. `ruling` is
+#   what the organisation's own rule says of it, `{"approve": true or false, "reason": text}`; null if it
+#   says nothing
 # entrypoint: true
 about := {"callers": sort(callers.names), "eligible": _eligible, "ruling": _ruling}
 
@@ -21,9 +23,10 @@ _ruling := data.policy.approve if _eligible != []
 
 _eligible := [terms |
 	some caller in sort(callers.names)
-	variants := _variants(caller)
-	variants != []
-	count(variants) == count(input.access.endpoints)
+	by_endpoint := _by_endpoint(caller)
+	by_endpoint != []
+	count(by_endpoint) == count(input.access.endpoints)
+	variants := [variant | some several in by_endpoint; some variant in several]
 	approvers := intersection({{name | some name in variant.approvers} | some variant in variants})
 	approvers != set()
 	terms := {
@@ -38,10 +41,11 @@ _eligible := [terms |
 	}
 ]
 
-_variants(caller) := [variant |
+_by_endpoint(caller) := [several |
 	some endpoint in input.access.endpoints
 	id := data.ostiary.map.access[caller][input.access.service][endpoint]
-	variant := data.ostiary.map.terms[id].eligible[0]
+	several := data.ostiary.map.terms[id].eligible
+	several != []
 ]
 
 default _all_approve(_) := false

@@ -16,7 +16,7 @@ _terms(changes) := object.union(
 
 _map := {
 	"sole": {"https://idp.test": {"web": "web"}},
-	"access": {"web": {"shop": {"refund": "0", "remove": "1", "close": "2", "get": "3", "urgent": "4"}}},
+	"access": {"web": {"shop": {"refund": "0", "remove": "1", "close": "2", "get": "3", "urgent": "4", "twice": "5", "apart": "6"}}},
 	"terms": {
 		"0": {"eligible": [_terms({})]},
 		"1": {"eligible": [_terms({
@@ -31,6 +31,11 @@ _map := {
 		"2": {"eligible": [_terms({"approvers": ["nobody-else"]})]},
 		"3": {"standing": []},
 		"4": {"eligible": [_terms({"auto_approve": true, "emergency": 60})]},
+		"5": {"eligible": [
+			_terms({"auto_approve": true, "emergency": 60}),
+			_terms({"approvers": ["owner"], "approvals": 2, "max_duration": 60, "max_uses": 1}),
+		]},
+		"6": {"eligible": [_terms({"approvers": ["lead"]}), _terms({"approvers": ["owner"]})]},
 	},
 }
 
@@ -63,6 +68,20 @@ test_several_endpoints_have_the_strictest_of_their_terms if {
 	}]
 }
 
+# A grant is good under the conditions of each of them.
+test_several_eligibilities_for_one_endpoint_have_the_strictest_of_their_terms if {
+	_about("web", "shop", ["twice"]).eligible == [{
+		"caller": "web",
+		"approvers": ["owner"],
+		"approvals": 2,
+		"max_duration": 60,
+		"max_uses": 1,
+		"reason_required": false,
+		"auto_approve": false,
+		"emergency": null,
+	}]
+}
+
 test_alone_only_where_each_can_be_had_so if {
 	[found] := _about("web", "shop", ["urgent", "remove"]).eligible
 	[found.auto_approve, found.emergency] == [true, 60]
@@ -83,6 +102,7 @@ test_not_eligible[name] if {
 		"one of two": ["refund", "get"],
 		"one that does not exist": ["missing"],
 		"two that nobody approves both of": ["refund", "close"],
+		"one that nobody approves under each of its conditions": ["apart"],
 	}
 	_about("web", "shop", endpoints) == {"callers": ["web"], "eligible": [], "ruling": null}
 }
