@@ -69,8 +69,8 @@ class GrantKeeper(Protocol):
     def under(
         self, exchange: Exchange, request: AccessRequest, decision: Decision
     ) -> AbstractAsyncContextManager[None]:
-        """What is open in this context ends with the grant that allows it: by a refusal. A response in it says when
-        that is, if it is soon."""
+        """What is open in this context ends with the grant that allows it: by a refusal, at once if it has ended. A
+        response in it says when that is, if it is soon."""
 
 
 class EndpointCatalog(Protocol):

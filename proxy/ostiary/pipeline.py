@@ -81,16 +81,12 @@ class Pipeline:
                 decision = await self._authorizer.decide(request)
                 record.decided(request, decision)
                 decision.enforce()  # raises AccessDenied
-                if decision.grant is not None:
-                    await self._keeper.take(request, decision)
-                credential = await self._swapper.swap(request, decision)
-                await record.commit(credential)  # no record, no access
-                renew = partial(self._renew, record, request, decision)
                 if decision.grant is None:
-                    await self._upstream.forward(exchange, target, identity, credential, renew)
+                    await self._let_through(exchange, record, request, decision)
                     return
-                async with self._keeper.under(exchange, request, decision):
-                    await self._upstream.forward(exchange, target, identity, credential, renew)
+                async with self._keeper.under(exchange, request, decision):  # from before a use is taken: no end goes unseen
+                    await self._keeper.take(request, decision)
+                    await self._let_through(exchange, record, request, decision)
             except AccessError as refusal:
                 record.refused(refusal)
                 await self._problems.answer(exchange, refusal, decision.requestable if decision else None)
@@ -100,6 +96,14 @@ class Pipeline:
                 failure = InternalError(type(error).__name__)
                 record.refused(failure)
                 await self._problems.answer(exchange, failure)
+
+    async def _let_through(
+        self, exchange: Exchange, record: Record, request: AccessRequest, decision: Decision
+    ) -> None:
+        credential = await self._swapper.swap(request, decision)
+        await record.commit(credential)  # no record, no access
+        renew = partial(self._renew, record, request, decision)
+        await self._upstream.forward(exchange, request.target, request.identity, credential, renew)
 
     async def _renew(self, record: Record, request: AccessRequest, decision: Decision) -> Credential:
         """Another credential for a request that is sent again, recorded like the first."""

@@ -245,6 +245,18 @@ def test_uses_are_counted_and_the_last_one_ends_it() -> None:
         life.use(record, moment(22))
 
 
+def test_what_is_used_up_can_be_revoked_until_its_time_is_up() -> None:
+    """What its last use let through may be under way for as long."""
+    record = life.use(active(max_uses=1, terms=terms(max_uses=5)), moment(20))
+    revoked = life.revoke(CID, reason="an incident")(record, moment(21))
+    assert (revoked.state, kinds(revoked)[-2:]) == ("revoked", ["used-up", "revoked"])
+    assert revoked.ended_at == record.ended_at
+    with pytest.raises(refusals.WrongState):
+        life.revoke(CID, reason="again")(revoked, moment(22))
+    with pytest.raises(refusals.WrongState):
+        life.revoke(CID, reason="too late")(record, moment(610))
+
+
 def test_time_ends_what_waits_and_what_is_active_whether_or_not_it_was_written_down() -> None:
     for record, due in ((pending(), 3600), (active(), 610)):
         assert life.expire(record, moment(due - 1)) == record

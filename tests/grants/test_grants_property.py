@@ -181,7 +181,9 @@ class Life(RuleBasedStateMachine):
     @rule(number=numbers, actor=people)
     def revoke(self, number: int, actor: Actor) -> None:
         if number < len(self.models):
-            expected = self.models[number].end(("pending", "active"), "revoked")
+            model = self.models[number]
+            endable = ("pending", "active", "used-up") if model.left > 0 else ("pending", "active")
+            expected = model.end(endable, "revoked")
             self.attempt(number, life.revoke(actor, reason="an incident"), expected)
 
     @rule(number=numbers)

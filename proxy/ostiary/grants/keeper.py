@@ -65,6 +65,11 @@ class Keeper:
     @asynccontextmanager
     async def under(self, exchange: Exchange, request: AccessRequest, decision: Decision) -> AsyncIterator[None]:
         grant = _named(request, decision)
+        # It may have ended while the policy was asked, when nothing was registered to be told. From here to there
+        # nothing is awaited that takes time.
+        self._grants.look()
+        if self._grants.void or self._grants.end(grant) is None:
+            raise GrantExpired(["grant-expired"], f"{grant.id}: it does not count any more")
         self._tell(exchange, grant)
         async with self._registered(grant) as one:
             try:

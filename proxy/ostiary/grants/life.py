@@ -1,6 +1,7 @@
 """The life of a grant, as functions from one record to the next. No store, no clock, no policy: all of it is handed in.
 
-    asked ─ pending ─┬─ active ─┬─ expired, used-up
+    asked ─ pending ─┬─ active ─┬─ expired
+                     │          ├─ used-up ─ revoked (for what is under way)
                      │          ├─ dropped (by its holder)
                      │          └─ revoked
                      └─ denied, cancelled, expired
@@ -222,12 +223,16 @@ def drop(actor: Actor, *, reason: str = "") -> Transition:
 
 
 def revoke(actor: Actor, *, reason: str) -> Transition:
-    """Take a grant away, or end a request that waits. Whether the actor may, the policy says."""
+    """Take a grant away, or end a request that waits. Whether the actor may, the policy says.
+
+    One whose uses are used up can be taken away until its time is up: what its last use let through may go on.
+    """
 
     def transition(record: Record, moment: Moment) -> Record:
         record = _not_due(record, moment)
         _check_reason(reason)
-        _expect(record, "active", "pending")
+        if record.state != "used-up" or moment.second >= (record.expires_at or 0):
+            _expect(record, "active", "pending")
         return _ended(_step(record, moment, "revoked", actor.owner, reason=reason), moment, "revoked")
 
     return transition
@@ -308,7 +313,8 @@ def _activated(record: Record, moment: Moment) -> Record:
 
 
 def _ended(record: Record, moment: Moment, state: State) -> Record:
-    return replace(record, state=state, ended_at=moment.second, extension=None)
+    ended_at = moment.second if record.ended_at is None else record.ended_at
+    return replace(record, state=state, ended_at=ended_at, extension=None)
 
 
 def _not_due(record: Record, moment: Moment) -> Record:
