@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time as clocks
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -379,3 +380,32 @@ async def test_a_store_that_is_away_makes_grants_void_and_is_found_again(
         assert feed.error is None
         await feed.close()
     server.close()
+
+
+def test_who_has_the_board_before_this_one_open_writes_nothing_into_it(tmp_path: Path) -> None:
+    """A worker of a supervisor that was killed, while another one has begun."""
+    lines = [b'["g-1","i","s",null,"revoked"]\n']
+    before = Board.create(tmp_path / "grants")
+    before.replace([], store="a", change=1)
+    after = Board.create(tmp_path / "grants")
+    after.replace([], store="a", change=1)
+    after.add(lines, change=2)
+    with pytest.raises(OSError):  # noqa: PT011 - its journal is gone
+        before.add([b'["g-2","i","s",null,"expired"]\n'], change=2)
+    journal = after.journal(after.epoch)
+    assert os.read(journal, 4096) == lines[0]
+    os.close(journal)
+    for board in (before, after):
+        board.close()
+
+
+async def test_of_one_identity_the_last_few_that_ended_are_told(here: Machine, time: MovedTime) -> None:
+    for number in range(15):
+        await here.give(f"g-{number:02}", duration=600 + number)
+    await here.give("g-99", duration=1800)
+    await here.publisher.publish()
+    assert len(here.held()) == 16
+    time.moved = 700
+    await here.store.expire()
+    await here.publisher.publish()
+    assert here.held(later=700) == [f"g-{number:02}" for number in range(5, 15)] + ["g-99"]

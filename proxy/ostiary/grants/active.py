@@ -33,6 +33,8 @@ _REMEMBERED: Final = 300
 """Seconds for which the policy is still told of a grant that time has ended, so that it can say so."""
 _PAST: Final = 10_000
 """Grants of which that is remembered."""
+_PAST_OF_ONE: Final = 10
+"""Of these so many of one identity: each goes along with every question to the policy."""
 _SLACK: Final = 2.0
 """Seconds by which two readings of one clock may differ."""
 _TRIES: Final = 10
@@ -157,6 +159,7 @@ class ActiveGrants:
             others.append(_Held(Grant(**document), confirmed))
         elif state == "expired":
             others += [replace(one, ended=True) for one in self._held.get(owner, ()) if one.grant.id == grant]
+            others = _without_older(others)
             self._past.append((owner, str(grant)))
         self._keep(owner, others)
         if len(self._past) > _PAST:
@@ -182,6 +185,13 @@ class ActiveGrants:
 
 
 def _nobody_asks(id: str | None) -> None: ...
+
+
+def _without_older(held: list[_Held]) -> list[_Held]:
+    """Of those that have ended only the last few."""
+    ended = sorted((one.grant.expires_at, one.grant.id) for one in held if one.ended)
+    gone = {grant for _, grant in ended[:-_PAST_OF_ONE]}
+    return [one for one in held if one.grant.id not in gone]
 
 
 def _counts(held: _Held, *, time: int, now: float) -> bool:

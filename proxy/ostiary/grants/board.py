@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import secrets
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from typing import Final
 import orjson
 
 _SIZE: Final = 4096
-_EPOCH, _HEARD, _CHANGE, _LINES, _LIVE, _FROM, _TO = range(7)  # words of 8 bytes
+_EPOCH, _HEARD, _CHANGE, _LINES, _LIVE, _FROM, _TO, _BOARD = range(8)  # words of 8 bytes
 _AHEAD_AT: Final = 64
 _STORE: Final = slice(128, 192)
 _DOUBLE: Final = struct.Struct("<d")
@@ -53,14 +54,17 @@ class Board:
     def create(cls, path: Path) -> Board:
         """A new board at `path`, readable by this user alone, on which nothing counts. Raises `OSError`.
 
-        One that was there, and its journals, are left to those who have them open.
+        One that was there, and its journals, are left to those who have them open. Journals are called by a number of
+        their board's own, so that one of those never writes into another's.
         """
         path.unlink(missing_ok=True)
         for journal in path.parent.glob(f"{path.name}-*"):
             journal.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.truncate(descriptor, _SIZE)
-        return cls(path, descriptor)
+        board = cls(path, descriptor)
+        board._words[_BOARD] = secrets.randbits(64)
+        return board
 
     @classmethod
     def attach(cls, path: Path) -> Board:
@@ -195,7 +199,7 @@ class Board:
         self._words[_HEARD] = max(int(at * 1e9), self._words[_HEARD])
 
     def _journal(self, generation: int) -> Path:
-        return self._path.with_name(f"{self._path.name}-{generation}")
+        return self._path.with_name(f"{self._path.name}-{self._words[_BOARD]}-{generation}")
 
 
 def generation_of(epoch: int) -> int:
