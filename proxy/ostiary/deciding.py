@@ -95,6 +95,7 @@ def opa_policy(
             opa=client,
             staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age),
             horizon=horizon,
+            admitted=asking.admitted,
         ),
         lifespan=lifespan(),
         facts=facts,

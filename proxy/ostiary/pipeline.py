@@ -84,7 +84,8 @@ class Pipeline:
                 if decision.grant is None:
                     await self._let_through(exchange, record, request, decision)
                     return
-                async with self._keeper.under(exchange, request, decision):  # from before a use is taken: no end goes unseen
+                # From before a use is taken, so that no end of the grant goes unseen.
+                async with self._keeper.under(exchange, request, decision):
                     await self._keeper.take(request, decision)
                     await self._let_through(exchange, record, request, decision)
             except AccessError as refusal:

@@ -30,10 +30,15 @@ from support.upstream import RawUpstream, UpstreamConnection
 
 ELIGIBLE = f"""\
   lead: {{issuer: {ISSUER}, subject: lead}}
+  owner: {{issuer: {ISSUER}, claims: {{groups: owners}}}}
 eligible:
   - {{caller: web, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m}}
   - {{caller: reporting, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m,
      auto_approve: true, emergency: 5m}}
+  - {{caller: reporting, service: orders, endpoints: [create-order], approvers: [lead], max_duration: 30m,
+     when: {{source: [10.0.0.0/8]}}}}
+  - {{caller: reporting, service: orders, endpoints: [create-order], approvers: [owner, lead], approvals: 2,
+     max_duration: 5m, max_uses: 1}}
 permissions:
 """
 RULE = """\
@@ -280,12 +285,14 @@ async def test_a_stream_that_is_open_ends_when_the_time_of_its_grant_does(proxy:
         assert grant.expires_at - 0.1 <= time.time() <= grant.expires_at + 1
 
 
-async def test_a_stream_that_took_the_last_use_goes_on(proxy: RunningProxy, port: int) -> None:
+async def test_a_stream_that_took_the_last_use_goes_on_until_it_is_revoked(proxy: RunningProxy, port: int) -> None:
     async with streaming(proxy, port) as (desk, client):
         grant = await desk.give(max_uses=1)
         await begun(proxy, client)
         assert (await desk.service.get(grant.id)).state == "used-up"
         assert await flows(client)
+        await desk.service.revoke(grant.id, LEAD, reason="an incident")
+        assert await cut(client) < 1
 
 
 async def test_who_waits_for_an_answer_when_the_grant_ends_is_refused_and_told_of_no_other_end(
@@ -398,6 +405,19 @@ async def test_nothing_else_can_be_asked_for(
         assert (answered, problem["reasons"]) == (status, [reason])
 
 
+async def test_a_grant_is_had_under_the_strictest_terms_of_all_that_it_is_good_for(proxy: RunningProxy) -> None:
+    """Else one that is had easily for the office would serve from everywhere, where it takes two."""
+    create = ASKED | {"endpoints": ["create-order"]}
+    async with people(proxy) as (_, lead, reporting):
+        status, problem = await reporting.post("requests", **(create | {"duration": 301}))
+        assert (status, problem["reasons"]) == (400, ["duration-refused"])
+        _, asked = await reporting.post("requests", **(create | {"duration": 300}))
+        assert (asked["approvers"], asked["approvals"]["needed"], asked["max_uses"]) == (["lead"], 2, 1)
+        _, approved = await lead.post(f"requests/{asked['id']}/approve", digest=asked["digest"])
+        assert approved["state"] == "pending"
+        await reporting.post(f"requests/{asked['id']}/cancel")
+
+
 async def test_a_rule_approves_where_the_map_lets_it_and_refuses_anybody(proxy: RunningProxy) -> None:
     async with people(proxy) as (web, _, reporting):
         for person, reason, state, why in (
@@ -453,6 +473,28 @@ async def test_who_asks_twice_with_one_key_has_asked_once(proxy: RunningProxy) -
         status, problem = await web.post("requests", key="k1", **(ASKED | {"duration": 60}))
         assert (status, problem["reasons"]) == (409, ["idempotency-key-reused"])
         assert (await web.post(f"requests/{first['id']}/cancel"))[1]["state"] == "cancelled"
+
+
+async def test_what_is_listed_and_revoked_is_what_was_said(proxy: RunningProxy) -> None:
+    async with people(proxy) as (web, lead, _):
+        _, asked = await web.post("requests", **ASKED)
+        for unclear in ("requests?state=pending,often", "requests?to=approve&state=often"):
+            status, problem = await lead.get(unclear)
+            assert (status, problem["reasons"]) == (400, ["body-malformed"])
+        # Half of somebody is not everybody.
+        status, problem = await lead.post("revocations", issuer=ISSUER, reason="an incident")
+        assert (status, problem["reasons"]) == (400, ["body-malformed"])
+        assert (await web.get(f"requests/{asked['id']}"))[1]["state"] == "pending"
+        await web.post(f"requests/{asked['id']}/cancel")
+
+
+async def test_one_identity_leaves_the_store_to_others(proxy: RunningProxy) -> None:
+    async with people(proxy) as (web, lead, _):
+        many = [asyncio.create_task(web.get("requests")) for _ in range(60)]
+        answers = [(await lead.get("requests?to=approve"))[0] for _ in range(5)]
+        found = Counter([status for status, _ in await asyncio.gather(*many)])
+        assert found.keys() == {200, 429}
+        assert answers == [200] * 5
 
 
 async def test_the_api_is_for_those_who_are_known(proxy: RunningProxy) -> None:

@@ -154,13 +154,32 @@ async def test_one_person_is_granted_so_much_time_a_day(store: DatabaseStore, ti
         await store.change("g-7", life.extend(BEN, duration=1800, reason="more"))
 
 
-async def test_one_identity_has_so_many_requests_waiting(store: DatabaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ostiary.grants.statements.MAX_PENDING", 2)
-    for number in range(2):
-        await store.ask(draft(f"g-{number}"))
-    with pytest.raises(refusals.TooManyPending):
-        await store.ask(draft("g-3"))
+async def test_one_identity_has_so_many_requests_and_grants(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ostiary.grants.statements.MAX_OPEN", 2)
+    await store.ask(draft("g-1"))
+    at_once = {"emergency": True, "duration": 60, "terms": terms(emergency=60)}
+    assert (await store.ask(draft("g-2", **at_once))).state == "active"
+    for change in ({}, at_once):
+        with pytest.raises(refusals.TooManyOpen):
+            await store.ask(draft("g-3", **change))
     assert (await store.ask(draft("g-4", EVE))).state == "pending"
+    await store.change("g-2", life.drop(ANN))
+    assert (await store.ask(draft("g-3"))).state == "pending"
+
+
+async def test_a_list_looks_through_so_many_and_a_revocation_through_all(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ostiary.grants.statements._BATCH", 2)
+    monkeypatch.setattr("ostiary.grants.statements._LOOKED_AT", 4)
+    for number in range(6):
+        await store.ask(draft(f"g-{number}", endpoints=("charge",) if number else ("refund",)))
+    assert await store.find(Selection(endpoint="refund")) == []
+    assert len(await store.find(Selection(endpoint="charge"))) == 4
+    revoked = await store.change_all(Selection(endpoint="refund"), life.revoke(CID, reason="an incident"))
+    assert [record.id for record in revoked] == ["g-0"]
 
 
 async def test_news_is_what_changed_since(store: DatabaseStore) -> None:

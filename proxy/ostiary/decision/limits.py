@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ostiary.clock import Clock
 from ostiary.errors import TooManyDecisions
 from ostiary.interfaces import Authorizer
@@ -42,10 +45,11 @@ class LimitedAuthorizer:
         """Decisions that are under way."""
         return self._count
 
-    async def decide(self, request: AccessRequest) -> Decision:
+    @contextmanager
+    def admitted(self, asker: Owner) -> Iterator[None]:
+        """A place for one question of this identity, whatever is asked. Raises `TooManyDecisions`."""
         if self._count >= self._in_flight:
             raise TooManyDecisions(f"{self._count} decisions are under way")
-        asker = request.identity.owner
         if not self._places.enter(asker):
             raise TooManyDecisions("this identity waits for more decisions than one may")
         self._count += 1
@@ -53,7 +57,11 @@ class LimitedAuthorizer:
             now = self._clock.monotonic()
             if not self._buckets.of(asker, now).take(now):
                 raise TooManyDecisions("this identity asks for more decisions than one may")
-            return await self._authorizer.decide(request)
+            yield
         finally:
             self._count -= 1
             self._places.leave(asker)
+
+    async def decide(self, request: AccessRequest) -> Decision:
+        with self.admitted(request.identity.owner):
+            return await self._authorizer.decide(request)

@@ -15,13 +15,14 @@ the request that was made with it. Refusals are `application/problem+json`, thei
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Set
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import orjson
 
+from ostiary.errors import TooManyRequests
 from ostiary.exchange import Exchange
 from ostiary.grants.policy import AccessPolicy
-from ostiary.grants.records import OPEN, Actor, Asked, Record
+from ostiary.grants.records import OPEN, Actor, Asked, Record, State
 from ostiary.grants.refusals import (
     BodyRefused,
     GrantRefused,
@@ -32,7 +33,8 @@ from ostiary.grants.refusals import (
 )
 from ostiary.grants.service import GrantService
 from ostiary.grants.store import Selection
-from ostiary.models import AccessRequest, Json
+from ostiary.models import AccessRequest, Json, Owner
+from ostiary.shares import Places
 from ostiary.strictjson import NotStrict, read_object
 
 _MAX_BODY: Final = 64 * 1024
@@ -40,6 +42,9 @@ _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-
 _PROBLEM: Final = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
 _KEY_LENGTH: Final = 128
 _ASKED: Final = frozenset({"service", "endpoints", "duration", "reason", "max_uses", "caller", "emergency"})
+_AT_A_TIME: Final = 4
+"""Requests of one identity that a worker serves: each may take the store's one thread, for which others wait."""
+_STATES: Final[frozenset[str]] = frozenset(get_args(State))
 
 Members: TypeAlias = Mapping[str, Json]
 
@@ -50,11 +55,23 @@ class AccessApi:
     def __init__(self, *, service: GrantService, policy: AccessPolicy) -> None:
         self._service = service
         self._policy = policy
+        self._places: Places[Owner] = Places(_AT_A_TIME)
 
     async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
-        """Answer if this is for the API. Raises what an `AccessPolicy` raises, and `GrantsUnavailable`."""
+        """Answer if this is for the API. Raises what an `AccessPolicy` raises, `GrantsUnavailable`, and
+        `TooManyRequests` where this identity has enough of them under way."""
         if request.target.segments[0] != "access":
             return False
+        asker = request.identity.owner
+        if not self._places.enter(asker):
+            raise TooManyRequests
+        try:
+            await self._serve(exchange, request)
+        finally:
+            self._places.leave(asker)
+        return True
+
+    async def _serve(self, exchange: Exchange, request: AccessRequest) -> None:
         try:
             status, document = await self._answer(exchange, request)
         except GrantRefused as refusal:
@@ -64,7 +81,6 @@ class AccessApi:
         else:
             headers = list(_JSON)
         await exchange.respond(status, headers, orjson.dumps(document))
-        return True
 
     async def _answer(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
         match exchange.method, request.target.segments[1:]:
@@ -111,11 +127,11 @@ class AccessApi:
     async def _list(self, request: AccessRequest) -> tuple[int, Json]:
         actor = (await self._policy.about(request)).actor
         given = dict(request.target.pairs or ())
-        states = tuple(state for state in given.get("state", "").split(",") if state)
+        states = _states(given.get("state", ""))
         if given.get("to") == "approve":
-            selection = Selection(approvers=actor.callers, states=states or ("pending", "active"))  # type: ignore[arg-type]
+            selection = Selection(approvers=actor.callers, states=states or ("active", "pending"))
         else:
-            selection = Selection(owner=actor.owner, states=states)  # type: ignore[arg-type]
+            selection = Selection(owner=actor.owner, states=states)
         return 200, {"requests": [shown(record) for record in await self._service.find(selection)]}
 
     async def _step(self, exchange: Exchange, request: AccessRequest, id: str, step: str) -> tuple[int, Json]:
@@ -151,7 +167,7 @@ class AccessApi:
         """Of those that the actor may answer: nobody takes away what they could not have given."""
         body = await _body(exchange, {"service", "endpoint", "caller", "issuer", "subject", "reason"})
         actor = (await self._policy.about(request)).actor
-        owner = (_text(body, "issuer"), _text(body, "subject")) if "subject" in body else None
+        owner = (_text(body, "issuer"), _text(body, "subject")) if {"issuer", "subject"} & body.keys() else None
         selection = Selection(
             owner=owner,
             caller=_text(body, "caller", default="") or None,
@@ -226,6 +242,10 @@ def _problem(refusal: GrantRefused, id: str) -> dict[str, Json]:
 
 
 async def _body(exchange: Exchange, known: Set[str]) -> Members:
+    # A page of somebody else's makes a browser, which has a client's certificate, send any other type unasked.
+    media_type = (exchange.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if media_type != b"application/json":
+        raise BodyRefused("the content type is application/json")
     content = b""
     while not exchange.body_complete:
         content += await exchange.receive_body()
@@ -238,6 +258,14 @@ async def _body(exchange: Exchange, known: Set[str]) -> Members:
     if unknown := sorted(document.keys() - known):
         raise BodyRefused(f"unknown: {', '.join(unknown)[:200]}; known: {', '.join(sorted(known))}")
     return document
+
+
+def _states(text: str) -> tuple[State, ...]:
+    """Each once, in one order: of statements that look for them there are only so many."""
+    wanted = {state for state in text.split(",") if state}
+    if wanted - _STATES:
+        raise BodyRefused(f"a state is one of {', '.join(sorted(_STATES))}")
+    return tuple(state for state in get_args(State) if state in wanted)
 
 
 def _text(body: Members, name: str, *, default: str | None = None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,7 +13,7 @@ from ostiary.decision.staleness import StalenessLimit
 from ostiary.errors import PolicyUnavailable
 from ostiary.grants.life import MAX_REASON, Ruling
 from ostiary.grants.records import Actor, Terms
-from ostiary.models import AccessRequest, Json
+from ostiary.models import AccessRequest, Json, Owner
 
 NOTHING: Final[Mapping[str, Json]] = {"service": "", "endpoints": []}
 
@@ -30,7 +31,7 @@ class AccessPolicy(Protocol):
     async def about(self, request: AccessRequest, asked: Mapping[str, Json] = NOTHING) -> About:
         """Ask, with the `service` and `endpoints` that are asked for, and what else is said of it.
 
-        Raises `PolicyUnavailable`, `PolicyStale`.
+        Raises `PolicyUnavailable`, `PolicyStale`, and `TooManyDecisions` where this identity asks for too much.
         """
 
 
@@ -41,17 +42,29 @@ class AboutQuery(Protocol):
 
 
 class OpaAccessPolicy:
-    """Implements `AccessPolicy`: an answer counts if it is whole, and of the bundle that counts while it is trusted."""
+    """Implements `AccessPolicy`: an answer counts if it is whole, and of the bundle that counts while it is trusted.
 
-    def __init__(self, *, opa: AboutQuery, staleness: StalenessLimit, horizon: PolicyHorizon) -> None:
+    `admitted` is open while OPA is asked for an identity: what one may ask is asked together with its decisions.
+    """
+
+    def __init__(
+        self,
+        *,
+        opa: AboutQuery,
+        staleness: StalenessLimit,
+        horizon: PolicyHorizon,
+        admitted: Callable[[Owner], AbstractContextManager[None]],
+    ) -> None:
         self._opa = opa
         self._staleness = staleness
         self._horizon = horizon
+        self._admitted = admitted
 
     async def about(self, request: AccessRequest, asked: Mapping[str, Json] = NOTHING) -> About:
         document = request.document() | {"access": dict(asked)}
         known, changes = self._horizon.latest, self._horizon.changes  # before asking, as for a decision
-        answer = await self._opa.about(document)
+        with self._admitted(request.identity.owner):
+            answer = await self._opa.about(document)
         revision = self._horizon.saw(answer.revision, asked=changes)
         if revision is None or not await self._horizon.believes(revision, known=known):
             raise PolicyUnavailable(f"the bundle {answer.revision} is not the one that counts")

@@ -133,7 +133,7 @@ class TimeSpent(GrantRefused):
     sentence = "One person may not be granted more time in a day."
 
 
-class TooManyPending(GrantRefused):
+class TooManyOpen(GrantRefused):
     status = 429
-    reason = "too-many-pending"
-    sentence = "Too many requests of this identity wait for approval."
+    reason = "too-many-open"
+    sentence = "This identity has too many requests that wait for approval, and grants."

@@ -18,8 +18,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 from ostiary.grants import life
 from ostiary.grants.allowance import day_of, exceeds
 from ostiary.grants.life import Moment, Transition
-from ostiary.grants.records import Record
-from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyPending
+from ostiary.grants.records import OPEN, Record
+from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyOpen
 from ostiary.grants.store import Draft, Held, News, Selection, Told
 
 T = TypeVar("T")
@@ -27,8 +27,8 @@ Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 Rows: TypeAlias = Sequence[Sequence[Any]]
 Operation: TypeAlias = Generator[Statement, Rows, T]
 
-MAX_PENDING: Final = 100
-"""Requests of one identity that wait for approval."""
+MAX_OPEN: Final = 100
+"""Requests of one identity that wait for approval, and its grants, which go along with each of its questions."""
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -77,6 +77,8 @@ _UPDATE: Final = """
 """
 _AFTER: Final = "(change < ? OR (change = ? AND id > ?))"
 _BATCH: Final = 1000
+_LOOKED_AT: Final = 5000
+"""Records that a list looks through: what it is to show, the store itself does not know of most of them."""
 
 
 # Changes
@@ -113,13 +115,13 @@ def _made(draft: Draft, moment: Moment, allowance: int | None) -> Operation[Reco
         ruling=draft.ruling,
         idempotency_key=draft.idempotency_key,
     )
-    waiting = yield (
-        "SELECT count(*) FROM grant_records WHERE issuer = ? AND subject = ? AND state = 'pending'",
-        asked.owner,
-    )
-    if record.state == "pending" and waiting[0][0] >= MAX_PENDING:
-        raise TooManyPending(f"at most {MAX_PENDING}")
-    if record.state in ("pending", "active"):
+    if record.state in OPEN:
+        found = yield (
+            "SELECT count(*) FROM grant_records WHERE issuer = ? AND subject = ? AND state IN ('pending', 'active')",
+            asked.owner,
+        )
+        if found[0][0] >= MAX_OPEN:
+            raise TooManyOpen(f"at most {MAX_OPEN}")
         yield from _within(allowance, record, moment.second, moment.second + asked.duration)
     return record
 
@@ -268,10 +270,12 @@ def find(selection: Selection, *, lock: bool = False) -> Operation[list[Record]]
     )
     found: list[Record] = []
     change, id = selection.before or (2**62, "")  # noqa: A001
-    while len(found) < selection.limit:
+    looked_at = 0
+    while len(found) < selection.limit and (lock or looked_at < _LOOKED_AT):
         rows = yield text, (*values, change, change, id, _BATCH)
         records = [_record(row) for row in rows]
         found += [record for record in records if selection.fits(record)]
+        looked_at += len(rows)
         if len(rows) < _BATCH:
             break
         change, id = records[-1].change, records[-1].id  # noqa: A001

@@ -34,7 +34,8 @@ class Draft:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which records: all that fit what is given. Those changed last come first, at most `limit`, and only those that
-    come after `before`, the change and id of the last one that was seen."""
+    come after `before`, the change and id of the last one that was seen. To list them, a few thousand are looked at;
+    to change them, all."""
 
     states: Sequence[State] = ()
     owner: Owner | None = None
@@ -109,7 +110,8 @@ class GrantStore(Protocol):
     async def get(self, id: str) -> Record:
         """Raises `GrantUnknown`."""
 
-    async def find(self, selection: Selection) -> list[Record]: ...
+    async def find(self, selection: Selection) -> list[Record]:
+        """For a list: of a few thousand that changed last."""
 
     async def recorded(self, id: str, steps: int) -> None:
         """So many of its steps are in the audit."""
