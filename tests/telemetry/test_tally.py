@@ -41,6 +41,15 @@ def added(tally: Tally, *, capacity: int = 100) -> dict[str, Samples]:
     return {name: {**found} for name, found in totals.samples.items()}
 
 
+def test_grants_are_counted_together() -> None:
+    """There is another one each time: soon there would be no room to tell permissions apart."""
+    tally = Tally()
+    for number in range(3):
+        ended(tally, decision=decision(permission=None, grant=f"g-{number}"))
+    ended(tally, decision=decision(permission=None, grant="g-3"), outcome="aborted")
+    assert added(tally)["ostiary_permission_uses_total"] == {("grant",): 4}
+
+
 def test_a_forwarded_request_is_counted_once_in_each() -> None:
     tally = Tally()
     ended(tally)

@@ -104,7 +104,7 @@ CALLS: Final = _counter("opa_calls", "Calls in which that was done: those that c
 
 # Permissions.
 
-USES: Final = _counter("permission_uses", "Requests that a permission, or a grant, has allowed.", "permission")
+USES: Final = _counter("permission_uses", "Requests that a permission has allowed; by a grant, `grant`.", "permission")
 PERMISSIONS: Final = _gauge(
     "permissions",
     "Standing permissions of the active policy: used since the proxy started, or unused.",

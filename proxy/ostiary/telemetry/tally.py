@@ -30,6 +30,9 @@ FORWARDED: Final = "forwarded"
 REFUSED: Final = "refused"
 ANSWERED: Final = "answered"
 
+GRANTED: Final = "grant"
+"""Stands for whatever grant allowed a request: there is another one each time, and who has them is in the audit."""
+
 _REQUEST_BOUNDS: Final = REQUEST_SECONDS.buckets
 _DECISION_BOUNDS: Final = DECISION_SECONDS.buckets
 _SECONDS: Final = len(_REQUEST_BOUNDS) + 1
@@ -39,8 +42,8 @@ _DECIDING: Final = len(_DECISION_BOUNDS) + 1
 
 
 Ending: TypeAlias = tuple[str | None, str | None, str | None, str | None, int, str | None]
-"""How requests ended that are counted together: caller, service, endpoint; the permission or the grant that allowed
-them; the class of their status, 2 for all of 200 to 299 and 0 for none; why they were refused or broken off."""
+"""How requests ended that are counted together: caller, service, endpoint; the permission that allowed them, or
+`GRANTED`; the class of their status, 2 for all of 200 to 299 and 0 for none; why they were refused or broken off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +106,7 @@ class Tally:
                 decision.caller,
                 decision.service,
                 decision.endpoint,
-                decision.permission or decision.grant,
+                decision.permission or (None if decision.grant is None else GRANTED),
                 hundreds,
                 None,
             )
@@ -122,7 +125,9 @@ class Tally:
             return
         # Refused by the policy, or let through by it and broken off afterwards.
         service = decision.service if target is None else target.service
-        allowed_by = (decision.permission or decision.grant) if decision.allow is True else None
+        allowed_by = None
+        if decision.allow is True:
+            allowed_by = decision.permission or (None if decision.grant is None else GRANTED)
         reason = outcome if refusal is None else refusal.reason
         self._count((decision.caller, service, decision.endpoint, allowed_by, hundreds, reason))
         self._time(service or "", REFUSED, exchange, seconds)
