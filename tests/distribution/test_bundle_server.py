@@ -155,6 +155,20 @@ async def test_who_gives_up_waiting_is_forgotten(published: Path) -> None:
         await until(lambda: server.server.waiting("shop.tar.gz") == 0)
 
 
+async def test_names_that_are_not_published_are_not_remembered(published: Path) -> None:
+    async with local(published) as server, httpx.AsyncClient() as client:
+        for number in range(20):
+            assert (await client.get(server.url(f"{number}.tar.gz"), headers=WAIT)).status_code == 404
+        assert server.store.awaited == frozenset()
+
+
+async def test_nothing_more_is_read_of_a_stranger(published: Path, tmp_path: Path) -> None:
+    async with local(published, access=tokens(tmp_path)) as server:
+        endless = "PUT /shop.tar.gz HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n"
+        answer = await raw_exchange(server.address, endless, "a")  # until the server closes
+        assert answer.startswith(b"HTTP/1.1 401 ")
+
+
 async def test_a_file_that_is_not_whole_is_not_served(published: Path, tmp_path: Path) -> None:
     async with local(published) as server, httpx.AsyncClient() as client:
         whole = archive(tmp_path / "whole.tar.gz", 2).read_bytes()

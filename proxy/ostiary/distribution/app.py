@@ -98,10 +98,10 @@ class BundleServer:
         name = request.path_params["name"]
         known = _tags(request.headers.getlist("if-none-match"))
         wait = 0.0 if request.method == "HEAD" else _wait(request.headers.getlist("prefer"))
-        change = self._store.change(name) if wait else None
         published = self._store.get(name)
-        if published is not None and change is not None and _has(known, published):
-            await self._wait(request, name, change, wait)
+        if published is not None and wait and _has(known, published):
+            # Of a name that is published: others are as many as somebody can think of.
+            await self._wait(request, name, self._store.change(name), wait)
             published = self._store.get(name)
         if published is None:
             return _problem(404, "no such bundle is published")
@@ -289,8 +289,9 @@ async def _not_found(_: Request, __: Exception) -> Response:
 
 
 def _unauthorized() -> Response:
+    """Nothing more is read of a stranger, who could send a body that never ends."""
     return _problem(401, "a token or a client certificate is missing, or is none that is known",
-                    headers={"www-authenticate": 'Bearer realm="ostiary"'})  # fmt: skip
+                    headers={"www-authenticate": 'Bearer realm="ostiary"', "connection": "close"})  # fmt: skip
 
 
 def _problem(status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Response:

@@ -86,7 +86,7 @@ class Store:
     def change(self, name: str) -> asyncio.Future[None]:
         """Done when another bundle has this name, or nobody should wait any longer. Not to be cancelled: it is shared.
 
-        Take it before the look at what is published, so that nothing comes between.
+        Of a name that is published. Nothing may be awaited since the look at that, so that nothing comes between.
         """
         found = self._changes.get(name)
         if found is None or found.done():
@@ -94,6 +94,11 @@ class Store:
             if self._ended:
                 found.set_result(None)
         return found
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The names of which another bundle is waited for, or was."""
+        return frozenset(self._changes)
 
     def end(self) -> None:
         """Let all who wait go."""
