@@ -219,3 +219,18 @@ def test_a_sample_leads_to_its_endpoint_and_no_other() -> None:
     for endpoint in found:
         segments = sample_path(endpoint, found)[1:].split("/")
         assert table.endpoint(endpoint.method, segments) is endpoint
+
+
+def test_schemas_that_refer_to_one_another_many_times_are_each_read_once(tmp_path: Path) -> None:
+    """A hundred references to itself, to the depth of eight, would be read until the end of days."""
+    refers = ", ".join(["{$ref: '#/components/schemas/A'}"] * 100)
+    above = f"components: {{schemas: {{A: {{type: integer, allOf: [{refers}]}}}}}}\n"
+    schema = "{$ref: '#/components/schemas/A'}"
+    paths = f"  /a/{{x}}: {{get: {{parameters: [{{name: x, in: path, schema: {schema}}}]}}}}\n"
+    assert [one.path for one in imported(tmp_path, paths, above=above).endpoints] == ["/a/{x:int}"]
+
+
+def test_a_reference_to_what_no_list_can_have_leads_nowhere(tmp_path: Path) -> None:
+    paths = f"  /a/{{x}}: {{get: {{parameters: [{{$ref: '#/servers/{'9' * 5000}'}}]}}}}\n  /b: {{get: {{}}}}\n"
+    found = imported(tmp_path, paths, above="servers: [{url: /}]\n")
+    assert [one.path for one in found.endpoints] == ["/b"]

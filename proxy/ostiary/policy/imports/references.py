@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from urllib.parse import unquote
 
 _MOST: Final = 16
 """References that lead to references, before they are taken for a circle."""
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
 
 class Unresolved(Exception):
@@ -33,7 +35,7 @@ class Pointers:
         found = self._document
         for step in unquote(reference[1:]).split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            if isinstance(found, list) and _INDEX.fullmatch(key) and int(key) < len(found):
                 found = found[int(key)]
             elif isinstance(found, dict) and key in found:
                 found = found[key]

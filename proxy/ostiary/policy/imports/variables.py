@@ -61,16 +61,19 @@ def _schema(parameter: dict[str, Any]) -> Any:
     return parameter.get("schema")
 
 
-def _schemas(schema: Any, pointers: Pointers, depth: int = 0) -> Iterator[dict[str, Any]]:
-    """The schema and those that it is composed of, resolved."""
-    found = pointers.resolved(schema)
-    if not isinstance(found, dict) or depth > 8:
-        return
-    yield found
-    for key in ("allOf", "oneOf", "anyOf"):
-        parts = found.get(key)
-        for part in parts if isinstance(parts, list) else ():
-            yield from _schemas(part, pointers, depth + 1)
+def _schemas(schema: Any, pointers: Pointers) -> Iterator[dict[str, Any]]:
+    """The schema and those that it is composed of, resolved: each once, however often one refers to another."""
+    seen: set[int] = set()
+    waiting = [schema]
+    while waiting:
+        found = pointers.resolved(waiting.pop())
+        if not isinstance(found, dict) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        for key in ("anyOf", "oneOf", "allOf"):
+            parts = found.get(key)
+            waiting.extend(reversed(parts) if isinstance(parts, list) else ())
 
 
 def _described(schemas: list[dict[str, Any]]) -> str:
