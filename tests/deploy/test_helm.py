@@ -241,6 +241,17 @@ def test_values_that_would_be_wrong_are_refused(tmp_path: Path, changes: dict[st
     assert told in str(refused.value)
 
 
+def test_a_store_of_each_pod_is_refused_where_there_may_be_several(tmp_path: Path) -> None:
+    """A grant that is revoked at one pod would count at the others."""
+    sqlite = {"config": {"grants": {"url": "sqlite:///grants.db"}}}
+    alone = {"autoscaling": {"enabled": False}, "replicas": 1}
+    for several in ({}, {"autoscaling": {"enabled": False}, "replicas": 2}):
+        with pytest.raises(Refused, match="use PostgreSQL"):
+            template(tmp_path, merged(EXAMPLE, sqlite | several))
+    assert documents(template(tmp_path, merged(EXAMPLE, sqlite | alone)))
+    assert documents(template(tmp_path, merged(EXAMPLE, {"config": {"grants": {"url": "${GRANTS_URL}"}}})))
+
+
 def without_helm(value: Any) -> Any:
     """What only Helm sets: who manages it, and the sum by which a changed configuration makes other pods."""
     if isinstance(value, dict):
