@@ -86,6 +86,7 @@ class Desk:
         return await self.service.approve(record.id, LEAD, digest=record.digest)
 
     async def close(self) -> None:
+        await self.service.close()
         await self._store.close()
         self._board.close()
 

@@ -27,7 +27,6 @@ from ostiary.grants.refusals import (
     BodyRefused,
     GrantRefused,
     GrantUnknown,
-    NotAnApprover,
     NotEligible,
     StepUnknown,
 )
@@ -141,7 +140,7 @@ class AccessApi:
             "cancel": lambda grant, actor, body: self._service.cancel(grant, actor, reason=_reason(body)),
             "extend": self._extend,
             "drop": lambda grant, actor, body: self._service.drop(grant, actor, reason=_reason(body)),
-            "revoke": self._revoke_one,
+            "revoke": lambda grant, actor, body: self._service.revoke(grant, actor, reason=_reason(body)),
             "review": lambda grant, actor, body: self._service.review(grant, actor, reason=_reason(body)),
         }
         if step not in steps:
@@ -156,12 +155,6 @@ class AccessApi:
 
     async def _extend(self, id: str, actor: Actor, body: Members) -> Record:
         return await self._service.extend(id, actor, duration=_number(body, "duration"), reason=_reason(body))
-
-    async def _revoke_one(self, id: str, actor: Actor, body: Members) -> Record:
-        record = await self._service.get(id)
-        if actor.owner != record.owner and actor.callers.isdisjoint(record.asked.terms.approvers):
-            raise NotAnApprover
-        return await self._service.revoke(id, actor, reason=_reason(body))
 
     async def _revoke(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
         """Of those that the actor may answer: nobody takes away what they could not have given."""

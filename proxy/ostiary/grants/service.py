@@ -3,10 +3,10 @@
     stored (durable) → on the board (all workers of the machine) → in the audit → acknowledged
 
 What takes away counts once it is stored, and is on the board before it is acknowledged; if it cannot be recorded at the
-moment it is done all the same, and recorded later. What gives counts only once it is in the audit: until then the board
-does not have it, whoever reads the store. A process that dies in between leaves steps that are known not to be in the
-audit; any other one finds them (`tidy`) and records them. So a step is in the audit at least once, and seldom twice:
-its grant and number say which one it is.
+moment it is done all the same, and recorded later. The store is told that it is recorded after the acknowledgement.
+What gives counts only once it is in the audit: until then the board does not have it, whoever reads the store. A
+process that dies in between leaves steps that are not known to be in the audit; any other one finds them (`tidy`) and
+records them. So a step is in the audit at least once, and seldom twice: its grant and number say which one it is.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class GrantService:
         self._patience = patience
         self._tidying: asyncio.Task[None] | None = None
         self._busy: set[str] = set()
+        self._marking: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self._tidying = asyncio.create_task(self._keep_tidy(), name="grants-tidy")
@@ -59,6 +60,7 @@ class GrantService:
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
+        await asyncio.gather(*self._marking)
 
     # Giving
 
@@ -146,10 +148,28 @@ class GrantService:
         return record
 
     async def _record_if_possible(self, record: Record) -> None:
+        """What ended counts already. That the audit has it is written down when nobody waits for it any more."""
+        self._busy.add(record.id)
         try:
-            await self._record(record)
-        except (AuditUnavailable, GrantsUnavailable) as error:
+            await self._write(record)
+        except AuditUnavailable as error:
+            self._busy.discard(record.id)
             _log.error("a step of %s is recorded later: %s", record.id, error)
+        except BaseException:
+            self._busy.discard(record.id)
+            raise
+        else:
+            marking = asyncio.create_task(self._mark_if_possible(record), name="grants-mark")
+            self._marking.add(marking)
+            marking.add_done_callback(self._marking.discard)
+
+    async def _mark_if_possible(self, record: Record) -> None:
+        try:
+            await self._store.recorded(record.id, len(record.steps))
+        except GrantsUnavailable as error:
+            _log.error("a step of %s is recorded once more: %s", record.id, error)
+        finally:
+            self._busy.discard(record.id)
 
     async def _record(self, record: Record) -> Record:
         """Write the steps that are new into the audit; only then does what they give count."""
@@ -157,13 +177,17 @@ class GrantService:
             return record
         self._busy.add(record.id)
         try:
-            for number in range(record.recorded, len(record.steps)):
-                await self._audit.step(step_document(record, number))
+            await self._write(record)
             await self._store.recorded(record.id, len(record.steps))
         finally:
             self._busy.discard(record.id)
         await self._publisher.publish()
         return replace(record, recorded=len(record.steps))
+
+    async def _write(self, record: Record) -> None:
+        """The steps that are new into the audit. Raises `AuditUnavailable`."""
+        for number in range(record.recorded, len(record.steps)):
+            await self._audit.step(step_document(record, number))
 
 
 def step_document(record: Record, number: int) -> dict[str, Json]:
