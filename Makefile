@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 export OSTIARY_OPA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy tools manifests docs sbom dist opa clean constraints loris fuzz soak attacks
+.PHONY: help demo test check format bench bench-full profile bench-rego bench-policy bench-revoke tools manifests docs sbom dist opa clean constraints loris fuzz soak attacks
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ bench-rego: $(VENV)/.run opa ## what 100,000 permissions cost in OPA; PARTS="mem
 
 bench-policy: $(VENV)/.run ## what the tools for policy cost with 100,000 permissions; PARTS=diff for some of it
 	$(BIN)/python -m benchmarks.policy $(PARTS)
+
+bench-revoke: $(VENV)/.bench opa ## how fast access is given and taken away; TRIALS=100, PARTS="revoking streams" for some of it
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.revoke $(if $(TRIALS),--trials $(TRIALS)) $(PARTS)
 
 docs: $(VENV)/.dev ## the pages as a site, in build/site
 	$(BIN)/python deploy/site/build.py

@@ -86,10 +86,14 @@ class Field:
         config.write_text(json.dumps(configuration), encoding="utf-8")
         return self._start(ENVOY, plain_envoy.command(config), home, port)
 
-    def ostiary(self, name: str, *, workers: int = 1, cached_decisions: int | None = None) -> Contestant:
+    def ostiary(
+        self, name: str, *, workers: int = 1, cached_decisions: int | None = None, grants: str | None = None
+    ) -> Contestant:
         """The proxy and its OPA: on one core, or with several workers on all."""
         home, port = self._home(name), free_port()
-        config = self.deployment.configure(home, port=port, workers=workers, cached_decisions=cached_decisions)
+        config = self.deployment.configure(
+            home, port=port, workers=workers, cached_decisions=cached_decisions, grants=grants
+        )
         command = [sys.executable, "-m", "ostiary", "run", "-c", config]
         return self._start(name, command, home, port, cores=MEASURED if workers == 1 else ALL)
 

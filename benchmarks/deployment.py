@@ -43,10 +43,18 @@ class Deployment:
     upstream: int
     services: Mapping[str, str]
 
-    def configure(self, home: Path, *, port: int, workers: int = 1, cached_decisions: int | None = None) -> Path:
+    def configure(
+        self,
+        home: Path,
+        *,
+        port: int,
+        workers: int = 1,
+        cached_decisions: int | None = None,
+        grants: str | None = None,
+    ) -> Path:
         """The path of an `ostiary.yaml` in `home`, below `place`, where its state and its audit will be.
 
-        Where `cached_decisions` is None, it keeps as many as it does by default.
+        Where `cached_decisions` is None, it keeps as many as it does by default. `grants` is the address of a store.
         """
         limits: dict[str, Any] = {
             "decisions_per_second": 1_000_000,  # one caller sends all there is
@@ -54,7 +62,7 @@ class Deployment:
         }
         if cached_decisions is not None:
             limits["cached_decisions"] = cached_decisions
-        document = {
+        document: dict[str, Any] = {
             "listen": {"data": f"127.0.0.1:{port}"},
             "workers": workers,
             "issuers": [
@@ -74,6 +82,8 @@ class Deployment:
             "audit": {"path": "audit", "deadline": "5s", "keep": 4},
             "limits": limits,
         }
+        if grants is not None:
+            document["grants"] = {"url": grants}
         config = home / "ostiary.yaml"
         config.write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
         return config
