@@ -79,7 +79,8 @@ async def test_a_reload_under_load_costs_no_request(opa_binary: Path) -> None:
             assert len(old.requests) == seen
         assert proxy.opa_pid == opa
         assert await asyncio.to_thread(configuration, proxy) == CURRENT
-        assert [line for line in proxy.audit_lines() if line["kind"] == "refusal"] == []
+        refusals = [line for line in proxy.audit_lines() if line["kind"] == "refusal"]
+        assert [(line["reasons"], line["detail"]) for line in refusals] == []
     assert load.failures == []
     assert set(load.statuses) == {200}
 
