@@ -200,6 +200,7 @@ async def test_while_the_store_is_not_heard_of_no_grant_counts_and_permissions_d
     async with desk_of(proxy, port) as desk:
         grant = await desk.give()
         assert proxy.health()[1]["grants"] == "available"
+        await desk.service.tidy()  # so that no worker finds something to end, and hears of the store by that
         os.kill(proxy.pid, signal.SIGSTOP)  # who asks the store for the machine
         try:
             began = time.monotonic()
@@ -487,6 +488,17 @@ async def test_what_is_listed_and_revoked_is_what_was_said(proxy: RunningProxy) 
         assert (status, problem["reasons"]) == (400, ["body-malformed"])
         assert (await web.get(f"requests/{asked['id']}"))[1]["state"] == "pending"
         await web.post(f"requests/{asked['id']}/cancel")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain;charset=UTF-8", "application/x-www-form-urlencoded"])
+async def test_what_a_browser_sends_for_any_page_is_no_request(proxy: RunningProxy, kind: str | None) -> None:
+    """A client's certificate would go along with it."""
+    headers = {"host": OWN_HOST, "authorization": f"Bearer {proxy.token('lead')}"}
+    headers |= {} if kind is None else {"content-type": kind}
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for path in ("requests/g-0/deny", "requests/g-0/approve", "revocations"):
+            answer = await client.post(proxy.url(f"/access/{path}"), headers=headers, content=b"{}")
+            assert (answer.status_code, answer.json()["reasons"]) == (400, ["body-malformed"])
 
 
 async def test_one_identity_leaves_the_store_to_others(proxy: RunningProxy) -> None:
