@@ -16,7 +16,7 @@ from ostiary.grants.active import ActiveGrants
 from ostiary.grants.records import Record
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.models import AccessRequest, Decision, Json
-from support.audit import decision, identity, request
+from support.audit import decision, exchange, identity, request
 from support.grants import ANN, CID, asked, terms
 
 
@@ -74,17 +74,17 @@ async def test_a_grant_that_was_taken_away_after_the_decision_lets_nobody_throug
     if noticed:
         worker.grants.look()
     with pytest.raises(GrantExpired):
-        async with worker.keeper.under(*decided):
+        async with worker.keeper.under(exchange(), *decided):
             pytest.fail("it was let through")
 
 
 async def test_the_last_use_is_had_by_who_took_it(worker: Worker) -> None:
     record = await worker.give(max_uses=1, terms=terms(max_uses=1))
     decided = worker.decided(record)
-    async with worker.keeper.under(*decided):
+    async with worker.keeper.under(exchange(), *decided):
         await worker.keeper.take(*decided)
         worker.grants.look()
     with pytest.raises(GrantExpired):
-        async with worker.keeper.under(*decided):
+        async with worker.keeper.under(exchange(), *decided):
             pytest.fail("it was let through")
     assert (await worker.store.change(record.id, life.revoke(CID, reason="an incident"))).state == "revoked"
