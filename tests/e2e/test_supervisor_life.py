@@ -95,8 +95,9 @@ async def test_workers_share_the_socket_and_one_that_is_killed_is_replaced(opa_b
             await eventually(lambda: proxy.health()[0] == 200)
         assert len(proxy.worker_pids) == 2
         assert not set(before) & set(proxy.worker_pids)
-        # The connections of the looks at its health may be a moment in ending.
-        await eventually(lambda: descriptors(proxy.pid) == opened)
+        # The connections of the looks at its health may be a moment in ending, and OPA, which is asked two things at
+        # once, may by now have a second one that is kept. What two deaths left behind would be more.
+        await eventually(lambda: descriptors(proxy.pid) <= opened + 1)
         assert zombies(proxy.pid) == []
         assert "w0 was ended by SIGKILL; started again in" in proxy.log_text()
 
