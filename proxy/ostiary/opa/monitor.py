@@ -20,8 +20,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from types import TracebackType
-from typing import Final, Literal, Protocol, Self, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
@@ -29,6 +28,7 @@ from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.revision import Revision
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
+from ostiary.opa.background import Background
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.record import Remembered
@@ -106,13 +106,15 @@ def _instant(value: Json) -> float | None:
     return found if found is not None and found > 0 else None
 
 
-class PolicyMonitor:
+class PolicyMonitor(Background):
     """Looks at OPA every `interval` seconds while it is open (`async with`), and more often while OPA does not serve.
     Implements `decision.query.Freshness`.
 
     `horizon`, where there is one, is told of the bundle that is found active, and `judge` is asked about it.
     `remembered` is from before the start, and `confirmed` is called with what is to be remembered.
     """
+
+    _name = "ostiary-policy-monitor"
 
     def __init__(
         self,
@@ -137,24 +139,11 @@ class PolicyMonitor:
         self._confirmed: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         if remembered is not None:
             self._counts_from.put(str(remembered.active), remembered.confirmed)
-        self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
         self._looking = asyncio.Lock()
         self.state: State = "starting"
         self.revision: str | None = None
         self.refused: str | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ostiary-policy-monitor")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     def nudge(self) -> None:
         """Look now, and not only when the interval is over."""

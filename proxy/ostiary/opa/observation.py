@@ -10,13 +10,13 @@ import contextlib
 import logging
 import math
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from ostiary.clock import Clock, written_instant
 from ostiary.decision.query import Answer
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
+from ostiary.opa.background import Background
 
 _log = logging.getLogger("ostiary.opa")
 
@@ -31,8 +31,10 @@ class ObservationSource(Protocol):
         """`{service: instant}`, undefined where there are none; raises `PolicyUnavailable`."""
 
 
-class ObservationWatch:
+class ObservationWatch(Background):
     """Looks when it is nudged, when one ends, and every `interval` seconds, while it is open (`async with`)."""
+
+    _name = "ostiary-observation-watch"
 
     def __init__(self, *, source: ObservationSource, clock: Clock, interval: float = _AGAIN) -> None:
         self._source = source
@@ -41,19 +43,6 @@ class ObservationWatch:
         self._said: Mapping[str, int] = {}
         self._said_at = 0.0
         self._nudged = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ostiary-observation-watch")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     def nudge(self) -> None:
         """Another bundle is active: look now."""

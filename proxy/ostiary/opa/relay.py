@@ -12,10 +12,11 @@ import contextlib
 import logging
 import ssl
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import httpx
+
+from ostiary.opa.background import Background
 
 _log = logging.getLogger("ostiary.opa")
 
@@ -23,9 +24,11 @@ _DEADLINE: Final = 10.0
 _TOKEN: Final = 16 * 1024
 
 
-class ReportRelay:
+class ReportRelay(Background):
     """Open (`async with`) as long as the proxy runs. `url` is the bundle server's; token and authorities are read each
     time. `first_pause` and `longest_pause` are in seconds."""
+
+    _name = "ostiary-report-relay"
 
     def __init__(
         self,
@@ -43,20 +46,7 @@ class ReportRelay:
         self._longest_pause = longest_pause
         self._latest = b""
         self._new = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._told = False
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ostiary-report-relay")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     def pass_on(self, report: bytes) -> None:
         """Pass this on soon, in the place of what was not passed on yet."""
