@@ -57,7 +57,7 @@ decision := {
 	action := input.action.name
 	[action, form, pattern] = data.ostiary.map.forms[service][endpoint]
 	segments := input.resource.properties.segments
-	segments[0]
+	is_array(segments)
 	path := sprintf(form, segments)
 	split(path, "/") == segments
 	regex.match(pattern, path)

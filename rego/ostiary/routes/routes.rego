@@ -33,14 +33,14 @@ endpoint := confirmed if {
 #   a template has a form if no other is asked before it for a path that both match, so what matches
 #   is found. The form makes the path of the segments, the literals its own; that the path has these
 #   segments says that the literals are theirs, too, and that all are texts and none holds a
-#   separator. Nothing but a list has a first segment, which is what `sprintf` asks for
+#   separator. `sprintf` asks for a list
 confirmed := endpoint if {
 	service := input.resource.id
 	endpoint := input.resource.properties.endpoint
 	action := input.action.name
 	[action, form, pattern] = data.ostiary.map.forms[service][endpoint]
 	segments := input.resource.properties.segments
-	segments[0]
+	is_array(segments)
 	path := sprintf(form, segments)
 	split(path, "/") == segments
 	regex.match(pattern, path)
@@ -51,7 +51,7 @@ confirmed := endpoint if {
 	action := input.action.name
 	[action, form, pattern, guards] = data.ostiary.map.forms[service][endpoint]
 	segments := input.resource.properties.segments
-	segments[0]
+	is_array(segments)
 	path := sprintf(form, segments)
 	split(path, "/") == segments
 	regex.match(pattern, path)
@@ -63,7 +63,7 @@ confirmed := endpoint if {
 	action := input.action.name
 	[action, form, pattern, guards, true] = data.ostiary.map.forms[service][endpoint]
 	segments := input.resource.properties.segments
-	segments[0]
+	is_array(segments)
 	min(segments) >= ""
 	max(segments) < []
 	path := concat("/", segments)
