@@ -98,9 +98,13 @@ async def connected(
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    name = None if tls is None else "localhost"
-    reader, writer = await asyncio.open_connection(sock=sock, limit=64 * 1024, ssl=tls, server_hostname=name)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        name = None if tls is None else "localhost"
+        reader, writer = await asyncio.open_connection(sock=sock, limit=64 * 1024, ssl=tls, server_hostname=name)
+    except BaseException:  # cancelled, too
+        sock.close()
+        raise
     try:
         yield Client(reader, writer)
     finally:
