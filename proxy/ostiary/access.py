@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractAsyncContextManager
 
 from ostiary.clock import Clock
 from ostiary.errors import GrantExpired
 from ostiary.exchange import Exchange
-from ostiary.interfaces import EndpointPredictor, GrantReader, Prediction
+from ostiary.interfaces import EndpointPredictor, GrantReader, Prediction, Underway
 from ostiary.models import AccessRequest, Decision, Grant, Identity, Owner, Target
 
 
@@ -22,13 +21,9 @@ class NoGrants:
 class NoKeeper:
     """A `GrantKeeper` where no grant exists. One that was named all the same lets nobody through."""
 
-    async def take(self, request: AccessRequest, decision: Decision) -> None:
-        raise GrantExpired
-
-    def under(
-        self, exchange: Exchange, request: AccessRequest, decision: Decision
-    ) -> AbstractAsyncContextManager[None]:
-        raise GrantExpired
+    async def take(self, underway: Underway) -> None:
+        if underway.decision.grant is not None:
+            raise GrantExpired
 
 
 class NoReception:
@@ -64,3 +59,26 @@ class AccessRequestBuilder:
             endpoint=prediction.endpoint,
             revision=prediction.revision,
         )
+
+    def again(self, request: AccessRequest, decision: Decision) -> AccessRequest:
+        """As it would be asked if it came now, but for grants: of these the policy is told the one that the exchange
+        stands on, as it is now or, where its uses are used up, as it was. Another one lets another request through,
+        which takes a use of it."""
+        prediction = self._endpoints.predict(request.target, request.method)
+        time = math.floor(self._clock.now())
+        return AccessRequest(
+            identity=request.identity,
+            method=request.method,
+            target=request.target,
+            time=time,
+            source_ip=request.source_ip,
+            grants=self._standing(request, decision.grant, time),
+            endpoint=prediction.endpoint,
+            revision=prediction.revision,
+        )
+
+    def _standing(self, request: AccessRequest, grant: str | None, time: int) -> tuple[Grant, ...]:
+        if grant is None:
+            return ()
+        active = {one.id: one for one in self._grants.active(request.identity.owner, time)}
+        return tuple(active.get(one.id, one) for one in request.grants if one.id == grant)

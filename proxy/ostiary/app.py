@@ -52,6 +52,7 @@ from ostiary.deciding import Policy
 from ostiary.decision.cache import CachingAuthorizer
 from ostiary.decision.comparison import ComparingAuthorizer
 from ostiary.decision.unenforced import CountingAuthorizer
+from ostiary.decision.warden import PolicyWarden
 from ostiary.errors import AccessError
 from ostiary.granting import worker_grants
 from ostiary.identity import (
@@ -155,6 +156,8 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     authorizer: Authorizer = counting
     if candidate is not None:
         authorizer = ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison)
+    requests = AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor)
+    warden = PolicyWarden(authorizer=policy.authorizer, requests=requests, horizon=policy.horizon, clock=clock)
     swapping: CredentialSwapper = CachingSwapper(swapper, clock=clock)
     upstream: Upstream = forwarder
     if traces is not None:
@@ -166,9 +169,10 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         targets=_targets(config, port=port),
         concierge=_concierge(config, key),
         authenticator=authenticator,
-        requests=AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor),
+        requests=requests,
         reception=grants.reception,
         authorizer=authorizer,
+        warden=warden,
         keeper=grants.keeper,
         swapper=swapping,
         upstream=upstream,

@@ -45,10 +45,12 @@ class DecisionFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Who decides, and who knows the endpoints, of what is asked and of what was decided; and who says what can be
-    asked for (`access`). `lifespan` is open while requests are served. `facts` tells what is asked now."""
+    """Who decides, and by which bundle (`horizon`); who knows the endpoints, of what is asked and of what was decided;
+    and who says what can be asked for (`access`). `lifespan` is open while requests are served. `facts` tells what is
+    asked now."""
 
     authorizer: Authorizer
+    horizon: PolicyHorizon
     catalog: EndpointCatalog
     predictor: EndpointPredictor
     access: AccessPolicy
@@ -89,6 +91,7 @@ def opa_policy(
 
     return Policy(
         authorizer=_kept(config, asking, monitor=monitor, horizon=horizon),
+        horizon=horizon,
         catalog=catalog,
         predictor=catalog,
         access=OpaAccessPolicy(

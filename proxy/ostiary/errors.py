@@ -380,7 +380,7 @@ class ConfigurationError(Exception):
         super().__init__("\n".join(self.mistakes))
 
 
-def denial(reasons: Iterable[str]) -> AccessDenied:
+def denial(reasons: Iterable[str], detail: str = "") -> AccessDenied:
     """The refusal for a decision that said no, led by its first reason.
 
     A reason the catalogue does not know, or none at all, is still a denial: `policy-denied`.
@@ -388,4 +388,4 @@ def denial(reasons: Iterable[str]) -> AccessDenied:
     given = tuple(reasons)
     name = given[0].partition(":")[0] if given else PolicyDenied.reason
     cls = REASONS.get(name, PolicyDenied)
-    return cls(given) if issubclass(cls, AccessDenied) else PolicyDenied(given)
+    return cls(given, detail) if issubclass(cls, AccessDenied) else PolicyDenied(given, detail)

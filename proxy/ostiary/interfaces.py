@@ -6,7 +6,7 @@ Each method raises `ostiary.errors.AccessError` (or a subclass) to refuse, and n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ostiary.errors import AccessError
@@ -50,6 +50,9 @@ class RequestBuilder(Protocol):
     def build(self, exchange: Exchange, target: Target, identity: Identity) -> AccessRequest:
         """Put the question together. Time and grants enter here and nowhere else."""
 
+    def again(self, request: AccessRequest, decision: Decision) -> AccessRequest:
+        """The same question as of now, about an exchange that was let through by this decision."""
+
 
 class Reception(Protocol):
     async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
@@ -61,16 +64,46 @@ class Authorizer(Protocol):
         """Ask the policy. A denial is a `Decision`; no decision is `Unavailable` (503)."""
 
 
-class GrantKeeper(Protocol):
-    async def take(self, request: AccessRequest, decision: Decision) -> None:
-        """Take a use of the grant that allows this, if it is good for so many; refuse if none is left (403), or if
-        that cannot be told (503)."""
+class Underway(Protocol):
+    """An exchange that was let through, until it is over. `request` and `decision` are what it stands on: the last
+    question that was asked about it, and its answer."""
 
-    def under(
-        self, exchange: Exchange, request: AccessRequest, decision: Decision
-    ) -> AbstractAsyncContextManager[None]:
-        """What is open in this context ends with the grant that allows it: by a refusal, at once if it has ended. A
-        response in it says when that is, if it is soon."""
+    @property
+    def exchange(self) -> Exchange: ...
+    @property
+    def request(self) -> AccessRequest: ...
+    @property
+    def decision(self) -> Decision: ...
+    @property
+    def over(self) -> bool: ...
+    def cut(self, refusal: AccessError) -> None:
+        """End it by this refusal, wherever it is. The first one counts; what is over is left alone."""
+
+
+class Warden(Protocol):
+    def admit(self, exchange: Exchange, request: AccessRequest, decision: Decision) -> AbstractContextManager[Underway]:
+        """What is open in this context was let through by this decision, and is cut when that holds no longer."""
+
+
+class OpenExchanges(Protocol):
+    """What was let through and is not over, for those who know that it may go on no longer.
+
+    Between the decision and the entry here nothing is awaited. So who refuses what is decided from now on, and then
+    calls one of these, misses nobody. Both tell how many it concerned.
+    """
+
+    def cut(self, concerns: Callable[[Identity], bool], refusal: Callable[[], AccessError]) -> int:
+        """End all whose identity it concerns, each by a refusal of its own."""
+
+    def judge(self, concerns: Callable[[Identity], bool]) -> int:
+        """Ask the policy again about all whose identity it concerns, soon."""
+
+
+class GrantKeeper(Protocol):
+    async def take(self, underway: Underway) -> None:
+        """Let it go on for as long as the grant that allows it, if one does, and take a use where the grant is good
+        for so many. Refuse if it has ended or none is left (403), or if that cannot be told (503). A response says
+        when the grant ends, if it is soon."""
 
 
 class EndpointCatalog(Protocol):

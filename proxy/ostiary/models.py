@@ -49,7 +49,8 @@ class Identity:
     """What authentication proved.
 
     `issuer` and `subject` are always non-empty strings. `claims` holds only those that the issuer's configuration
-    lists. `expires_at` is in whole Unix seconds: nothing derived from this identity outlives it.
+    lists. `expires_at` is in whole Unix seconds: nothing derived from this identity outlives it. For `leeway` seconds
+    more it is itself accepted, since clocks differ.
     `token_id` is the token's `jti`, for the audit; the token itself is kept nowhere.
     `key` is equal for identities that no policy can tell apart, and only for those. `owner` is issuer and subject: what
     a limit for each identity counts by, whatever claims its tokens have.
@@ -62,6 +63,7 @@ class Identity:
     claims: Mapping[str, Json] = field(default_factory=dict)
     token_id: str | None = None
     actor: Mapping[str, Json] | None = None
+    leeway: int = 0
     key: IdentityKey = field(init=False, repr=False, compare=False)
     owner: Owner = field(init=False, repr=False, compare=False)
 
@@ -69,6 +71,11 @@ class Identity:
         key = (self.issuer, self.subject, self.method, _digest(self.actor), _digest(self.claims))
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "owner", key[:2])
+
+    @property
+    def ends_at(self) -> int:
+        """The Unix second from which it is accepted no longer."""
+        return self.expires_at + self.leeway
 
     def document(self) -> dict[str, Json]:
         """The `subject` of the decision contract."""

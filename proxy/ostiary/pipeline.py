@@ -26,6 +26,7 @@ from ostiary.interfaces import (
     RequestBuilder,
     TargetResolver,
     Upstream,
+    Warden,
 )
 from ostiary.models import AccessRequest, Credential, Decision
 from ostiary.problem import Problems
@@ -47,6 +48,7 @@ class Pipeline:
         requests: RequestBuilder,
         reception: Reception,
         authorizer: Authorizer,
+        warden: Warden,
         keeper: GrantKeeper,
         swapper: CredentialSwapper,
         upstream: Upstream,
@@ -59,6 +61,7 @@ class Pipeline:
         self._requests = requests
         self._reception = reception
         self._authorizer = authorizer
+        self._warden = warden
         self._keeper = keeper
         self._swapper = swapper
         self._upstream = upstream
@@ -81,13 +84,12 @@ class Pipeline:
                 decision = await self._authorizer.decide(request)
                 record.decided(request, decision)
                 decision.enforce()  # raises AccessDenied
-                if decision.grant is None:
-                    await self._let_through(exchange, record, request, decision)
-                    return
-                # From before a use is taken, so that no end of the grant goes unseen.
-                async with self._keeper.under(exchange, request, decision):
-                    await self._keeper.take(request, decision)
-                    await self._let_through(exchange, record, request, decision)
+                with self._warden.admit(exchange, request, decision) as underway:  # cut when it holds no longer
+                    await self._keeper.take(underway)
+                    credential = await self._swapper.swap(request, decision)
+                    await record.commit(credential)  # no record, no access
+                    renew = partial(self._renew, record, request, decision)
+                    await self._upstream.forward(exchange, target, identity, credential, renew)
             except AccessError as refusal:
                 record.refused(refusal)
                 await self._problems.answer(exchange, refusal, decision.requestable if decision else None)
@@ -97,14 +99,6 @@ class Pipeline:
                 failure = InternalError(type(error).__name__)
                 record.refused(failure)
                 await self._problems.answer(exchange, failure)
-
-    async def _let_through(
-        self, exchange: Exchange, record: Record, request: AccessRequest, decision: Decision
-    ) -> None:
-        credential = await self._swapper.swap(request, decision)
-        await record.commit(credential)  # no record, no access
-        renew = partial(self._renew, record, request, decision)
-        await self._upstream.forward(exchange, request.target, request.identity, credential, renew)
 
     async def _renew(self, record: Record, request: AccessRequest, decision: Decision) -> Credential:
         """Another credential for a request that is sent again, recorded like the first."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from ostiary.grants.sqlite import SqliteStore
 from ostiary.models import Json
 from support.forwarding import PATIENCE, Client, Request, connected, replies, reserved_port, response
 from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, running_proxy
+from support.streams import cut, endless, flows
 from support.upstream import RawUpstream, UpstreamConnection
 
 ELIGIBLE = f"""\
@@ -218,18 +218,6 @@ async def test_while_the_store_is_not_heard_of_no_grant_counts_and_permissions_d
         await desk.service.revoke(grant.id, LEAD, reason="done")
 
 
-STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-async def endless(connection: UpstreamConnection, seen: Request) -> None:
-    await connection.body(seen)
-    await connection.send(STREAM)
-    with contextlib.suppress(OSError):
-        while True:
-            await connection.send(b"5\r\nevent\r\n")
-            await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def streaming(proxy: RunningProxy, port: int) -> AsyncIterator[tuple[Desk, Client]]:
     desk = Desk(proxy.place)
@@ -246,23 +234,6 @@ async def begun(proxy: RunningProxy, client: Client) -> str:
     assert head.status == 200
     (decision,) = head.values("ostiary-decision-id")
     return decision
-
-
-async def flows(client: Client) -> bool:
-    """Whether more comes, when what has come was read."""
-    await asyncio.sleep(0.1)
-    await client.reader.read(1 << 16)
-    async with asyncio.timeout(PATIENCE):
-        return bool(await client.reader.read(1 << 16))
-
-
-async def cut(client: Client) -> float:
-    """Seconds until nothing more comes."""
-    began = time.monotonic()
-    async with asyncio.timeout(PATIENCE):
-        while await client.reader.read(1 << 16):
-            pass
-    return time.monotonic() - began
 
 
 async def test_a_stream_that_is_open_is_cut_when_its_grant_is_revoked(proxy: RunningProxy, port: int) -> None:

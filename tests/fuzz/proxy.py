@@ -24,7 +24,9 @@ from ostiary.audit.memory import MemoryAuditLog
 from ostiary.clock import ManualClock
 from ostiary.concierge import JWKS_PATH, ProxyConcierge
 from ostiary.credential import CachingSwapper, MintedSwapper, Minter, SigningKey, Swapper
+from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.scripted import ScriptedAuthorizer, allow, deny
+from ostiary.decision.warden import PolicyWarden
 from ostiary.errors import AccessError
 from ostiary.identity import FailureLimit, KeyFile, build_authenticator
 from ostiary.interfaces import TargetResolver
@@ -285,14 +287,19 @@ class FuzzedProxy:
         strategies = {
             name: MintedSwapper(minter=minter, catalog=catalog, clock=self.clock, lifetime=600) for name in SERVICES
         }
+        requests = AccessRequestBuilder(clock=self.clock, grants=NoGrants(), endpoints=NoPrediction())
+        authorizer = ScriptedAuthorizer([self._judge], repeat=True)
+        horizon = PolicyHorizon()
+        horizon.saw("1-scripted", asked=0)
         pipeline = Pipeline(
             audit=self._audit,
             targets=self.targets(),
             concierge=ProxyConcierge(cors={}, documents={JWKS_PATH: (b"application/json", b"{}")}),
             authenticator=self._authenticator,
-            requests=AccessRequestBuilder(clock=self.clock, grants=NoGrants(), endpoints=NoPrediction()),
+            requests=requests,
             reception=NoReception(),
-            authorizer=ScriptedAuthorizer([self._judge], repeat=True),
+            authorizer=authorizer,
+            warden=PolicyWarden(authorizer=authorizer, requests=requests, horizon=horizon, clock=self.clock),
             keeper=NoKeeper(),
             swapper=CachingSwapper(Swapper(strategies), clock=self.clock),
             upstream=self.upstream(self._forwarder),

@@ -147,6 +147,7 @@ async def test_with_both_proofs_the_token_is_the_subject_and_the_certificate_the
         expires_at=int(clock.now()) + 300,
         claims={"groups": ["a"]},
         token_id="t-1",
+        leeway=10,
         actor={
             "type": "workload",
             "id": "spiffe://shop.test/web",

@@ -92,6 +92,7 @@ async def test_a_jwt_svid_is_its_workload_of_its_trust_domain(both: ListenerAuth
         method="jwt-svid",
         expires_at=int(svids.clock.now()) + 300,
         claims={"groups": ["a"]},
+        leeway=5,
     )
 
 

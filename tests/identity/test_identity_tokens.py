@@ -37,6 +37,7 @@ async def test_a_good_token_identifies_its_subject(
         expires_at=int(clock.now()) + 300,
         claims={"groups": ["support"], "tenant": {"id": 7}},
         token_id="t-1",
+        leeway=10,
     )
 
 

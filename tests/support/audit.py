@@ -7,14 +7,14 @@ import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ostiary.audit import AuditFiles, FileAuditLog
 from ostiary.clock import Clock, SystemClock
 from ostiary.exchange import Exchange
-from ostiary.interfaces import AuditLog, Record
+from ostiary.interfaces import AuditLog, Record, Underway
 from ostiary.models import AccessRequest, CachePolicy, Credential, CredentialProfile, Decision, Identity, Target
 from ostiary.pipeline import Pipeline
 from ostiary.problem import Problems
@@ -235,6 +235,7 @@ class Stages:
             requests=self,
             reception=self,
             authorizer=self,
+            warden=self,
             keeper=self,
             swapper=self,
             upstream=self,
@@ -268,10 +269,10 @@ class Stages:
     async def serve(self, carried: Exchange, asked: AccessRequest) -> bool:
         return False
 
-    async def take(self, asked: AccessRequest, answered: Decision) -> None: ...
-
-    def under(self, carried: Exchange, asked: AccessRequest, answered: Decision) -> AbstractAsyncContextManager[None]:
+    def admit(self, carried: Exchange, asked: AccessRequest, answered: Decision) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    async def take(self, underway: Underway) -> None: ...
 
     async def swap(self, asked: AccessRequest, answered: Decision) -> Credential:
         return _returned(self._swap)

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
 
 from ostiary.clock import Clock
 from ostiary.errors import GrantExpired
-from ostiary.exchange import GRANT_EXPIRES, Exchange
+from ostiary.exchange import GRANT_EXPIRES
 from ostiary.grants.active import ActiveGrants
 from ostiary.grants.refusals import GrantRefused
 from ostiary.grants.service import GrantService
-from ostiary.models import AccessRequest, Decision, Grant
+from ostiary.interfaces import Underway
+from ostiary.models import Grant
 
 _LOOK: Final = 0.02
 """Seconds between two looks at the board, while there is an exchange that stands on a grant."""
@@ -33,115 +32,106 @@ _SOON: Final = 300
 
 
 @dataclass(slots=True, eq=False)
-class _Open:
+class _Held:
     """An exchange under way. `ends` is the second in which its grant ends, as far as was known last."""
 
     grant: Grant
-    scope: asyncio.Timeout
+    underway: Underway
     ends: int
-    why: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or stands on something else by now."""
+        return self.underway.over or self.underway.decision.grant != self.grant.id
+
+    def cut(self, why: str) -> None:
+        if not self.over:
+            self.underway.cut(GrantExpired(["grant-expired"], f"{self.grant.id}: {why}"))
 
 
 class Keeper:
-    """Implements `GrantKeeper`."""
+    """Implements `GrantKeeper`. Exchanges that are over are let go of at the next look."""
 
     def __init__(self, *, service: GrantService, grants: ActiveGrants, clock: Clock) -> None:
         self._service = service
         self._grants = grants
         self._clock = clock
-        self._open: defaultdict[str, set[_Open]] = defaultdict(set)
+        self._held: defaultdict[str, set[_Held]] = defaultdict(set)
         self._timer: asyncio.TimerHandle | None = None
         grants.ended = self._ended
 
-    async def take(self, request: AccessRequest, decision: Decision) -> None:
-        grant = _named(request, decision)
-        if not grant.counted:
+    async def take(self, underway: Underway) -> None:
+        if underway.decision.grant is None:
             return
+        grant = _named(underway)
+        # It may have ended while the policy was asked, when nothing was held to be cut. From here to there nothing is
+        # awaited.
+        self._grants.look()
+        ends = self._grants.end(grant)
+        if self._grants.void or ends is None:
+            raise GrantExpired(["grant-expired"], f"{grant.id}: it does not count any more")
+        self._hold(_Held(grant, underway, grant.expires_at))
+        if grant.counted:
+            await self._use(grant)
+        if ends - self._clock.now() <= _SOON:
+            underway.exchange.own.append((GRANT_EXPIRES, formatdate(ends, usegmt=True).encode("ascii")))
+
+    async def _use(self, grant: Grant) -> None:
         try:
             await self._service.use(grant.id)
         except GrantRefused as refusal:
             raise GrantExpired(["grant-expired"], f"{grant.id}: {refusal}") from refusal
 
-    @asynccontextmanager
-    async def under(self, exchange: Exchange, request: AccessRequest, decision: Decision) -> AsyncIterator[None]:
-        grant = _named(request, decision)
-        # It may have ended while the policy was asked, when nothing was registered to be told. From here to there
-        # nothing is awaited that takes time.
-        self._grants.look()
-        if self._grants.void or self._grants.end(grant) is None:
-            raise GrantExpired(["grant-expired"], f"{grant.id}: it does not count any more")
-        self._tell(exchange, grant)
-        async with self._registered(grant) as one:
-            try:
-                async with one.scope:
-                    yield
-            except TimeoutError as error:
-                if one.why is None:
-                    raise  # somebody else's
-                exchange.own[:] = [each for each in exchange.own if each[0] != GRANT_EXPIRES]
-                raise GrantExpired(["grant-expired"], f"{grant.id}: {one.why}") from error
-
-    def _tell(self, exchange: Exchange, grant: Grant) -> None:
-        """Whether it ends soon, as far as is known now: it may have been extended since the policy was asked."""
-        ends = self._grants.end(grant)
-        if ends is not None and ends - self._clock.now() <= _SOON:
-            exchange.own.append((GRANT_EXPIRES, formatdate(ends, usegmt=True).encode("ascii")))
-
-    @asynccontextmanager
-    async def _registered(self, grant: Grant) -> AsyncIterator[_Open]:
-        one = _Open(grant, asyncio.timeout(None), grant.expires_at)
-        self._open[grant.id].add(one)
+    def _hold(self, one: _Held) -> None:
+        self._held[one.grant.id].add(one)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
-        try:
-            yield one
-        finally:
-            others = self._open[grant.id]
-            others.discard(one)
-            if not others:
-                del self._open[grant.id]
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        if not self._open:
+        self._let_go()
+        if not self._held:
             return
+        self._look_later()
         self._grants.look()
         now = self._clock.now()
         now = max(now, now + self._grants.ahead)
         for one in self._all():
             one.ends = self._grants.end(one.grant) or one.ends
             if self._grants.void:
-                _cut(one, "the store is not heard of")
+                one.cut("the store is not heard of")
             elif now >= one.ends:
-                _cut(one, "it ended while the exchange was under way")
-        self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
+                one.cut("it ended while the exchange was under way")
+
+    def _let_go(self) -> None:
+        for id, several in tuple(self._held.items()):  # noqa: A001 - as a grant names it
+            several -= {one for one in several if one.over}
+            if not several:
+                del self._held[id]
 
     def _ended(self, id: str | None) -> None:
         """The board says so. Where all was read anew, what is not there any more has ended."""
         if id is not None:
-            for one in tuple(self._open.get(id, ())):
-                _cut(one, "it was taken away while the exchange was under way")
-        elif self._open:
+            for one in self._held.get(id, ()):
+                one.cut("it was taken away while the exchange was under way")
+        elif self._held:
             asyncio.get_running_loop().call_soon(self._compare)
 
     def _compare(self) -> None:
         for one in self._all():
             if self._grants.end(one.grant) is None:
-                _cut(one, "it does not count any more")
+                one.cut("it does not count any more")
 
-    def _all(self) -> list[_Open]:
-        return [one for several in self._open.values() for one in several]
-
-
-def _cut(one: _Open, why: str) -> None:
-    if one.why is None:
-        one.why = why
-        one.scope.reschedule(asyncio.get_running_loop().time())
+    def _all(self) -> list[_Held]:
+        return [one for several in self._held.values() for one in several]
 
 
-def _named(request: AccessRequest, decision: Decision) -> Grant:
+def _named(underway: Underway) -> Grant:
     """The grant that allows this. Raises `GrantExpired` if it is none of those that were sent."""
-    for grant in request.grants:
-        if grant.id == decision.grant:
+    for grant in underway.request.grants:
+        if grant.id == underway.decision.grant:
             return grant
     raise GrantExpired(["grant-expired"], "the policy named a grant that was not sent")

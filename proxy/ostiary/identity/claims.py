@@ -31,7 +31,7 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
     audience = claims.get("aud")
     if audience != settings.audience and audience != [settings.audience]:
         raise IdentityInvalid("claim: aud")
-    expires_at = _check_times(claims, settings, now)
+    expires_at, leeway = _check_times(claims, settings, now)
     token_id = claims.get("jti")
     if "jti" in claims and (not isinstance(token_id, str) or TOKEN_ID.fullmatch(token_id) is None):
         raise IdentityInvalid("claim: jti")
@@ -50,6 +50,7 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
         expires_at=expires_at,
         claims={name: claims[name] for name in settings.claims if name in claims},
         token_id=token_id,
+        leeway=leeway,
     )
 
 
@@ -62,7 +63,8 @@ def trust_domain_of(claims: Mapping[str, Json]) -> str | None:
         return None
 
 
-def _check_times(claims: Mapping[str, Json], settings: IssuerSettings, now: float) -> int:
+def _check_times(claims: Mapping[str, Json], settings: IssuerSettings, now: float) -> tuple[int, int]:
+    """When it expires, and for how many seconds after that it is accepted."""
     leeway = int(settings.leeway)
     expires = _date(claims, "exp")
     # A JWT-SVID needs no `iat` (JWT-SVID section 3): its lifetime is then counted from now.
@@ -76,7 +78,7 @@ def _check_times(claims: Mapping[str, Json], settings: IssuerSettings, now: floa
         raise IdentityInvalid("claim: exp, the lifetime is too long or none")
     if "nbf" in claims and _date(claims, "nbf") > now + leeway:
         raise IdentityInvalid("claim: nbf, not yet valid")
-    return expires if now < expires else expires + leeway
+    return (expires, leeway) if now < expires else (expires + leeway, 0)
 
 
 def _date(claims: Mapping[str, Json], name: str) -> int:

@@ -99,11 +99,13 @@ class ActingAuthenticator:
 
 
 def _acting(subject: Identity, actor: Identity) -> Identity:
+    expires_at = min(subject.expires_at, actor.expires_at)
     return Identity(
         issuer=subject.issuer,
         subject=subject.subject,
         method=subject.method,
-        expires_at=min(subject.expires_at, actor.expires_at),
+        expires_at=expires_at,
+        leeway=min(subject.ends_at, actor.ends_at) - expires_at,
         claims=subject.claims,
         token_id=subject.token_id,
         actor=actor.document(),  # of the same shape as `subject`
