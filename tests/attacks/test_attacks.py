@@ -16,27 +16,16 @@ pytestmark = pytest.mark.timeout(600)
 
 CASES = load(*CORPORA)
 
-NOT_YET = {
-    "JIT-001": "it takes a store and several people: tests/e2e/test_grants.py tries it",
-    "JIT-004": "it takes a store and several people: tests/e2e/test_grants.py tries it",
-    "JIT-005": "it takes a store and several people: tests/e2e/test_grants.py tries it",
-}
-"""What is not tried, and why."""
-
 
 @pytest.fixture(scope="module")
 def report(opa_binary: Path) -> Report:
     return asyncio.run(run(CASES))
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES if case.id not in NOT_YET])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
 def test_the_case_holds(report: Report, case: Case) -> None:
     outcome = report.outcomes[case.id]
     assert (outcome.findings, outcome.not_yet) == ((), None)
-
-
-def test_what_is_not_tried_is_what_there_is_not_yet(report: Report) -> None:
-    assert {outcome.case.id: outcome.not_yet for outcome in report.not_yet} == NOT_YET
 
 
 def test_no_case_is_left_out(report: Report) -> None:

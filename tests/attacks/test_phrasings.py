@@ -56,6 +56,22 @@ SEQUENCES = [
     "1000 distinct tokens GET /orders/123",
     "token web and token other concurrently, same path, other not granted",
     "100 concurrent requests as web and other, same path",
+    # What is granted.
+    "grant web POST /orders/123/refund 2 s / t+1 -> 200 / t+3",
+    "grant 60 s / use -> 200 / approver revokes / use again",
+    "granted to web for 10m / wait 1 s / revoke grant / replay",
+    "single-use grant / 50 parallel uses",
+    "grant max_uses=3 / 20 concurrent requests, 3 succeed / use",
+    "grant 2 s / wait 3 s / clock set back 1 h / use the grant",
+    "web requests grant for sub=admin",
+    "request grant on behalf of admin",
+    "request path=/orders/* / path=/orders/**",
+    "web requests grant ttl=-1",
+    "request grant duration=10^9",
+    "request grant ttl infinite",
+    "requester approves own request",
+    "grant store unreachable / use",
+    "grant database down / POST /orders/123/refund",
 ]
 
 ENVIRONMENTS: list[dict[str, Any]] = [

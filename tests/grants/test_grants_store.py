@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import sqlite3
 import time as clocks
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from ostiary.grants import life, refusals
+from ostiary.grants import life, refusals, statements
 from ostiary.grants.allowance import DAY
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.records import Record
+from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.statements import VERSION
 from ostiary.grants.store import Selection
 from support.grants import ANN, BEN, CID, EVE, MovedTime, asked, draft, terms
@@ -50,6 +54,29 @@ async def test_what_was_asked_is_found_again(store: DatabaseStore) -> None:
         await store.get("g-2")
     with pytest.raises(refusals.GrantUnknown):
         await store.change("g-2", life.drop(ANN))
+
+
+async def test_what_is_somebody_elses_is_told_by_nothing_from_what_is_not_there(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.ask(draft())
+    for actor in (ANN, CID):
+        assert (await store.get("g-1", to=actor)).id == "g-1"
+    monkeypatch.setattr(statements, "_record", None)  # it is not read, which would take longer
+    for id in ("g-1", "g-2"):  # noqa: A001
+        with pytest.raises(refusals.GrantUnknown):
+            await store.get(id, to=EVE)
+
+
+async def test_a_record_of_before_its_approvers_were_kept_apart_is_theirs(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "grants.db")
+    await store.ask(draft())
+    with closing(sqlite3.connect(tmp_path / "grants.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE grant_records SET approvers = NULL")
+    assert (await store.get("g-1", to=CID)).id == "g-1"
+    with pytest.raises(refusals.GrantUnknown):
+        await store.get("g-1", to=EVE)
+    await store.close()
 
 
 async def test_a_transition_that_is_refused_changes_nothing(store: DatabaseStore) -> None:

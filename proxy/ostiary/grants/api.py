@@ -26,7 +26,6 @@ from ostiary.grants.records import OPEN, Actor, Asked, Record, State
 from ostiary.grants.refusals import (
     BodyRefused,
     GrantRefused,
-    GrantUnknown,
     NotEligible,
     StepUnknown,
 )
@@ -89,7 +88,7 @@ class AccessApi:
                 return await self._list(request)
             case "GET", ("requests", id):
                 about = await self._policy.about(request)
-                return 200, shown(await self._seen(id, about.actor))
+                return 200, shown(await self._service.get(id, to=about.actor))
             case "POST", ("requests", id, step):
                 return await self._step(exchange, request, id, step)
             case "POST", ("revocations",):
@@ -147,7 +146,7 @@ class AccessApi:
             raise StepUnknown
         body = await _body(exchange, {"reason", "digest", "duration"})
         actor = (await self._policy.about(request)).actor
-        await self._seen(id, actor)
+        await self._service.get(id, to=actor)
         return 200, shown(await steps[step](id, actor, body))
 
     async def _approve(self, id: str, actor: Actor, body: Members) -> Record:
@@ -170,12 +169,6 @@ class AccessApi:
         )
         records = await self._service.revoke_all(selection, actor, reason=_reason(body))
         return 200, {"revoked": [shown(record) for record in records]}
-
-    async def _seen(self, id: str, actor: Actor) -> Record:
-        record = await self._service.get(id)
-        if actor.owner != record.owner and actor.callers.isdisjoint(record.asked.terms.approvers):
-            raise GrantUnknown
-        return record
 
 
 def shown(record: Record) -> dict[str, Json]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ostiary.grants import life, statements
 from ostiary.grants.life import Transition
-from ostiary.grants.records import Record
+from ostiary.grants.records import Actor, Record
 from ostiary.grants.statements import Operation
 from ostiary.grants.store import Draft, News, Selection, Told, as_told
 
@@ -55,8 +55,8 @@ class DatabaseStore(ABC):
         due = await self._read(statements.due(told=self._told))
         return await self._write(statements.expire(due, told=self._told)) if due else []
 
-    async def get(self, id: str) -> Record:
-        return await self._read(statements.get(id))
+    async def get(self, id: str, *, to: Actor | None = None) -> Record:
+        return await self._read(statements.get(id, to=to))
 
     async def find(self, selection: Selection) -> list[Record]:
         return await self._read(statements.find(selection))

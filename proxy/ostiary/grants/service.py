@@ -121,8 +121,9 @@ class GrantService:
     async def review(self, id: str, actor: Actor, *, reason: str) -> Record:
         return await self._record(await self._store.change(id, life.review(actor, reason=reason)))
 
-    async def get(self, id: str) -> Record:
-        return await self._store.get(id)
+    async def get(self, id: str, *, to: Actor | None = None) -> Record:
+        """Raises `GrantUnknown`, also if it is neither theirs nor theirs to approve."""
+        return await self._store.get(id, to=to)
 
     async def find(self, selection: Selection) -> list[Record]:
         return await self._store.find(selection)

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from ostiary.grants import life
 from ostiary.grants.allowance import day_of, exceeds
 from ostiary.grants.life import Moment, Transition
-from ostiary.grants.records import OPEN, Record
+from ostiary.grants.records import OPEN, Actor, Record
 from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyOpen
 from ostiary.grants.store import Draft, Held, News, Selection, Told
 
@@ -61,6 +61,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX grant_records_unrecorded ON grant_records (change) WHERE unrecorded > 0",
         "CREATE INDEX grant_records_owner ON grant_records (issuer, subject, ends_at)",
     ),
+    ("ALTER TABLE grant_records ADD COLUMN approvers TEXT",),
 )
 """Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
 VERSION: Final = len(MIGRATIONS)
@@ -69,11 +70,12 @@ VERSION: Final = len(MIGRATIONS)
 _FIELDS: Final = "document, uses"
 _INSERT: Final = """
     INSERT INTO grant_records (change, issuer, subject, caller, service, state, due, granted_at, ends_at, uses,
-    unrecorded, held, idempotency_key, document, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    unrecorded, held, idempotency_key, document, approvers, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE: Final = """
     UPDATE grant_records SET change = ?, issuer = ?, subject = ?, caller = ?, service = ?, state = ?, due = ?,
-    granted_at = ?, ends_at = ?, uses = ?, unrecorded = ?, held = ?, idempotency_key = ?, document = ? WHERE id = ?
+    granted_at = ?, ends_at = ?, uses = ?, unrecorded = ?, held = ?, idempotency_key = ?, document = ?,
+    approvers = ? WHERE id = ?
 """
 _AFTER: Final = "(change < ? OR (change = ? AND id > ?))"
 _BATCH: Final = 1000
@@ -241,6 +243,7 @@ def _values(record: Record) -> tuple[Any, ...]:
         None if grant is None else _json({**asdict(grant), "confirmed_at": record.confirmed_at}),
         record.idempotency_key,
         _json(record.document()),
+        _json(asked.terms.approvers),
         record.id,
     )
 
@@ -248,11 +251,22 @@ def _values(record: Record) -> tuple[Any, ...]:
 # Looking
 
 
-def get(id: str, *, lock: bool = False) -> Operation[Record]:
-    rows = yield f"SELECT {_FIELDS} FROM grant_records WHERE id = ?{' {lock}' if lock else ''}", (id,)
-    if not rows:
+def get(id: str, *, lock: bool = False, to: Actor | None = None) -> Operation[Record]:
+    columns = f"{_FIELDS}, issuer, subject, approvers"
+    rows = yield f"SELECT {columns} FROM grant_records WHERE id = ?{' {lock}' if lock else ''}", (id,)
+    # What is somebody else's is not even read: that would take longer than what is not there.
+    if not rows or (to is not None and not _concerns(to, rows[0])):
         raise GrantUnknown
     return _record(rows[0])
+
+
+def _concerns(actor: Actor, row: Sequence[Any]) -> bool:
+    document, _, issuer, subject, approvers = row
+    if (issuer, subject) == actor.owner:
+        return True
+    # A record that was not changed since there is such a column has none.
+    named = json.loads(document)["asked"]["terms"]["approvers"] if approvers is None else json.loads(approvers)
+    return not actor.callers.isdisjoint(named)
 
 
 def find(selection: Selection, *, lock: bool = False) -> Operation[list[Record]]:

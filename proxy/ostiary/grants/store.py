@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ostiary.grants.life import Ruling, Transition
-from ostiary.grants.records import Asked, Record, State
+from ostiary.grants.records import Actor, Asked, Record, State
 from ostiary.models import Owner
 
 
@@ -107,8 +107,9 @@ class GrantStore(Protocol):
     async def expire(self) -> list[Record]:
         """End what is due. Those that this call ended."""
 
-    async def get(self, id: str) -> Record:
-        """Raises `GrantUnknown`."""
+    async def get(self, id: str, *, to: Actor | None = None) -> Record:
+        """Raises `GrantUnknown`, also if it is neither theirs nor theirs to approve: that is told by nothing from one
+        that is not there."""
 
     async def find(self, selection: Selection) -> list[Record]:
         """For a list: of a few thousand that changed last."""

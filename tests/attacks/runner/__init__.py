@@ -9,6 +9,7 @@ fixture     the proxy of SECURITY.md, as people run it, and its variations
 faults      OPA, key servers and bundle servers that misbehave
 verdicts    what each expectation demands
 generators  a case's `generator:` text to what is done, by kind
+access      people who ask for access and approve it, step by step (access_words: phrase by phrase)
 sequences   the steps of a sequence, phrase by phrase
 labs        where cases are tried: each lab is one running proxy, and tries its cases one after the other
 run         all of it at once

@@ -16,7 +16,7 @@ from attacks.runner.run import Outcome, Report, run
 from attacks.runner.target import Target, run_against
 
 HERE: Final = Path(__file__).parents[1]
-CORPORA: Final = (HERE / "attacks.json", HERE / "ours.json")
+CORPORA: Final = (HERE / "attacks.json", HERE / "ours.json", HERE / "access.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from attacks.runner import amounts, faults, sequences
+from attacks.runner import access, amounts, faults, sequences
+from attacks.runner.access_words import in_words
 from attacks.runner.bundles import bundle_variant
 from attacks.runner.corpus import Case, Spec, Unintelligible, filled
 from attacks.runner.faults import KeyFaultPlan, key_stages, opa_faults, upstream_reply
@@ -54,7 +55,7 @@ def generator(kind: str) -> Callable[[Generator], Generator]:
 
 
 def planned(case: Case) -> Plan:
-    """What is done for the case. Raises `Unintelligible`, and `NotYet` for what this version does not have."""
+    """What is done for the case. Raises `Unintelligible`."""
     told = case.generated
     if told is None:
         return _message(case)
@@ -665,7 +666,7 @@ def _env(case: Case, spec: Spec) -> Plan:
             return make(case, request, recipe, spec.take(name))
     for name in ("grants", "grant_store"):
         if spec.has(name):
-            return sequences.store_down(case, [spec.take(name)])
+            return access.planned(case, in_words([f"grant store {spec.take(name)}", "use"]))
     if spec.has("upstream"):
         return _upstream_error(case, request, str(spec.take("upstream")))
     for name in ("credential", "credentials", "signing_key", "swap"):
@@ -853,6 +854,11 @@ def _sequence(case: Case, spec: Spec) -> Plan:
     if sequences.rotates_keys(steps):
         return _env_jwks(case, whole("GET /orders/123"), None, "rotated")
     return sequences.planned(case, steps)
+
+
+@generator("access")
+def _access(case: Case, spec: Spec) -> Plan:
+    return access.planned(case, list(spec.need("steps")))
 
 
 @generator("slowloris")

@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from attacks.runner.corpus import Case, Unintelligible, filled, plain, unescaped
 from attacks.runner.faults import KeyFaultPlan
 from attacks.runner.labs import Findings, Lab, Place
 
 Attempt = Callable[[Lab], Awaitable[Findings]]
-
-NOT_YET: Final[dict[str, str]] = {
-    "grants": "it takes a store and several people: tests/e2e/test_grants.py tries it",
-}
-"""Features that cases need and that this version does not have. The entry goes when the feature comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +35,6 @@ class Plan:
     def ordinary(self) -> bool:
         """Whether the proxy is to be as everybody's is."""
         return self.place == Place()
-
-
-class NotYet(Exception):
-    """The case is about a feature that this version does not have."""
-
-    def __init__(self, feature: str) -> None:
-        super().__init__(NOT_YET[feature])
 
 
 def exact(case: Case) -> bytes:

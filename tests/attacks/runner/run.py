@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from attacks.runner.access import access_lab
 from attacks.runner.corpus import Case, Unintelligible
 from attacks.runner.fixture import DEADLINES
 from attacks.runner.generators import planned
 from attacks.runner.labs import Findings, Lab, bundle_lab, keys_lab, opa_lab, plain_lab
 from attacks.runner.listeners import listeners_lab
-from attacks.runner.plans import NotYet, Plan
+from attacks.runner.plans import Plan
 from attacks.runner.sequences import cache_lab
 from attacks.runner.shared import shared_lab
 
@@ -77,8 +78,6 @@ def plans(cases: Iterable[Case], report: Report) -> list[Plan]:
             found.append(planned(case))
         except Unintelligible as error:
             report.add(Outcome(case=case, findings=(f"not understood: {error}",), not_understood=True))
-        except NotYet as reason:
-            report.add(Outcome(case=case, not_yet=str(reason)))
     return found
 
 
@@ -158,6 +157,7 @@ def _groups(found: list[Plan]) -> list[tuple[Opening, list[Plan]]]:
     is waiting, and that can be done beside others."""
     hurried = partial(plain_lab, deadlines=DEADLINES)
     makers = {
+        "access": access_lab,
         "plain": plain_lab,
         "dos": hurried,
         "closing": hurried,

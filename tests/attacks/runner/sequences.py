@@ -2,6 +2,7 @@
 
 A step is read by taking what is known out of it. What is left over has to be words that say nothing; anything else is
 `Unintelligible`. Steps share a world (`cache_lab`): two services, two issuers, callers with and without permissions.
+What is about grants is read by `access`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from attacks.runner import access
+from attacks.runner.access_words import in_words
 from attacks.runner.corpus import Case, Unintelligible
 from attacks.runner.faults import KeyServer, opa_faults
 from attacks.runner.fixture import PERMISSIONS, attacked_proxy, build, revision_of
 from attacks.runner.forgery import ISSUER, Forge, jwks
 from attacks.runner.labs import Findings, Lab, Place, _lab, eventually
 from attacks.runner.listeners import CERTIFIED, EVERYWHERE, OWNER, Proof, bound_to, listening, proof
-from attacks.runner.plans import NotYet, Plan
+from attacks.runner.plans import Plan
 from attacks.runner.service import Received, Reply, Service, answer
 from attacks.runner.verdicts import judged
 from attacks.runner.wire import Conversation, Garbled, connected
@@ -111,17 +114,12 @@ class Step:
 
 
 def planned(case: Case, steps: list[Any]) -> Plan:
-    """Raises `Unintelligible` for a step that nobody understands, `NotYet` for one about what there is not yet."""
+    """Raises `Unintelligible` for a step that nobody understands."""
     if not steps or not all(isinstance(step, str) for step in steps):
         raise Unintelligible("steps are texts, at least one")
     text = " / ".join(steps)
-    if re.search(r"(?i)grant (store|database|db)", text):
-        return store_down(case, steps)
-    if not re.search(r"/grants", text) and (
-        re.search(r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|^request path|requests? .*refund", text)
-        or (case.family == "jit" and re.search(r"(?i)\bttl\b|\bduration\b|\bclock\b|single[- ]use|max_uses", text))
-    ):
-        raise NotYet("grants")
+    if case.family == "jit" or re.search(r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|^request path", text):
+        return access.planned(case, in_words(steps))
     read = [_read(step, streams=bool(_STREAM.match(str(steps[0])))) for step in steps]
     whose = [index for index, step in enumerate(read) if step.asks]
     if not whose:
@@ -172,21 +170,6 @@ def _listening(case: Case, read: list[Step]) -> Place:
     if OWNER not in strangers and {*names} <= {OWNER}:
         return EVERYWHERE
     return listening(" ".join(dict.fromkeys(["jwt", *(one.listener for one in proofs)])), names)
-
-
-def store_down(case: Case, steps: list[Any]) -> Plan:
-    """The store of grants cannot be reached: an eligible call is denied, and what policy allows by itself is served."""
-    for step in steps:
-        if not re.search(r"(?i)unreachable|down|unavailable|\buse\b|refund|gone|stopped|full", str(step)):
-            raise Unintelligible(f"{step!r} is nothing that a store of grants does")
-
-    async def attempt(lab: Lab) -> Findings:
-        token = lab.forge.token()
-        message = lab.request("/orders/123/refund", token, method="POST")
-        return await lab.attack(message, expected=case.expected, kind=case.kind, secrets=[token])
-
-    place = Place(extra={"grants": {"url": "postgresql://127.0.0.1:1/grants"}})  # nobody listens there
-    return Plan(case=case, attempt=attempt, place=place)
 
 
 def rotates_keys(steps: list[Any]) -> bool:

@@ -28,6 +28,7 @@ from attacks.runner.service import Service
 _ELSEWHERE: Final = {
     "opa": "OPA, the audit's disk and the time that they fail at are not this runner's",
     "keys": "the keys of its issuers are not this runner's",
+    "access": "its store of grants, its clock and who may ask for access are not this runner's",
     "bundle": "its bundles are not this runner's",
     "cache": "its policy is not this runner's",
     "listeners": "its listeners, and whose certificates they take, are not this runner's",
