@@ -24,6 +24,7 @@ from ostiary.grants.records import Actor, Asked, Record, Terms
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.models import Json
 from support.forwarding import PATIENCE, Client, Request, connected, replies, reserved_port, response
+from support.people import ASKED, people, statuses
 from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, running_proxy
 from support.streams import cut, endless, flows
 from support.upstream import RawUpstream, UpstreamConnection
@@ -116,16 +117,6 @@ async def desk_of(proxy: RunningProxy, port: int) -> AsyncIterator[Desk]:
     async with RawUpstream(replies(response()), port=port).running():
         yield desk
     await desk.close()
-
-
-async def statuses(
-    proxy: RunningProxy, *, subject: str = "web", method: str = "DELETE", times: int = 16
-) -> Counter[int]:
-    """Of requests on connections of their own, so that both workers are asked."""
-    headers = proxy.headers(subject)
-    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)) as client:
-        answers = [client.request(method, proxy.url("/orders/42"), headers=headers) for _ in range(times)]
-        return Counter([answer.status_code for answer in await asyncio.gather(*answers)])
 
 
 async def test_a_grant_counts_at_once_for_its_holder_and_ends_at_once(proxy: RunningProxy, port: int) -> None:
@@ -288,33 +279,6 @@ async def test_who_waits_for_an_answer_when_the_grant_ends_is_refused_and_told_o
         assert (answer.status_code, answer.json()["reasons"]) == (403, ["grant-expired"])
         assert "ostiary-grant-expires" not in answer.headers
     await desk.close()
-
-
-class Person:
-    """Somebody who uses the API of the proxy's own host."""
-
-    def __init__(self, client: httpx.AsyncClient, proxy: RunningProxy, subject: str) -> None:
-        self._client = client
-        self._base = proxy.url("/access")
-        self._headers = {"host": OWN_HOST, "authorization": f"Bearer {proxy.token(subject)}"}
-
-    async def get(self, path: str) -> tuple[int, Json]:
-        answer = await self._client.get(f"{self._base}/{path}", headers=self._headers)
-        return answer.status_code, answer.json()
-
-    async def post(self, path: str, key: str | None = None, **body: Json) -> tuple[int, Json]:
-        headers = self._headers | ({} if key is None else {"idempotency-key": key})
-        answer = await self._client.post(f"{self._base}/{path}", headers=headers, json=body)
-        return answer.status_code, answer.json()
-
-
-@asynccontextmanager
-async def people(proxy: RunningProxy) -> AsyncIterator[tuple[Person, Person, Person]]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        yield Person(client, proxy, "web"), Person(client, proxy, "lead"), Person(client, proxy, "reporting")
-
-
-ASKED = {"service": "orders", "endpoints": ["delete-order"], "duration": 600, "reason": "order 42 was a test"}
 
 
 async def test_somebody_asks_and_somebody_else_approves_and_takes_away(proxy: RunningProxy, port: int) -> None:
