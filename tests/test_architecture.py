@@ -39,6 +39,7 @@ COMPOSITION = {
     "app",
     "deciding",
     "granting",
+    "holding",
     "__main__",
     "logs",
     "metering",

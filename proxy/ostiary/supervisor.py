@@ -45,6 +45,7 @@ from ostiary.decision.horizon import announcement
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
 from ostiary.granting import MachineGrants
+from ostiary.holding import held
 from ostiary.identity import ReplayTable
 from ostiary.listening import Server, bind, listen, listen_unix, passed_socket, private_directory, quiet
 from ostiary.logs import configure_logging
@@ -209,6 +210,7 @@ class Supervisor:
             data = stack.enter_context(contextlib.closing(self._data or bind(address.host, address.port)))
             self.data_address = data.getsockname()[:2]
             private_directory(config.state)
+            await stack.enter_async_context(held(config.state))
             ensure_signing_key(
                 config.signing_key_file, config.signing.algorithm, group_readable=config.secrets.group_readable
             )

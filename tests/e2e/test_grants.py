@@ -134,6 +134,21 @@ async def test_a_grant_counts_at_once_for_its_holder_and_ends_at_once(proxy: Run
     assert {line["permission"] for line in lines} == {None}
 
 
+async def test_a_second_proxy_in_its_directory_does_not_start_and_takes_nothing_from_it(
+    proxy: RunningProxy, port: int
+) -> None:
+    """It would make the board of grants anew, and this one's workers would never hear of a revocation."""
+    async with desk_of(proxy, port) as desk:
+        second = await asyncio.to_thread(ostiary, "run", "-c", "ostiary.yaml", cwd=proxy.place)
+        told = f"is the state of another ostiary, which runs (process {proxy.pid})"
+        assert (second.returncode, told in second.stderr) == (2, True), second.stderr
+        grant = await desk.give()
+        assert await statuses(proxy) == {200: 16}
+        await desk.service.revoke(grant.id, LEAD, reason="an incident")
+        assert await statuses(proxy) == {403: 16}
+        assert proxy.health()[1]["grants"] == "available"
+
+
 async def test_one_grant_revoked_leaves_those_of_others(proxy: RunningProxy, port: int) -> None:
     async with desk_of(proxy, port) as desk:
         mine, other = await desk.give(), await desk.give("reporting")
