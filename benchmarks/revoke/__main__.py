@@ -1,6 +1,6 @@
 """`make bench-revoke`: how fast access is given and taken away. Exit status 1 if a target is missed. See README.md.
 
-    python -m benchmarks.revoke [--trials N] [revoking] [streams] [replicas] [lookups]
+    python -m benchmarks.revoke [--trials N] [revoking] [streams] [standing] [replicas] [lookups]
 
 Where nothing is named, every part is measured. What an earlier run has found of other parts is kept.
 """
@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.processes import BUILD
 from benchmarks.rego import report
 from benchmarks.report import show_targets
-from benchmarks.revoke import lookups, replicas, revoking, streams
+from benchmarks.revoke import lookups, replicas, revoking, standing, streams
 from benchmarks.targets import Target
 
 RESULT: Final = BUILD / "bench-revoke.json"
@@ -26,6 +26,7 @@ TRIALS: Final = 1000
 PARTS: Final[Mapping[str, Callable[[Path, int], report.Part]]] = {
     "revoking": revoking.measure,
     "streams": streams.measure,
+    "standing": standing.measure,
     "replicas": replicas.measure,
     "lookups": lookups.measure,
 }

@@ -42,9 +42,11 @@ MAP: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """Its port, and the processes of its workers."""
+    """Its port, the processes of its workers, the bundle that it serves, and its page of announcements."""
 
     port: int
+    bundle: Path
+    page: Path
     workers: Sequence[int]
     issuer: DemoIssuer
 
@@ -66,10 +68,12 @@ def proxies(place: Path, stores: Sequence[str]) -> Iterator[list[Proxy]]:
         yield [
             Proxy(
                 port=port,
+                bundle=deployment.place / "bundle",
+                page=home / "state" / "page",
                 workers=[pid for pid in children(process.pid) if b"spawn_main" in _command_line(pid)],
                 issuer=deployment.issuer,
             )
-            for port, _, process in running
+            for port, home, process in running
         ]
 
 

@@ -100,7 +100,7 @@ async def _cuts(proxy: Proxy, those: People, *, trials: int) -> list[float]:
 async def _cut(proxy: Proxy, those: People) -> float:
     """Seconds until the last of the streams has ended; 0 if all had before the acknowledgement came."""
     given = await those.give("news", "events")
-    streams = [await _opened(proxy) for _ in range(STREAMS)]
+    streams = [await opened(proxy) for _ in range(STREAMS)]
     await pause(0.0, 0.04)
     if any(stream.ended.done() for stream in streams):
         raise SystemExit("a stream has ended by itself")
@@ -110,7 +110,8 @@ async def _cut(proxy: Proxy, those: People) -> float:
     return max(0.0, max(ended) - revocation.received)
 
 
-async def _opened(proxy: Proxy) -> Stream:
+async def opened(proxy: Proxy) -> Stream:
+    """A stream whose first event is there."""
     transport, stream = await asyncio.get_running_loop().create_connection(Stream, "127.0.0.1", proxy.port)
     transport.write(get("/events", proxy.issuer.token("web"), host="news.localhost"))
     async with asyncio.timeout(PATIENCE):

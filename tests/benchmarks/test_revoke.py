@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.revoke import lookups, revoking, streams
+from benchmarks.revoke import lookups, revoking, standing, streams
 from benchmarks.revoke.__main__ import main
 from benchmarks.revoke.connection import Answer
 from benchmarks.revoke.proxies import SQLITE, proxies
@@ -20,6 +20,7 @@ def test_a_few_trials_on_a_real_proxy() -> None:
     with tempfile.TemporaryDirectory(prefix="ostiary-bench-") as place, proxies(Path(place), [SQLITE]) as (proxy,):
         revoked = asyncio.run(revoking.measured(proxy, 3, disk=Disk(Path(place))))
         cut = asyncio.run(streams.measured(proxy, 2))
+        lost = asyncio.run(standing.measured(proxy, 1, place=Path(place)))
     assert [target.value for target in revoked.targets if target.bound == 0] == [0, 0, 0]
     row = revoked.members["revoking"]
     assert row["trials"] == 3
@@ -27,6 +28,8 @@ def test_a_few_trials_on_a_real_proxy() -> None:
     assert 0 < row["revoked"]["p50_ms"] <= row["revoked"]["p99_ms"] <= row["revoked"]["most_ms"]
     assert cut.members["streams"]["wrong"] == 0
     assert cut.members["streams"]["without_load"]["p99_ms"] > 0
+    assert lost.members["standing"]["wrong"] == 0
+    assert lost.members["standing"]["cut"]["p99_ms"] > 0
 
 
 def answer(sent: float, status: int) -> Answer:
@@ -70,4 +73,4 @@ async def test_the_grants_of_the_look_ups_are_active(tmp_path: Path) -> None:
 def test_a_part_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["revocation"])
-    assert "no part revocation: there are revoking, streams, replicas, lookups" in capsys.readouterr().err
+    assert "no part revocation: there are revoking, streams, standing, replicas, lookups" in capsys.readouterr().err

@@ -174,7 +174,11 @@ async def test_with_both_proofs_the_identity_ends_with_the_first(
     await both.start()
     clock.advance(WEB.ends - clock.now() - 10)
     bearing = (AUTHORIZATION, b"Bearer " + issuer.token().encode())
-    assert (await both.identify(exchange(bearing, peer=web()))).expires_at == WEB.ends
+    found = await both.identify(exchange(bearing, peer=web()))
+    assert (found.expires_at, found.ends_at) == (WEB.ends, WEB.ends)
+    short = issuer.token(claims={"exp": WEB.ends - 4}).encode()  # accepted for ten seconds after that
+    found = await both.identify(exchange((AUTHORIZATION, b"Bearer " + short), peer=web()))
+    assert (found.expires_at, found.ends_at) == (WEB.ends - 4, WEB.ends)
     clock.advance(10)
     with pytest.raises(IdentityInvalid, match="ended"):
         await both.identify(exchange(bearing, peer=web()))

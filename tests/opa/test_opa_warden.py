@@ -16,8 +16,8 @@ from ostiary.decision.batching import BatchingPolicy
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.decision.warden import PATIENCE, PolicyWarden
-from ostiary.errors import AccessError, ConditionHours, IdentityInvalid, PolicyUnavailable
-from ostiary.models import AccessRequest, Decision, Identity, Target
+from ostiary.errors import ConditionHours, IdentityInvalid, PolicyUnavailable
+from ostiary.models import Identity, Target
 from ostiary.opa.bundle import PublishedBundle
 from ostiary.opa.client import OpaClient
 from ostiary.opa.monitor import BundlePublication, PolicyMonitor
@@ -25,6 +25,7 @@ from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
 from support.audit import exchange
 from support.faults import stopped
+from support.warden import Opened
 
 NOON = 1_790_078_400  # Tuesday, 2026-09-22T12:00:00Z
 PERMISSIONS = """\
@@ -48,33 +49,6 @@ def bundle(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("policy")
     (place / "permissions.yaml").write_text(PERMISSIONS)
     return build_bundle(place, place / "built", opa=opa_binary, sequence=3, rego_root=assets.rego()).path
-
-
-class Opened:
-    """An exchange that goes on until it is cut; `refusal` says why it was."""
-
-    def __init__(self, warden: PolicyWarden, request: AccessRequest, decision: Decision) -> None:
-        self.refusal: AccessError | None = None
-        self.task = asyncio.create_task(self._run(warden, request, decision))
-
-    async def _run(self, warden: PolicyWarden, request: AccessRequest, decision: Decision) -> None:
-        try:
-            with warden.admit(exchange(), request, decision):
-                await asyncio.Event().wait()
-        except AccessError as refusal:
-            self.refusal = refusal
-
-    async def cut(self) -> AccessError:
-        async with asyncio.timeout(30):
-            await self.task
-        if self.refusal is None:
-            raise AssertionError("it ended by itself")
-        return self.refusal
-
-    async def goes_on(self) -> bool:
-        """For as long as some looks and answers take."""
-        await asyncio.wait([self.task], timeout=0.2)
-        return not self.task.done()
 
 
 class Worker:
@@ -132,7 +106,7 @@ async def test_hours_end_what_is_open_with_their_last_minute_and_tokens_with_the
     refusal = await night.cut()
     assert (type(refusal), refusal.reasons) == (ConditionHours, ("condition-hours",))
     assert await day.goes_on()
-    await over(day)
+    await day.end()
 
 
 async def test_what_opa_cannot_be_asked_about_goes_on_for_a_while_and_no_longer(
@@ -158,7 +132,7 @@ async def test_opa_that_is_back_in_time_is_asked_again(worker: Worker, opa: Mana
     assert (await other.cut()).reasons == ("condition-hours",)
     worker.clock.advance(PATIENCE)
     assert await opened.goes_on()
-    await over(opened)
+    await opened.end()
 
 
 async def test_others_can_end_what_is_open_by_whose_it_is(worker: Worker) -> None:
@@ -171,15 +145,10 @@ async def test_others_can_end_what_is_open_by_whose_it_is(worker: Worker) -> Non
     assert (await web.cut()).detail == "blocked"
     assert worker.warden.cut(lambda identity: identity.subject == "web", lambda: IdentityInvalid("blocked")) == 0
     assert await night.goes_on()
-    await over(night)
+    await night.end()
 
 
 async def test_a_cancellation_from_elsewhere_is_nobodys_refusal(worker: Worker) -> None:
     opened = await worker.open("web")
-    await over(opened)
+    await opened.end()
     assert (opened.task.cancelled(), opened.refusal) == (True, None)
-
-
-async def over(opened: Opened) -> None:
-    opened.task.cancel()
-    await asyncio.wait([opened.task])
