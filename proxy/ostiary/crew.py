@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import multiprocessing
 import signal
 import socket
@@ -71,8 +72,8 @@ class Crew:
     """Keeps one worker for each of `settings` on the listening socket `data`. `look` is called when one of them wants
     OPA's bundle looked at.
 
-    `ready` is set once all of them accepted. `counted` is called with what a worker has counted, whenever it tells.
-    `deaths` are the workers that ended unasked.
+    `ready` is set once all of them accepted, `serving_for` so many seconds ago. `counted` is called with what a worker
+    has counted, whenever it tells. `deaths` are the workers that ended unasked.
     """
 
     def __init__(
@@ -92,11 +93,16 @@ class Crew:
         self._all: set[_Worker] = set()  # those that were replaced and have not ended among them
         self._changing = asyncio.Lock()
         self.ready = asyncio.Event()
+        self._ready_since = math.inf
         self.deaths = 0
 
     @property
     def size(self) -> int:
         return len(self._settings)
+
+    @property
+    def serving_for(self) -> float:
+        return max(time.monotonic() - self._ready_since, 0.0)
 
     async def reports(self, *, patience: float) -> tuple[WorkerReport, ...]:
         """What those that accept say of themselves, by name, but for those that have not within `patience` seconds."""
@@ -274,6 +280,7 @@ class Crew:
         one = self._workers[settings.name] = self._start(settings)
         await self._come_up(one)
         if one.ready.is_set() and not self.ready.is_set() and self._all_serve:
+            self._ready_since = time.monotonic()
             self.ready.set()
         while True:
             await one.ended.wait()

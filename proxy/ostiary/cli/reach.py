@@ -20,6 +20,7 @@ from ostiary.config.issuers import Issuer
 from ostiary.config.model import ManagedOpa as ManagedSettings
 from ostiary.config.model import ServiceSettings
 from ostiary.errors import AccessError, ConfigurationError, PolicyUnavailable
+from ostiary.governing import managed_binary
 from ostiary.identity.composition import key_reader
 from ostiary.identity.keys import KeySourceError
 from ostiary.identity.sources import source_of
@@ -31,7 +32,6 @@ from ostiary.opa.install import OpaNotFound
 from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.stage_settings import bundle_verification, issuer_settings, upstream_settings
-from ostiary.supervisor import managed_binary
 from ostiary.upstream.pool import Pool
 
 _PATIENCE: Final = 3.0

@@ -20,7 +20,6 @@ from ostiary.demo.issuer import AUDIENCE, ISSUER, DemoIssuer
 from ostiary.demo.services import SERVICES, service_application
 from ostiary.listening import Server, bind, listen, quiet
 from ostiary.opa.install import Progress, ensure_opa
-from ostiary.opa.sidecar import ManagedOpa
 from ostiary.policy.bundle import build_bundle
 from ostiary.supervisor import Supervisor
 from ostiary.verify import Verifier
@@ -45,7 +44,7 @@ class Demo:
     @property
     def opa_pid(self) -> int | None:
         """The process of the managed OPA that serves, if one does."""
-        return self.supervisor.opa.pid if isinstance(self.supervisor.opa, ManagedOpa) else None
+        return None if self.supervisor.policy is None else self.supervisor.policy.pid
 
 
 @contextlib.asynccontextmanager
