@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from ostiary.clock import SystemClock
 from ostiary.config import Config
-from ostiary.config.model import ManagedOpa as ManagedSettings
+from ostiary.config.opa import ManagedOpa as ManagedSettings
 from ostiary.deciding import policy_monitor
 from ostiary.decision.horizon import announcement
 from ostiary.decision.query import Answer

@@ -7,8 +7,9 @@ import ipaddress
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
-from ostiary.config.model import BundleVerification, ManagedOpa, ServiceSettings
+from ostiary.config.opa import BundleVerification, ManagedOpa
 from ostiary.config.proofs import Tls, Xfcc
+from ostiary.config.services import ServiceSettings
 from ostiary.identity import Discovery, DpopSettings, IssuerSettings, JwksUrl, KeyFile
 from ostiary.opa.archive import Verification
 from ostiary.opa.record import PolicyRecord

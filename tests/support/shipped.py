@@ -10,7 +10,7 @@ from ostiary import stage_settings
 from ostiary.clock import Clock
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
-from ostiary.config.model import Cors
+from ostiary.config.services import Cors
 from ostiary.decision.limits import LimitedAuthorizer
 from ostiary.interfaces import Authorizer
 from ostiary.server import ListenerLimits

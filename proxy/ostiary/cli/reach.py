@@ -17,8 +17,8 @@ from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config
 from ostiary.config.fields import TcpAddress
 from ostiary.config.issuers import Issuer
-from ostiary.config.model import ManagedOpa as ManagedSettings
-from ostiary.config.model import ServiceSettings
+from ostiary.config.opa import ManagedOpa as ManagedSettings
+from ostiary.config.services import ServiceSettings
 from ostiary.errors import AccessError, ConfigurationError, PolicyUnavailable
 from ostiary.governing import managed_binary
 from ostiary.identity.composition import key_reader

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from ostiary.config.fields import FilePath
+from ostiary.config.opa import Opa
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import Strict
-
-if TYPE_CHECKING:
-    from ostiary.config.model import Opa
 
 
 class Candidate(Strict):

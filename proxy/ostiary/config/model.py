@@ -6,57 +6,35 @@ Defaults that are models are constructed, not validated: that would build the mo
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from ostiary.config.audit import Audit
 from ostiary.config.candidate import Candidate
 from ostiary.config.fields import (
     UNIQUE,
-    CorsOrigin,
     DistinctOrEmpty,
     FilePath,
     Frozen,
     GrantStoreUrl,
     HostName,
-    PolicyAddress,
-    Secret,
     SecureUrl,
-    SyslogRelay,
     TcpAddress,
     UnixAddress,
-    UpstreamOrigin,
 )
 from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
 from ostiary.config.listen import Listen
-from ostiary.config.reporting import ReportTo
+from ostiary.config.opa import Opa
+from ostiary.config.services import ServiceSettings
 from ostiary.config.telemetry import Telemetry
-from ostiary.opa.archive import Algorithm as BundleAlgorithm
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
-from ostiary.policy.values import FILLED, Distinct, Duration, Size, mistake, mistakes_at
-from ostiary.policy.words import closest, quoted
-from ostiary.routes import METHODS
-
-_FIELD_NAME: Final = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 section 5.6.2
-
-
-def _field_name(value: str) -> str:
-    if value == "*":
-        raise mistake("there is no wildcard: each header is named")
-    if not _FIELD_NAME.fullmatch(value):
-        raise mistake(f"{quoted(value)} is not the name of a header")
-    return value.lower()
-
-
-def _method(value: Any) -> str:
-    if value in METHODS:
-        return str(value)
-    raise mistake(f"{quoted(value)} is not a method{closest(str(value), METHODS)}")
+from ostiary.policy.values import FILLED, Distinct, Duration, mistake, mistakes_at
+from ostiary.policy.words import quoted
 
 
 def _workers(value: Any) -> int | Literal["auto"]:
@@ -65,66 +43,6 @@ def _workers(value: Any) -> int | Literal["auto"]:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024:
         return value
     raise mistake(f"{quoted(value)} is not a number of workers, 1 to 1024 or 'auto'")
-
-
-FieldName: TypeAlias = Annotated[str, AfterValidator(_field_name)]
-Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": sorted(METHODS)})]
-
-
-class Credential(Strict):
-    """What the service receives in place of the caller's own credential."""
-
-    strategy: Literal["minted"] = "minted"
-    """`minted`: a JWT signed by this proxy, for this service and one endpoint."""
-    lifetime: Annotated[int, Duration(least=1, most=3600, whole=True)] = 60
-    """How long it is good for, at most; a permission can ask for less. Whole seconds."""
-
-
-class Cors(Strict):
-    """Which pages of other origins may call the service from a browser. Preflights are answered by the proxy."""
-
-    origins: Annotated[tuple[CorsOrigin, ...], Frozen, Distinct, FILLED]
-    """Exact origins: `https://app.test`. Never `"*"`."""
-    methods: Annotated[tuple[Method, ...], Frozen, Distinct, FILLED] = ("GET", "HEAD", "POST")
-    """Methods that pages may use."""
-    headers: Annotated[tuple[FieldName, ...], Frozen, DistinctOrEmpty, UNIQUE] = ("authorization", "content-type")
-    """Request headers that pages may send."""
-    expose: Annotated[tuple[FieldName, ...], Frozen, DistinctOrEmpty, UNIQUE] = ()
-    """Response headers that pages may read, besides those that they always may."""
-    credentials: bool = False
-    """Whether a browser may send its cookies and certificates along. Bearer tokens need no such thing."""
-    max_age: Annotated[int, Duration(least=0, most=86400, whole=True)] = 600
-    """How long a browser may remember a preflight's answer. Whole seconds."""
-
-
-class UpstreamTls(Strict):
-    """How the service's certificate is checked. It always is."""
-
-    ca_file: FilePath | None = None
-    """PEM file of the authorities that are trusted for it; the system's if left out."""
-    server_name: HostName | None = None
-    """The name that its certificate must have; the upstream's host if left out."""
-
-
-class ServiceSettings(Strict):
-    """Where a service of the permission map answers, and where it is."""
-
-    hosts: Annotated[tuple[HostName, ...], Frozen, Distinct, FILLED, StandIn(["stand-in.invalid"])]
-    """Names in a request's Host that mean this service, without a port. Compared in lower case."""
-    upstream: Annotated[UpstreamOrigin, StandIn("https://stand-in.invalid")]
-    """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
-    credential: Credential = Credential.model_construct()
-    cors: Cors | None = None
-    public_url: UpstreamOrigin | None = None
-    """The origin by which clients reach the service, where that is not the listener's own scheme with the host and port
-    of the request: behind a load balancer that ends TLS. It is what `htu` of a DPoP proof must name. No path."""
-    tls: UpstreamTls | None = None
-
-    @model_validator(mode="after")
-    def _tls_where_it_is_used(self) -> ServiceSettings:
-        if self.tls is not None and self.upstream.scheme != "https":
-            raise mistakes_at([(("tls",), "the upstream is not https, so no certificate would be checked")], lacking=())
-        return self
 
 
 class Signing(Strict):
@@ -147,129 +65,6 @@ class Secrets(Strict):
     group_readable: bool = False
     """Whether a group of this process may be able to read them, too: as Kubernetes mounts secrets for a process that is
     not root (`fsGroup`, mode 0440). Otherwise this user alone can, or the proxy does not start; others never."""
-
-
-class BundleVerification(Strict):
-    """Whose signature the bundle must have. What has another, or none, is not taken over."""
-
-    key_file: FilePath
-    """The public key, PEM."""
-    key_id: Annotated[str, Field(pattern="^[A-Za-z0-9._-]{1,128}$")]
-    """The id that the signature names."""
-    scope: Annotated[str, Field(pattern="^[A-Za-z0-9._/-]{1,128}$")] = "ostiary"
-    """The scope that the signature is for."""
-    algorithm: BundleAlgorithm = "ES256"
-    """The one that is accepted, whatever the signature says."""
-
-
-class Rollback(Strict):
-    """By what an OPA at `url` may go back to an older bundle (`ostiary bundle rollback`)."""
-
-    statement: FilePath
-    """Where the statement is, or will be."""
-    verification: BundleVerification
-    """Whose signature it must have: that of bundles."""
-
-
-class ManagedOpa(Strict):
-    """OPA as a child process of the proxy, reached over a unix socket."""
-
-    bundle: Annotated[FilePath, StandIn("stand-in")]
-    """The bundle that it serves: a directory or an archive (`.tar.gz`) made by `ostiary bundle build`."""
-    verification: BundleVerification | None = None
-    """If given, the bundle is an archive that this key has signed (`ostiary bundle sign`). A statement of the same key
-    beside it, `<bundle>.rollback`, takes it back to an older one (`ostiary bundle rollback`)."""
-    binary: FilePath | None = None
-    """The program; found or installed as `ostiary opa install` does if left out."""
-    checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """The SHA-256 that the program must have, in lower-case hexadecimal, wherever it comes from."""
-
-
-class Opa(Strict):
-    """The Open Policy Agent that decides. Either `managed` or `url`."""
-
-    managed: Annotated[ManagedOpa | None, StandIn({"bundle": "stand-in"})] = None
-    url: Annotated[PolicyAddress | None, StandIn("https://stand-in.invalid")] = None
-    """An OPA that somebody else runs: `unix:///run/opa/opa.sock`, `http://127.0.0.1:8181` or an https origin."""
-    token: Annotated[Secret | None, StandIn("stand-in")] = None
-    """A bearer token for the OPA at `url`."""
-    ca_file: FilePath | None = None
-    """PEM file of the authorities that are trusted for the OPA at `url`, if that is https; the system's if left out."""
-    report_to: Annotated[ReportTo | None, StandIn({"url": "https://stand-in.invalid"})] = None
-    deadline: Annotated[float, Duration(least=0.001, most=30)] = 0.25
-    """How long a decision may take; later is 503."""
-    max_policy_age: Annotated[int, Duration(least=1, most=366 * 86400, whole=True)] = 86400
-    """How old the policy may be before it stops being trusted: `policy-stale`, 503. Whole seconds."""
-
-    minimum_revision: Annotated[int, Field(ge=0, lt=10**18)] = 0
-    """The least sequence that a bundle may have, whatever was active before and whoever signed a way back."""
-    rollback: Rollback | None = None
-    """For an OPA at `url`; a managed one has it beside its bundle."""
-
-    @property
-    def bearer(self) -> str | None:
-        """The token in clear, for whoever sends it."""
-        return None if self.token is None else self.token.get_secret_value()
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Opa:
-        if (self.managed is None) == (self.url is None):
-            lacking = ("managed", "url") if self.url is None else ()
-            raise mistake("needs exactly one of 'managed' and 'url'", lacking=lacking)
-        found: list[tuple[tuple[int | str, ...], str]] = []
-        if self.managed is not None and self.token is not None:
-            found.append((("token",), "a managed OPA is reached over its own socket and takes no token"))
-        if self.managed is not None and self.rollback is not None:
-            told = "a managed OPA finds the statement beside its bundle"
-            found.append((("rollback",), told))
-        if self.ca_file is not None and (self.url is None or not self.url.tls):
-            found.append((("ca_file",), "the OPA is not reached over https, so no certificate would be checked"))
-        if self.managed is not None and self.report_to is not None:
-            found.append((("report_to",), "a managed OPA gets its bundle from a file, and reports nothing"))
-        if found:
-            raise mistakes_at(found, lacking=())
-        return self
-
-
-class Audit(Strict):
-    """The record of every request. No record, no access."""
-
-    path: FilePath = Field(default=Path("audit"), validate_default=True)
-    """The directory that holds the audit files."""
-    max_bytes: Annotated[int, Size(least=64 * 1024, most=1024**4)] = 100 * 1024**2
-    """The size at which a file is closed and the next begun."""
-    keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """How many closed files are kept. All if null."""
-    sync: bool = False
-    """Whether each group of records is forced to the disk before a request goes on. Records survive the death of the
-    process either way; only with `true` they survive a power loss."""
-    deadline: Annotated[float, Duration(least=0.01, most=60)] = 1.0
-    """How long writing may take; later is 503."""
-    keys: FilePath | None = None
-    """The directory of the keys that seal the records, apart from them. `audit-keys` below `state` if left out."""
-    key_lifetime: Annotated[int, Duration(least=60, most=366 * 86400, whole=True)] = 86400
-    """How long one key is sealed with before the next is made. Whole seconds."""
-    checkpoints: FilePath | None = None
-    """The directory that is told once a second where each chain stands: best another disk, or another machine's.
-    `checkpoints` below `state` if left out."""
-    checkpoint_key: FilePath | None = None
-    """PEM file of the Ed25519 key that signs checkpoints, made at the first start where it is absent.
-    `checkpoint-key.pem` below `state` if left out."""
-
-    syslog: SyslogRelay | None = None
-    """A relay on this machine that gets a copy of every record and checkpoint: `unix:/dev/log`, or `udp:` or `tcp:`
-    with a loopback `host:port`. No request waits for it; what it does not take is counted."""
-
-    @model_validator(mode="after")
-    def _apart(self) -> Audit:
-        found = [
-            ((key,), f"is in the directory of the audit, {self.path}: whoever can change that could change both")
-            for key in ("keys", "checkpoints", "checkpoint_key")
-            if (place := getattr(self, key)) is not None and place.absolute().is_relative_to(self.path.absolute())
-        ]
-        if found:
-            raise mistakes_at(found, lacking=())
-        return self
 
 
 class Grants(Strict):
