@@ -62,12 +62,11 @@ class TlsFiles:
         settings: Tls,
         *,
         group_readable: bool = False,
-        trust: CertificateTrust | None = None,
         interval: float = 0.5,
     ) -> None:
         self._settings = settings
         self._group_readable = group_readable
-        self._trust = trust or CertificateTrust()
+        self._trust = CertificateTrust()
         self._interval = interval
         self._context: ssl.SSLContext | None = None
         self._in_use: Mapping[Path, bytes] = {}

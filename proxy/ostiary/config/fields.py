@@ -160,9 +160,9 @@ def _path(value: Any, info: ValidationInfo) -> Path:
     return _beside(Path(value), info)
 
 
-def split_url(value: Any, schemes: str = "http or https") -> SplitResult:
+def split_url(value: Any) -> SplitResult:
     """The parts of an http or https URL without user, password or fragment."""
-    sentence = f"is not a URL with {schemes}"
+    sentence = "is not a URL with http or https"
     if not isinstance(value, str) or not _PRINTABLE.fullmatch(value):
         raise mistake(sentence)
     try:

@@ -13,6 +13,7 @@ Line: TypeAlias = Decision | AccessError | Callable[[AccessRequest], Decision]
 """One answer of the script: given, raised, or made from the request."""
 
 _REMEMBERED: Final = 1000
+_REVISION: Final = "1-scripted"
 
 
 class ScriptedAuthorizer:
@@ -48,7 +49,7 @@ def allow(
     lifetime: int = 60,
     per_call: bool = False,
     max_age: int = 0,
-    revision: str = "1-scripted",
+    revision: str = _REVISION,
 ) -> Callable[[AccessRequest], Decision]:
     """A line that allows any request as a standing permission of `caller` would. `lifetime`, `max_age`: seconds."""
 
@@ -73,7 +74,7 @@ def allow(
     return line
 
 
-def deny(*reasons: str, revision: str = "1-scripted") -> Callable[[AccessRequest], Decision]:
+def deny(*reasons: str) -> Callable[[AccessRequest], Decision]:
     """A line that denies any request for these reasons (`permission-missing` if none is given)."""
     given = reasons or ("permission-missing",)
 
@@ -92,7 +93,7 @@ def deny(*reasons: str, revision: str = "1-scripted") -> Callable[[AccessRequest
             cache=CachePolicy(max_age=0, vary=()),
             requestable=None,
             observed=False,
-            revision=revision,
+            revision=_REVISION,
         )
 
     return line

@@ -124,11 +124,11 @@ def read_archive(file: BinaryIO, *, largest: int = LARGEST) -> Contents:
     )
 
 
-def read_contents(file: BinaryIO, *, largest: int = LARGEST) -> dict[str, bytes]:
+def read_contents(file: BinaryIO) -> dict[str, bytes]:
     """Every file of an archive by its name, in memory, with the bounds of `read_archive`. Raises as that does."""
-    read_archive(file, largest=largest)
+    read_archive(file)
     file.seek(0)
-    with _members(file, largest) as (members, unpacked):
+    with _members(file, LARGEST) as (members, unpacked):
         return {
             name: content.read()
             for name, member in _files(members, unpacked)

@@ -31,7 +31,6 @@ FLOOR: Final = "1.21.3"
 OVERRIDE: Final = "OSTIARY_OPA"
 """The environment variable that names the program to use, and makes everything else be left alone."""
 
-_REFUSED: Final = frozenset({(1, 20, 0)})  # compares numbers wrongly; refused whatever the floor
 _VERSION: Final = re.compile(r"^Version:[ \t]*(\d+)\.(\d+)\.(\d+)(-\S+)?[ \t]*$", re.MULTILINE)
 _VERSION_TIMEOUT: Final = 20  # seconds
 _MODULE: Final = "github.com/open-policy-agent/opa"
@@ -53,30 +52,28 @@ class _Unusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where OPA can come from. `search` is a PATH (None: the environment's), `go` the name of the Go command on it."""
+    """Where OPA can come from. `search` is a PATH (None: the environment's), on which Go is looked for, too."""
 
     search: str | None = None
     release: Release = field(default_factory=Release)
-    go: str = "go"
 
 
 def ensure_opa(
     *,
     pinned: str = PINNED,
-    floor: str = FLOOR,
     checksum: str | None = None,
     cache_dir: Path | None = None,
     sources: Sources | None = None,
     override: str | None = None,
     progress: Progress = lambda _: None,
 ) -> Path:
-    """The path of an OPA of at least version `floor`; gets version `pinned` if there is none.
+    """The path of an OPA of at least version `FLOOR`; gets version `pinned` if there is none.
 
     `checksum` is the SHA-256 (hex) that the program has to have. `override` is what the environment variable
     `OSTIARY_OPA` is when it is not given: the one program to use. `progress` is told, in sentences, what takes long.
     The cache is `$XDG_CACHE_HOME/ostiary/opa/<version>/opa`. Raises `OpaNotFound`.
     """
-    finder = _Finder(floor=floor, checksum=checksum)
+    finder = _Finder(checksum)
     chosen = override if override is not None else os.environ.get(OVERRIDE)
     if chosen:
         try:
@@ -108,13 +105,13 @@ def ensure_opa(
             ) from why
 
 
-def accept_opa(program: Path, *, floor: str = FLOOR, checksum: str | None = None) -> Path:
-    """`program`, the one that somebody chose, if it is an OPA of at least version `floor`. Raises `OpaNotFound`.
+def accept_opa(program: Path, *, checksum: str | None = None) -> Path:
+    """`program`, the one that somebody chose, if it is an OPA of at least version `FLOOR`. Raises `OpaNotFound`.
 
     With `checksum`, it has to have that SHA-256 (hex) too.
     """
     try:
-        return _Finder(floor=floor, checksum=checksum).accept(program)
+        return _Finder(checksum).accept(program)
     except _Unusable as why:
         raise OpaNotFound(f"The OPA that is configured cannot be used: {why}.") from why
 
@@ -122,9 +119,7 @@ def accept_opa(program: Path, *, floor: str = FLOOR, checksum: str | None = None
 class _Finder:
     """Looks at programs, and accepts those that are a good OPA."""
 
-    def __init__(self, *, floor: str, checksum: str | None) -> None:
-        self._floor = _numbers(floor)
-        self._floor_text = floor
+    def __init__(self, checksum: str | None) -> None:
         self.checksum = None if checksum is None else checksum.lower()
 
     def accept(self, program: Path) -> Path:
@@ -132,11 +127,9 @@ class _Finder:
         version = _ask_version(program)
         if version is None:
             raise _Unusable(f"{program} is not an OPA that runs")
-        text = ".".join(map(str, version[:3]))
-        if version[:3] in _REFUSED:
-            raise _Unusable(f"{program} is version {text}, which compares numbers wrongly")
-        if version < self._floor:
-            raise _Unusable(f"{program} is version {text} and {self._floor_text} is the least")
+        if version < _numbers(FLOOR):
+            text = ".".join(map(str, version[:3]))
+            raise _Unusable(f"{program} is version {text} and {FLOOR} is the least")
         if self.checksum is not None and digest_of(program) != self.checksum:
             raise _Unusable(f"{program} does not have the checksum that is asked for")
         return program
@@ -184,7 +177,7 @@ def _download(finder: _Finder, release: Release, version: str, cache: Path, prog
 def _build(finder: _Finder, sources: Sources, version: str, cache: Path, progress: Progress) -> Path:
     if finder.checksum is not None:
         raise _Unusable("a program built here cannot have the checksum that is asked for")
-    go = shutil.which(sources.go, path=sources.search)
+    go = shutil.which("go", path=sources.search)
     if go is None:
         raise _Unusable("there is no Go on PATH")
     progress(f"Building OPA {version} with `go install`, which takes some minutes the first time.")

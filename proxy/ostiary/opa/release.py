@@ -23,6 +23,9 @@ _CHECKSUM: Final = re.compile(r"([0-9a-fA-F]{64})(?:[ \t]+\*?(\S+))?\s*")
 
 _PROGRAM_LIMIT: Final = 256 * 1024 * 1024  # bytes; OPA is 60 MB
 _CHECKSUM_LIMIT: Final = 1024
+_CONNECT_TIMEOUT: Final = 3.0  # short: many machines cannot reach it
+_READ_TIMEOUT: Final = 30.0
+_TOTAL_TIMEOUT: Final = 900.0
 
 
 class ReleaseError(Exception):
@@ -31,15 +34,9 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A release host. `base` is the URL above the version's directory; timeouts are in seconds.
-
-    Many machines cannot reach it, so that the attempt to connect is short.
-    """
+    """A release host. `base` is the URL above the version's directory."""
 
     base: str = "https://github.com/open-policy-agent/opa/releases/download"
-    connect_timeout: float = 3.0
-    read_timeout: float = 30.0
-    total_timeout: float = 900.0
 
     @staticmethod
     def asset() -> str | None:
@@ -66,7 +63,7 @@ class Release:
         with self._client() as client:
             published = self._published(client, self.url(version, name) + ".sha256", name)
             digest = hashlib.sha256()
-            length, deadline = 0, time.monotonic() + self.total_timeout
+            length, deadline = 0, time.monotonic() + _TOTAL_TIMEOUT
             with client.stream("GET", self.url(version, name)) as response, to.open("xb") as file:
                 response.raise_for_status()
                 for piece in response.iter_bytes():
@@ -74,7 +71,7 @@ class Release:
                     if length > _PROGRAM_LIMIT:
                         raise ReleaseError(f"{name} is longer than {_PROGRAM_LIMIT} bytes")
                     if time.monotonic() > deadline:
-                        raise ReleaseError(f"{name} did not arrive within {self.total_timeout:g} s")
+                        raise ReleaseError(f"{name} did not arrive within {_TOTAL_TIMEOUT:g} s")
                     digest.update(piece)
                     file.write(piece)
         found = digest.hexdigest()
@@ -90,7 +87,7 @@ class Release:
             follow_redirects=True,
             max_redirects=5,
             trust_env=False,
-            timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout),
+            timeout=httpx.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
             event_hooks={"request": [_https_only(httpx.URL(self.base))]},
             headers={"accept-encoding": "identity"},
         )

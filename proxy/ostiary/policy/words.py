@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 _SHOWN: Final = 80
+_COMPARISONS: Final = 200_000
 
 
 def quoted(value: Any) -> str:
@@ -32,8 +33,8 @@ class Nearest:
     mistakes are reported without a suggestion.
     """
 
-    def __init__(self, comparisons: int = 200_000) -> None:
-        self._left = comparisons
+    def __init__(self) -> None:
+        self._left = _COMPARISONS
         self._found: dict[tuple[str, int], tuple[str, Collection[str]]] = {}
 
     def __call__(self, name: str, known: Collection[str]) -> str:
