@@ -26,6 +26,7 @@ from ostiary.models import Json
 from support.forwarding import PATIENCE, Client, Request, connected, replies, reserved_port, response
 from support.people import ASKED, people, statuses
 from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, running_proxy
+from support.publishing import Policy
 from support.streams import cut, endless, flows
 from support.upstream import RawUpstream, UpstreamConnection
 
@@ -272,6 +273,25 @@ async def test_a_stream_that_took_the_last_use_goes_on_until_it_is_revoked(proxy
         assert await flows(client)
         await desk.service.revoke(grant.id, LEAD, reason="an incident")
         assert await cut(client) < 1
+
+
+async def test_a_stream_goes_on_with_its_grant_over_other_bundles_and_ends_with_the_eligibility(
+    proxy: RunningProxy, port: int, opa_binary: Path
+) -> None:
+    """Also where its uses are used up, and no other request is let through by it."""
+    policy = Policy(proxy, opa_binary)
+    granted = (proxy.place / "policy" / "permissions.yaml").read_text()
+    async with streaming(proxy, port) as (desk, client):
+        grant = await desk.give(max_uses=1)
+        decision = await begun(proxy, client)
+        assert (await desk.service.get(grant.id)).state == "used-up"
+        await policy.publish(granted + "# the same\n")
+        assert await flows(client)
+        await policy.publish(PERMISSIONS)
+        assert await cut(client) < 1
+        completion = (await proxy.recorded(decision, lines=2))[-1]
+        await policy.publish(granted)
+    assert (completion["outcome"], completion["reasons"]) == ("aborted", ["permission-missing"])
 
 
 async def test_who_waits_for_an_answer_when_the_grant_ends_is_refused_and_told_of_no_other_end(

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ostiary import assets
 from ostiary.clock import written_instant
 from ostiary.demo.issuer import DemoIssuer
-from ostiary.page import Page
-from ostiary.policy.bundle import build_bundle
 from support.forwarding import Client, Request, connected, reserved_port
 from support.opa import until
 from support.proxy import PERMISSIONS, RunningProxy, Trusted, running_proxy
+from support.publishing import Policy
 from support.streams import cut, endless, flows
 from support.upstream import RawUpstream, UpstreamConnection
 
@@ -43,31 +41,6 @@ def proxy(opa_binary: Path, port: int, tmp_path_factory: pytest.TempPathFactory)
         trusted=Trusted(signer=issuer, options=f"leeway: {LEEWAY}s"),
     ) as running:
         yield running
-
-
-class Policy:
-    """Publishes bundles for a proxy, each later than the one before."""
-
-    def __init__(self, proxy: RunningProxy, opa: Path) -> None:
-        self._proxy = proxy
-        self._opa = opa
-        self._sequence = 1
-
-    async def publish(self, permissions: str) -> str:
-        """The revision, once it is announced."""
-        self._sequence += 1
-        (self._proxy.place / "policy" / "permissions.yaml").write_text(permissions)
-        built = await asyncio.to_thread(
-            build_bundle,
-            self._proxy.place / "policy",
-            self._proxy.bundle,
-            opa=self._opa,
-            sequence=self._sequence,
-            rego_root=assets.rego(),
-        )
-        with contextlib.closing(Page.attach(self._proxy.place / "state" / "page")) as page:
-            await until(lambda: page.revision() == built.revision, seconds=60)
-        return built.revision
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ostiary.decision.batching import BatchingPolicy
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.staleness import StalenessLimit
 from ostiary.decision.warden import PATIENCE, PolicyWarden
-from ostiary.errors import ConditionHours, IdentityInvalid, PolicyUnavailable
+from ostiary.errors import ConditionHours, IdentityInvalid, PolicyStale, PolicyUnavailable
 from ostiary.models import Identity, Target
 from ostiary.opa.bundle import PublishedBundle
 from ostiary.opa.client import OpaClient
@@ -28,6 +28,7 @@ from support.faults import stopped
 from support.warden import Opened
 
 NOON = 1_790_078_400  # Tuesday, 2026-09-22T12:00:00Z
+STALE = 600.0
 PERMISSIONS = """\
 services:
   orders:
@@ -61,7 +62,7 @@ class Worker:
         monitor = PolicyMonitor(opa=client, publication=publication, clock=self.clock, horizon=horizon)
         self._authorizer = OpaAuthorizer(
             policy=BatchingPolicy(policy=client, deadline=0.5),
-            staleness=StalenessLimit(freshness=monitor, most=600),
+            staleness=StalenessLimit(freshness=monitor, most=STALE),
             horizon=horizon,
         )
         self._requests = AccessRequestBuilder(clock=self.clock, grants=NoGrants(), endpoints=NoPrediction())
@@ -133,6 +134,14 @@ async def test_opa_that_is_back_in_time_is_asked_again(worker: Worker, opa: Mana
     worker.clock.advance(PATIENCE)
     assert await opened.goes_on()
     await opened.end()
+
+
+async def test_nothing_outlives_a_policy_that_has_become_stale(worker: Worker) -> None:
+    opened = await worker.open("web")
+    worker.clock.advance(STALE + 60)
+    assert await opened.goes_on()
+    worker.clock.advance(PATIENCE)
+    assert isinstance(await opened.cut(), PolicyStale)
 
 
 async def test_others_can_end_what_is_open_by_whose_it_is(worker: Worker) -> None:
