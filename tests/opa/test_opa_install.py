@@ -191,7 +191,7 @@ class TestRelease:
 
     def test_that_turns_out_to_be_too_old_is_not_used(self, places: Places, host: Callable[..., Release]) -> None:
         places.release = host(program("1.20.0"))
-        assert "compares numbers wrongly" in places.failure()
+        assert "1.20.0 and 1.21.3 is the least" in places.failure()
         assert places.left() == ["1.22.2/.lock"]
 
     def test_that_breaks_off_leaves_nothing(self, places: Places, httpserver: HTTPServer) -> None:
