@@ -28,6 +28,14 @@ asyncio.run(hold())
 """
 
 
+def holder(place: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A process that holds it, and the id of its child."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(place)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        return process, int(process.stdout.readline())
+
+
 async def test_it_is_held_by_one_at_a_time_and_who_that_is_is_told(tmp_path: Path) -> None:
     async with held(tmp_path):
         with pytest.raises(ConfigurationError) as refused:
@@ -40,10 +48,7 @@ async def test_it_is_held_by_one_at_a_time_and_who_that_is_is_told(tmp_path: Pat
 
 
 async def test_who_was_killed_holds_nothing_though_its_children_live(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process.stdout:
-        child = int(process.stdout.readline())
+    process, child = holder(tmp_path)
     try:
         with pytest.raises(ConfigurationError, match=f"process {process.pid}"):
             async with held(tmp_path, patience=0.05):

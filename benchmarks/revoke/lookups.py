@@ -24,7 +24,7 @@ from ostiary.grants.life import Ruling
 from ostiary.grants.records import Asked, Terms
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.statements import Operation
-from ostiary.grants.store import Draft, as_told
+from ostiary.grants.store import NO_BOUNDS, Draft, as_told
 
 GRANTS: Final = 100_000
 ROUNDS: Final = 12
@@ -47,7 +47,7 @@ class FilledStore(SqliteStore):
 def _active(drafts: list[Draft]) -> Operation[None]:
     """Approved by a rule, and recorded."""
     for draft in drafts:
-        record = yield from statements.ask(draft, told=as_told, allowance=None)
+        record = yield from statements.ask(draft, told=as_told, bounds=NO_BOUNDS)
         yield from statements.recorded(record.id, len(record.steps), told=as_told)
 
 

@@ -21,6 +21,7 @@ from ostiary.grants.policy import AccessPolicy
 from ostiary.grants.publisher import Listening
 from ostiary.grants.service import StepLog
 from ostiary.grants.sqlite import SqliteStore
+from ostiary.grants.store import Bounds
 from ostiary.interfaces import GrantKeeper, GrantReader, Reception
 
 
@@ -93,10 +94,15 @@ class MachineGrants:
 def grant_store(settings: Grants) -> GrantStore:
     """Not opened yet. Raises `ConfigurationError` if the extra that it takes is not installed."""
     url = settings.url.get_secret_value()
+    bounds = Bounds(
+        time_per_day=settings.time_per_day,
+        requests_per_day=settings.requests_per_day,
+        keep_ended=settings.keep_ended,
+    )
     if url.startswith(SQLITE):
-        return SqliteStore(Path(url.removeprefix(SQLITE)), allowance=settings.time_per_day, deadline=settings.deadline)
+        return SqliteStore(Path(url.removeprefix(SQLITE)), bounds=bounds, deadline=settings.deadline)
     try:
         from ostiary.grants.postgresql import PostgresStore
     except ModuleNotFoundError as error:
         raise ConfigurationError(["grants.url: PostgreSQL takes pip install 'ostiary[postgresql]'"]) from error
-    return PostgresStore(url, allowance=settings.time_per_day, deadline=settings.deadline)
+    return PostgresStore(url, bounds=bounds, deadline=settings.deadline)

@@ -101,7 +101,14 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "checkpoint_key": None,
             "syslog": None,
         },
-        "grants": {"url": "**********", "deadline": 2.0, "pending_for": 86400, "time_per_day": None},
+        "grants": {
+            "url": "**********",
+            "deadline": 2.0,
+            "pending_for": 86400,
+            "time_per_day": None,
+            "requests_per_day": 200,
+            "keep_ended": 7776000,
+        },
         "limits": {
             "header_bytes": 32768,
             "header_count": 100,

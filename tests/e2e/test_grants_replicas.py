@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import asyncpg
+import httpx
 import pytest
 
 from ostiary.demo.issuer import DemoIssuer
@@ -18,15 +19,18 @@ from ostiary.models import Json
 from support.forwarding import replies, reserved_port, response
 from support.people import ASKED, people, statuses
 from support.postgresql import PostgresServer
-from support.proxy import ISSUER, PERMISSIONS, RunningProxy, Trusted, running_proxy
+from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, Trusted, running_proxy
 from support.upstream import RawUpstream
 
 ELIGIBLE = f"""\
   lead: {{issuer: {ISSUER}, subject: lead}}
+  eager: {{issuer: {ISSUER}, subject: eager}}
 eligible:
+  - {{caller: eager, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m}}
   - {{caller: web, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m}}
 permissions:
 """
+A_DAY: Final = 8
 FOUND: Final = 1.5
 """Seconds in which a change is there, also one that nobody was told of: half a second, on a machine that is busy."""
 VOID: Final = 3.0
@@ -65,7 +69,7 @@ def pair(
             trusted=trusted,
             permissions=PERMISSIONS.replace("permissions:\n", ELIGIBLE),
             opa_extra="deadline: 5s",  # a busy machine is no reason to refuse
-            config_extra=f'grants: {{url: "{server.url}"}}\n',
+            config_extra=f'grants: {{url: "{server.url}", requests_per_day: {A_DAY}}}\n',
         )
 
     with proxy(2) as one, proxy(1) as other:
@@ -136,6 +140,18 @@ async def test_of_so_many_uses_exactly_so_many_are_let_through_by_both_together(
         assert at_one + at_other == Counter({200: 8, 403: 42})
         assert at_one[200]
         assert at_other[200]
+
+
+async def test_one_identity_asks_so_often_a_day_at_both_together(pair: Pair) -> None:
+    answers = []
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for proxy in (*pair, *pair) * 3:
+            headers = {"host": OWN_HOST, "authorization": f"Bearer {proxy.token('eager')}"}
+            answers.append(await client.post(proxy.url("/access/requests"), headers=headers, json=ASKED))
+    assert [answer.status_code for answer in answers] == [201] * A_DAY + [429] * 4
+    assert answers[-1].json()["reasons"] == ["too-many-asked"]
+    left = 86400 - time.time() % 86400
+    assert left - 60 < int(answers[-1].headers["retry-after"]) <= left + 60
 
 
 async def test_while_postgresql_hangs_no_grant_counts_and_permissions_do(pair: Pair, server: PostgresServer) -> None:

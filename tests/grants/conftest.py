@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ostiary.grants.allowance import DAY
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.sqlite import SqliteStore
+from ostiary.grants.store import Bounds
 from support.grants import MovedTime
 from support.postgresql import PostgresServer, empty
 
@@ -27,13 +29,20 @@ def time() -> MovedTime:
     return MovedTime()
 
 
+@pytest.fixture
+def bounds() -> Bounds:
+    return Bounds(time_per_day=6850, keep_ended=30 * DAY)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, time: MovedTime) -> AsyncIterator[DatabaseStore]:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, time: MovedTime, bounds: Bounds
+) -> AsyncIterator[DatabaseStore]:
     made: DatabaseStore
     if request.param == "sqlite":
-        made = SqliteStore(tmp_path / "grants.db", allowance=6850, told=time)
+        made = SqliteStore(tmp_path / "grants.db", bounds=bounds, told=time)
     else:
-        made = PostgresStore(await empty(request.getfixturevalue("postgresql")), allowance=6850, told=time)
+        made = PostgresStore(await empty(request.getfixturevalue("postgresql")), bounds=bounds, told=time)
     await made.start()
     yield made
     await made.close()

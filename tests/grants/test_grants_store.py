@@ -20,7 +20,7 @@ from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.records import Record
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.statements import VERSION
-from ostiary.grants.store import Selection
+from ostiary.grants.store import Bounds, Selection
 from support.grants import ANN, BEN, CID, EVE, MovedTime, asked, draft, terms
 from support.postgresql import PostgresServer, empty
 from support.processes import consumer
@@ -194,6 +194,76 @@ async def test_one_identity_has_so_many_requests_and_grants(
     assert (await store.ask(draft("g-4", EVE))).state == "pending"
     await store.change("g-2", life.drop(ANN))
     assert (await store.ask(draft("g-3"))).state == "pending"
+
+
+@pytest.mark.parametrize("bounds", [Bounds(requests_per_day=2)])
+async def test_one_identity_asks_so_often_a_day(store: DatabaseStore, time: MovedTime) -> None:
+    time.moved = DAY - clocks.time() % DAY + 60  # a minute after midnight
+    first = await store.ask(draft("g-1", key="k"))
+    await store.ask(draft("g-2", ruling=life.Ruling(approve=False)))  # a refusal is an answer, too
+    for again in (store.ask, store.would_ask):
+        with pytest.raises(refusals.TooManyAsked) as refused:
+            await again(draft("g-3"))
+        assert refused.value.retry_after is not None
+        assert DAY - 70 < refused.value.retry_after <= DAY - 60
+    assert (await store.ask(draft("g-3", key="k"))).id == first.id
+    await store.ask(draft("g-4", EVE))
+    time.moved += refused.value.retry_after
+    await store.ask(draft("g-5"))
+
+
+async def test_what_has_been_over_for_long_enough_is_let_go_and_nothing_else(
+    store: DatabaseStore, time: MovedTime
+) -> None:
+    async def recorded(id: str) -> None:
+        await store.recorded(id, 10)
+
+    await approved(store, "g-revoked", duration=1700)
+    await store.change("g-revoked", life.revoke(CID, reason="an incident"))
+    await store.ask(draft("g-denied", ruling=life.Ruling(approve=False), key="k"))
+    await approved(store, "g-unrecorded")
+    await store.change("g-unrecorded", life.revoke(CID, reason="an incident"))
+    await store.ask(draft("g-emergency", duration=300, emergency=True, terms=terms(emergency=300)))
+    await store.change("g-emergency", life.drop(ANN))
+    await store.ask(draft("g-pending"))
+    for id in ("g-revoked", "g-denied", "g-emergency", "g-pending"):  # noqa: A001
+        await recorded(id)
+    time.moved = 30 * DAY - 1
+    assert await store.prune() == 0
+    # One that was revoked would have counted for longer: a machine that slept must not find it gone too early.
+    time.moved = 30 * DAY + 60
+    assert await store.prune() == 1
+    assert await store.prune() == 0
+    with pytest.raises(refusals.GrantUnknown):
+        await store.get("g-denied")
+    time.moved = 30 * DAY + 1760
+    assert await store.prune() == 1
+    left = {record.id for record in await store.find(Selection())}
+    assert left == {"g-unrecorded", "g-emergency", "g-pending"}
+    await recorded("g-unrecorded")
+    await store.change("g-emergency", life.review(CID, reason="it did burn"))
+    await recorded("g-emergency")
+    assert await store.prune() == 2
+    assert (await store.ask(draft("g-new", duration=60, key="k"))).id == "g-new"  # what the key found is gone, too
+
+
+async def test_so_many_are_let_go_at_a_time_and_what_an_older_version_ended_later(
+    store: DatabaseStore, time: MovedTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "_PRUNED", 2)
+    for number in range(5):
+        await store.ask(draft(f"g-{number}", ruling=life.Ruling(approve=False)))
+        await store.recorded(f"g-{number}", 10)
+    await approved(store, "g-active")
+    await store._write(_as_the_migration_left_them())
+    time.moved = 31 * DAY
+    assert [await store.prune() for _ in range(4)] == [1, 2, 2, 0]
+    assert [record.id for record in await store.find(Selection())] == ["g-active"]
+
+
+def _as_the_migration_left_them() -> statements.Operation[None]:
+    """By a guess: the one that is active was taken for over, the first of all."""
+    yield "UPDATE grant_records SET over_at = 1 WHERE id = 'g-active'", ()
 
 
 async def test_a_list_looks_through_so_many_and_a_revocation_through_all(

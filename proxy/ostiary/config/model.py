@@ -79,6 +79,11 @@ class Grants(Strict):
     """How long a request waits for approval before it expires. Whole seconds."""
     time_per_day: Annotated[int, Duration(least=1, most=7 * 86400, whole=True)] | None = None
     """How much time one person may be granted in a day (UTC), all their grants together. No limit if left out."""
+    requests_per_day: Annotated[int, Field(ge=1, le=100_000)] = 200
+    """How often one identity may ask for access in a day (UTC); more is 429."""
+    keep_ended: Annotated[int, Duration(least=86400, most=3650 * 86400, whole=True)] = 90 * 86400
+    """How long a request or a grant is kept after its end, and what an `Idempotency-Key` found; the audit has it for as
+    long as the audit is kept. One whose review is open is kept until that is closed. Whole seconds."""
 
 
 class Errors(Strict):

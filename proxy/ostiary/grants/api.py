@@ -74,6 +74,8 @@ class AccessApi:
             status, document = await self._answer(exchange, request)
         except GrantRefused as refusal:
             status, document, headers = refusal.status, _problem(refusal, exchange.id), list(_PROBLEM)
+            if refusal.retry_after is not None:
+                headers.append((b"retry-after", b"%d" % refusal.retry_after))
             if not exchange.body_complete and exchange.method == "POST":
                 headers.append((b"connection", b"close"))
         else:

@@ -9,17 +9,16 @@ from ostiary.grants import life, statements
 from ostiary.grants.life import Transition
 from ostiary.grants.records import Actor, Record
 from ostiary.grants.statements import Operation
-from ostiary.grants.store import Draft, News, Selection, Told, as_told
+from ostiary.grants.store import NO_BOUNDS, Bounds, Draft, News, Selection, Told, as_told
 
 T = TypeVar("T")
 
 
 class DatabaseStore(ABC):
-    """`allowance` is how much time one person may be granted in a day, in seconds. `deadline` is for each operation, in
-    seconds."""
+    """`deadline` is for each operation, in seconds."""
 
-    def __init__(self, *, allowance: int | None = None, deadline: float = 2.0, told: Told = as_told) -> None:
-        self._allowance = allowance
+    def __init__(self, *, bounds: Bounds = NO_BOUNDS, deadline: float = 2.0, told: Told = as_told) -> None:
+        self._bounds = bounds
         self._deadline = deadline
         self._told = told
 
@@ -34,17 +33,19 @@ class DatabaseStore(ABC):
     async def tables(self) -> int: ...
 
     async def ask(self, draft: Draft) -> Record:
-        return await self._write(statements.ask(draft, told=self._told, allowance=self._allowance))
+        return await self._write(statements.ask(draft, told=self._told, bounds=self._bounds))
 
     async def would_ask(self, draft: Draft) -> Record:
-        return await self._read(statements.would_ask(draft, told=self._told, allowance=self._allowance))
+        return await self._read(statements.would_ask(draft, told=self._told, bounds=self._bounds))
 
     async def change(self, id: str, transition: Transition) -> Record:
-        return await self._write(statements.change(id, transition, told=self._told, allowance=self._allowance))
+        return await self._write(
+            statements.change(id, transition, told=self._told, allowance=self._bounds.time_per_day)
+        )
 
     async def change_all(self, selection: Selection, transition: Transition) -> list[Record]:
         return await self._write(
-            statements.change_all(selection, transition, told=self._told, allowance=self._allowance)
+            statements.change_all(selection, transition, told=self._told, allowance=self._bounds.time_per_day)
         )
 
     async def use(self, id: str) -> Record:
@@ -54,6 +55,12 @@ class DatabaseStore(ABC):
     async def expire(self) -> list[Record]:
         due = await self._read(statements.due(told=self._told))
         return await self._write(statements.expire(due, told=self._told)) if due else []
+
+    async def prune(self) -> int:
+        keep = self._bounds.keep_ended
+        if keep is None or not await self._read(statements.over(keep, told=self._told)):
+            return 0
+        return await self._write(statements.prune(keep, told=self._told), told=False)
 
     async def get(self, id: str, *, to: Actor | None = None) -> Record:
         return await self._read(statements.get(id, to=to))

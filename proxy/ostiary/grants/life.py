@@ -280,6 +280,15 @@ def due_at(record: Record) -> int | None:
     return record.expires_at if record.state == "active" else None
 
 
+def over_at(record: Record) -> int | None:
+    """The second from which nothing of it is to come: it has ended, and would have by itself; all of it is in the
+    audit, and there is no review to close. None if that is not so."""
+    if record.ended_at is None or record.recorded < len(record.steps) or record.review == "open":
+        return None
+    # A machine that has slept since before it was revoked must not find it gone, and go on by what it knows.
+    return max(record.ended_at, record.expires_at or 0)
+
+
 # What the transitions are made of.
 
 

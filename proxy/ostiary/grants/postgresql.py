@@ -21,7 +21,7 @@ import asyncpg
 from ostiary.errors import ConfigurationError, GrantsUnavailable
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.statements import MIGRATIONS, Operation
-from ostiary.grants.store import Told, as_told
+from ostiary.grants.store import NO_BOUNDS, Bounds, Told, as_told
 
 T = TypeVar("T")
 
@@ -38,12 +38,12 @@ class PostgresStore(DatabaseStore):
         self,
         url: str,
         *,
-        allowance: int | None = None,
+        bounds: Bounds = NO_BOUNDS,
         deadline: float = 2.0,
         told: Told = as_told,
         connections: int = 4,
     ) -> None:
-        super().__init__(allowance=allowance, deadline=deadline, told=told)
+        super().__init__(bounds=bounds, deadline=deadline, told=told)
         self._url = url
         self._connections = connections
         self._pool: asyncpg.Pool | None = None
@@ -151,7 +151,7 @@ class PostgresStore(DatabaseStore):
             if version > len(MIGRATIONS):
                 raise ConfigurationError([f"grants.url: the database is of a later version of ostiary ({version})"])
             for statement in (each for migration in MIGRATIONS[version:] for each in migration):
-                await connection.execute(statement)
+                await connection.execute(self._dialect(statement))
             if version == 0:
                 await connection.execute("INSERT INTO grant_clock VALUES (1, 0, $1)", secrets.token_hex(16))
                 await connection.execute("INSERT INTO grant_schema VALUES ($1)", len(MIGRATIONS))

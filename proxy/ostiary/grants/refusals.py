@@ -10,15 +10,17 @@ from typing import ClassVar
 
 
 class GrantRefused(Exception):
-    """`status` is the HTTP status, `reason` a kebab-case constant. `detail` may be told to who asked."""
+    """`status` is the HTTP status, `reason` a kebab-case constant. `detail` may be told to who asked. `retry_after`: it
+    is not refused so many seconds later."""
 
     status: ClassVar[int] = 409
     reason: ClassVar[str]
     sentence: ClassVar[str]
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(detail or self.sentence)
         self.detail = detail
+        self.retry_after = retry_after
 
 
 # 400: what was asked for is outside the eligibility, or not well-formed.
@@ -131,6 +133,12 @@ class KeyReused(GrantRefused):
 class TimeSpent(GrantRefused):
     reason = "time-spent"
     sentence = "One person may not be granted more time in a day."
+
+
+class TooManyAsked(GrantRefused):
+    status = 429
+    reason = "too-many-asked"
+    sentence = "This identity has asked for access as often as it may in a day."
 
 
 class TooManyOpen(GrantRefused):

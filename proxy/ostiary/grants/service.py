@@ -129,12 +129,15 @@ class GrantService:
         return await self._store.find(selection)
 
     async def tidy(self) -> None:
-        """End what is due, and record what is not recorded. Raises `GrantsUnavailable`, `AuditUnavailable`."""
+        """End what is due, record what is not recorded, and let go what was kept long enough. Raises
+        `GrantsUnavailable`, `AuditUnavailable`."""
         if await self._store.expire():
             await self._publisher.publish()
         for record in await self._store.unrecorded():
             if record.id not in self._busy:
                 await self._record(record)
+        if gone := await self._store.prune():
+            _log.debug("%d record(s) of grants were kept long enough", gone)
 
     async def _keep_tidy(self) -> None:
         while True:

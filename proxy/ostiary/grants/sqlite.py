@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 from ostiary.errors import ConfigurationError, GrantsUnavailable
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.statements import MIGRATIONS, Operation
-from ostiary.grants.store import Told, as_told
+from ostiary.grants.store import NO_BOUNDS, Bounds, Told, as_told
 
 T = TypeVar("T")
 
@@ -32,10 +32,8 @@ _NOW: Final = "((julianday('now') - 2440587.5) * 86400.0)"
 class SqliteStore(DatabaseStore):
     """Implements `GrantStore`. The file is made if it is absent, for this user alone."""
 
-    def __init__(
-        self, path: Path, *, allowance: int | None = None, deadline: float = 2.0, told: Told = as_told
-    ) -> None:
-        super().__init__(allowance=allowance, deadline=deadline, told=told)
+    def __init__(self, path: Path, *, bounds: Bounds = NO_BOUNDS, deadline: float = 2.0, told: Told = as_told) -> None:
+        super().__init__(bounds=bounds, deadline=deadline, told=told)
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ostiary-grants")
         self._connection: sqlite3.Connection | None = None
@@ -98,7 +96,7 @@ class SqliteStore(DatabaseStore):
         try:
             version = self._version(connection)
             for statement in (each for migration in MIGRATIONS[version:] for each in migration):
-                connection.execute(statement)
+                connection.execute(statement.replace("{now}", _NOW))
             if version == 0:
                 connection.execute("INSERT INTO grant_clock VALUES (1, 0, ?)", (secrets.token_hex(16),))
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")

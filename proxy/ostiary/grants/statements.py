@@ -16,11 +16,12 @@ from dataclasses import asdict, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from ostiary.grants import life
-from ostiary.grants.allowance import day_of, exceeds
+from ostiary.grants.allowance import DAY, day_of, exceeds
 from ostiary.grants.life import Moment, Transition
 from ostiary.grants.records import OPEN, Actor, Record
-from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyOpen
-from ostiary.grants.store import Draft, Held, News, Selection, Told
+from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyAsked, TooManyOpen
+from ostiary.grants.store import Bounds, Draft, Held, News, Selection, Told
+from ostiary.models import Owner
 
 T = TypeVar("T")
 Statement: TypeAlias = tuple[str, tuple[Any, ...]]
@@ -62,6 +63,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX grant_records_owner ON grant_records (issuer, subject, ends_at)",
     ),
     ("ALTER TABLE grant_records ADD COLUMN approvers TEXT",),
+    (
+        "ALTER TABLE grant_records ADD COLUMN asked_at BIGINT",
+        "ALTER TABLE grant_records ADD COLUMN over_at BIGINT",
+        "UPDATE grant_records SET over_at = CAST({now} AS BIGINT) WHERE state NOT IN ('pending', 'active')",
+        "CREATE INDEX grant_records_asked ON grant_records (issuer, subject, asked_at)",
+        "CREATE INDEX grant_records_over ON grant_records (over_at) WHERE over_at IS NOT NULL",
+    ),
 )
 """Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
 VERSION: Final = len(MIGRATIONS)
@@ -70,15 +78,18 @@ VERSION: Final = len(MIGRATIONS)
 _FIELDS: Final = "document, uses"
 _INSERT: Final = """
     INSERT INTO grant_records (change, issuer, subject, caller, service, state, due, granted_at, ends_at, uses,
-    unrecorded, held, idempotency_key, document, approvers, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    unrecorded, held, idempotency_key, document, approvers, asked_at, over_at, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE: Final = """
     UPDATE grant_records SET change = ?, issuer = ?, subject = ?, caller = ?, service = ?, state = ?, due = ?,
     granted_at = ?, ends_at = ?, uses = ?, unrecorded = ?, held = ?, idempotency_key = ?, document = ?,
-    approvers = ? WHERE id = ?
+    approvers = ?, asked_at = ?, over_at = ? WHERE id = ?
 """
 _AFTER: Final = "(change < ? OR (change = ? AND id > ?))"
 _BATCH: Final = 1000
+_PRUNED: Final = 200
+"""Records that are let go at a time."""
 _LOOKED_AT: Final = 5000
 """Records that a list looks through: what it is to show, the store itself does not know of most of them."""
 
@@ -86,7 +97,7 @@ _LOOKED_AT: Final = 5000
 # Changes
 
 
-def ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]:
+def ask(draft: Draft, *, told: Told, bounds: Bounds) -> Operation[Record]:
     moment = yield from _tick(told)
     asked = draft.asked
     if draft.idempotency_key is not None:
@@ -96,18 +107,18 @@ def ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]
         )
         if rows:
             return _same(_record(rows[0]), draft)
-    record = yield from _made(draft, moment, allowance)
+    record = yield from _made(draft, moment, bounds)
     yield _INSERT, _values(record)
     return record
 
 
-def would_ask(draft: Draft, *, told: Told, allowance: int | None) -> Operation[Record]:
+def would_ask(draft: Draft, *, told: Told, bounds: Bounds) -> Operation[Record]:
     """What `ask` would make of it now. Changes nothing."""
     rows = yield "SELECT {now}", ()
-    return (yield from _made(draft, Moment(now=told(rows[0][0]), change=0), allowance))
+    return (yield from _made(draft, Moment(now=told(rows[0][0]), change=0), bounds))
 
 
-def _made(draft: Draft, moment: Moment, allowance: int | None) -> Operation[Record]:
+def _made(draft: Draft, moment: Moment, bounds: Bounds) -> Operation[Record]:
     asked = draft.asked
     record = life.ask(
         asked,
@@ -117,6 +128,7 @@ def _made(draft: Draft, moment: Moment, allowance: int | None) -> Operation[Reco
         ruling=draft.ruling,
         idempotency_key=draft.idempotency_key,
     )
+    yield from _not_too_often(bounds.requests_per_day, asked.owner, moment.second)
     if record.state in OPEN:
         found = yield (
             "SELECT count(*) FROM grant_records WHERE issuer = ? AND subject = ? AND state IN ('pending', 'active')",
@@ -124,8 +136,20 @@ def _made(draft: Draft, moment: Moment, allowance: int | None) -> Operation[Reco
         )
         if found[0][0] >= MAX_OPEN:
             raise TooManyOpen(f"at most {MAX_OPEN}")
-        yield from _within(allowance, record, moment.second, moment.second + asked.duration)
+        yield from _within(bounds.time_per_day, record, moment.second, moment.second + asked.duration)
     return record
+
+
+def _not_too_often(most: int | None, owner: Owner, second: int) -> Operation[None]:
+    """Raise `TooManyAsked` if this identity has asked for so many today."""
+    if most is None:
+        return
+    found = yield (
+        "SELECT count(*) FROM grant_records WHERE issuer = ? AND subject = ? AND asked_at >= ?",
+        (*owner, day_of(second)),
+    )
+    if found[0][0] >= most:
+        raise TooManyAsked(f"at most {most} requests a day (UTC)", retry_after=day_of(second) + DAY - second)
 
 
 def _same(found: Record, draft: Draft) -> Record:
@@ -193,6 +217,33 @@ def recorded(id: str, steps: int, *, told: Told) -> Operation[None]:
         yield from _keep(replace(record, change=moment.change, recorded=min(steps, len(record.steps))))
 
 
+def over(keep: int, *, told: Told) -> Operation[bool]:
+    """Whether there is anything to prune."""
+    rows = yield "SELECT {now}", ()
+    return bool((yield "SELECT 1 FROM grant_records WHERE over_at <= ? LIMIT 1", (int(told(rows[0][0])) - keep,)))
+
+
+def prune(keep: int, *, told: Told) -> Operation[int]:
+    """Let go what has been over for so many seconds, the oldest first. Nothing that counts changes by it, so it takes
+    no number; two that do it at once wait for one another."""
+    rows = yield "SELECT {now}", ()
+    before = int(told(rows[0][0])) - keep
+    found = yield (
+        f"SELECT {_FIELDS} FROM grant_records WHERE over_at <= ? ORDER BY over_at, id LIMIT ? {{lock}}",
+        (before, _PRUNED),
+    )
+    gone = 0
+    for row in found:
+        record = _record(row)
+        ended = life.over_at(record)
+        if ended is not None and ended <= before:
+            yield "DELETE FROM grant_records WHERE id = ?", (record.id,)
+            gone += 1
+        else:  # the migration knew no better
+            yield from _keep(record)
+    return gone
+
+
 def _tick(told: Told) -> Operation[Moment]:
     rows = yield "UPDATE grant_clock SET change = change + 1 RETURNING change, {now}", ()
     number, now = rows[0]
@@ -244,6 +295,8 @@ def _values(record: Record) -> tuple[Any, ...]:
         record.idempotency_key,
         _json(record.document()),
         _json(asked.terms.approvers),
+        int(record.steps[0].time),
+        life.over_at(record),
         record.id,
     )
 

@@ -13,11 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from ostiary.grants.life import Ruling, Transition
 from ostiary.grants.records import Actor, Asked, Record, State
 from ostiary.models import Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much there may be, None for no bound: of what one person may be granted in a day (UTC, seconds), of requests
+    that one identity makes in a day, and for how many seconds a record is kept after its end."""
+
+    time_per_day: int | None = None
+    requests_per_day: int | None = None
+    keep_ended: int | None = None
+
+
+NO_BOUNDS: Final = Bounds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +119,9 @@ class GrantStore(Protocol):
 
     async def expire(self) -> list[Record]:
         """End what is due. Those that this call ended."""
+
+    async def prune(self) -> int:
+        """Let go some of the records whose time is over. How many it were."""
 
     async def get(self, id: str, *, to: Actor | None = None) -> Record:
         """Raises `GrantUnknown`, also if it is neither theirs nor theirs to approve: that is told by nothing from one

@@ -89,7 +89,10 @@ async def access_lab(place: Place) -> AsyncIterator[Lab]:
             origins={"orders": f"http://127.0.0.1:{service.port}"},
             limits=PATIENT,
             environment=machine.environment,
-            extra={"grants": {"url": f"sqlite:///{STORE}", "deadline": "500ms"}, "workers": 2},
+            extra={
+                "grants": {"url": f"sqlite:///{STORE}", "deadline": "500ms", "requests_per_day": 10_000},
+                "workers": 2,
+            },
         )
         async with _lab(proxy, service, keys, machine=machine) as lab:
             yield lab
