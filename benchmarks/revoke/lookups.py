@@ -48,7 +48,7 @@ def _active(drafts: list[Draft]) -> Operation[None]:
     """Approved by a rule, and recorded."""
     for draft in drafts:
         record = yield from statements.ask(draft, told=as_told, bounds=NO_BOUNDS)
-        yield from statements.recorded(record.id, len(record.steps), told=as_told)
+        yield from statements.recorded([(record.id, len(record.steps))], told=as_told)
 
 
 async def fill(path: Path, *, count: int) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from ostiary.clock import SystemClock
 from ostiary.errors import AuditUnavailable, GrantsUnavailable
-from ostiary.grants import Board, GrantService, Publisher
+from ostiary.grants import ActiveGrants, Board, GrantService, Publisher, statements
 from ostiary.grants.sqlite import SqliteStore
+from ostiary.grants.store import Selection
 from ostiary.models import Json
-from support.grants import CID, asked
+from support.grants import CID, IDP, asked
 
 
 class SlowToMark(SqliteStore):
@@ -24,11 +28,11 @@ class SlowToMark(SqliteStore):
         self.may.set()
         self.away = False
 
-    async def recorded(self, id: str, steps: int) -> None:
+    async def all_recorded(self, marks: Sequence[tuple[str, int]]) -> None:
         await self.may.wait()
         if self.away:
             raise GrantsUnavailable("it is away")
-        await super().recorded(id, steps)
+        await super().all_recorded(marks)
 
 
 class Audit:
@@ -54,8 +58,8 @@ async def service_of(folder: Path) -> AsyncIterator[tuple[GrantService, SlowToMa
     board.close()
 
 
-async def given(service: GrantService) -> str:
-    record = await service.ask(asked())
+async def given(service: GrantService, subject: str = "ann") -> str:
+    record = await service.ask(asked(subject=subject))
     return (await service.approve(record.id, CID, digest=record.digest)).id
 
 
@@ -98,3 +102,47 @@ async def test_what_the_audit_did_not_take_is_recorded_when_it_can(tmp_path: Pat
         await service.tidy()
         assert audit.steps == REVOKED
         assert (await store.get(grant)).recorded == 4
+
+
+async def test_many_are_revoked_in_steps_that_count_at_once_and_go_on_when_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "_SWEPT", 2)
+    async with service_of(tmp_path) as (service, store, audit):
+        grants = [await given(service, f"s{number}") for number in range(5)]
+        board = Board.attach(tmp_path / "grants")
+        active = ActiveGrants(board, monotonic=time.monotonic)
+
+        def counting() -> int:
+            active.look()
+            now = int(time.time())
+            return sum(len(active.active((IDP, f"s{number}"), now)) for number in range(5))
+
+        assert counting() == 5
+        audit.steps.clear()
+        said = []
+        for left in (3, 1, 0):
+            revoked = await service.revoke_all(Selection(), CID, reason="an incident", seconds=0)
+            said.append((revoked.count, len(revoked.records), revoked.complete))
+            assert counting() == left
+        revoked = await service.revoke_all(Selection(), CID, reason="an incident")
+        assert said == [(2, 2, False), (2, 2, False), (1, 1, False)]
+        assert (revoked.count, revoked.complete) == (0, True)
+        await service.close()
+        assert audit.steps == [(3, "revoked")] * 5
+        assert await store.unrecorded() == []
+        assert {(await store.get(grant)).state for grant in grants} == {"revoked"}
+        active.close()
+        board.close()
+
+
+async def test_what_the_audit_does_not_take_of_many_is_revoked_all_the_same(tmp_path: Path) -> None:
+    async with service_of(tmp_path) as (service, store, audit):
+        for number in range(3):
+            await given(service, f"s{number}")
+        audit.full = True
+        assert (await service.revoke_all(Selection(), CID, reason="an incident")).count == 3
+        audit.full = False
+        await service.tidy()
+        assert audit.steps[-3:] == [(3, "revoked")] * 3
+        assert await store.unrecorded() == []

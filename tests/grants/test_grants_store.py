@@ -9,6 +9,7 @@ import time as clocks
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,20 +137,58 @@ async def test_of_what_is_found_the_latest_comes_first_and_the_rest_after_it(sto
     assert await store.find(Selection(review=True)) == []
 
 
-async def test_many_are_revoked_at_once_and_no_other(store: DatabaseStore) -> None:
+INCIDENT = life.revoke(CID, reason="an incident")
+
+
+async def test_many_are_revoked_some_at_a_time_and_no_other(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "_SWEPT", 2)
     for each in ("g-1", "g-2", "g-3"):
         await approved(store, each, duration=60)
     await approved(store, "g-4", service="orders", duration=60)
-    revoked = await store.change_all(
-        Selection(service="billing", states=("active", "pending"), limit=1000), life.revoke(CID, reason="an incident")
-    )
-    assert {record.id for record in revoked} == {"g-1", "g-2", "g-3"}
-    assert len({record.change for record in revoked}) == 1
+    selection = Selection(service="billing", approvers=frozenset({"support-lead"}))
+    steps = [records async for records in store.change_all(selection, INCIDENT)]
+    assert [[record.id for record in records] for records in steps] == [["g-1", "g-2"], ["g-3"]]
+    assert len({record.change for record in steps[0]}) == 1
     states = Counter(record.state for record in await store.find(Selection()))
     assert states == {"revoked": 3, "active": 1}
     # Of one change, what comes after one of them.
-    rest = await store.find(Selection(before=(revoked[0].change, "g-1")))
-    assert [record.id for record in rest] == ["g-2", "g-3", "g-4"]
+    rest = await store.find(Selection(before=(steps[0][0].change, "g-1")))
+    assert [record.id for record in rest] == ["g-2", "g-4"]
+    assert [records async for records in store.change_all(replace(selection, approvers=frozenset()), INCIDENT)] == []
+    with pytest.raises(refusals.ReasonTooLong):
+        async for _ in store.change_all(Selection(), life.revoke(CID, reason="a" * 1001)):
+            pass
+
+
+async def test_what_is_asked_for_and_approved_while_many_are_revoked_is_revoked_too(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "_SWEPT", 1)
+    waiting = await store.ask(draft("g-waiting"))
+    await store.ask(draft("g-1"))
+    revoked = []
+    begun = store.change_all(Selection(), INCIDENT)
+    revoked += await anext(begun)  # the one that waited longest
+    late = await store.ask(draft("g-late"))
+    await store.change("g-late", life.approve(BEN, digest=late.digest))
+    await begun.aclose()
+    assert [record.id for record in revoked] == [waiting.id]
+    # Broken off, and begun again.
+    async for records in store.change_all(Selection(), INCIDENT):
+        revoked += records
+        if len(revoked) == 2:
+            await store.ask(draft("g-last"))
+    assert [record.id for record in revoked] == ["g-waiting", "g-1", "g-late", "g-last"]
+    assert await store.find(Selection(states=("active", "pending"))) == []
+
+
+async def test_what_is_due_and_not_ended_yet_stays_for_time_to_end(store: DatabaseStore, time: MovedTime) -> None:
+    await approved(store, duration=60)
+    time.moved = 61
+    assert [records async for records in store.change_all(Selection(), INCIDENT)] == []
+    assert [record.state for record in await store.expire()] == ["expired"]
 
 
 async def test_time_ends_what_is_due_once(store: DatabaseStore, time: MovedTime) -> None:
@@ -275,7 +314,7 @@ async def test_a_list_looks_through_so_many_and_a_revocation_through_all(
         await store.ask(draft(f"g-{number}", endpoints=("charge",) if number else ("refund",)))
     assert await store.find(Selection(endpoint="refund")) == []
     assert len(await store.find(Selection(endpoint="charge"))) == 4
-    revoked = await store.change_all(Selection(endpoint="refund"), life.revoke(CID, reason="an incident"))
+    (revoked,) = [records async for records in store.change_all(Selection(endpoint="refund"), INCIDENT)]
     assert [record.id for record in revoked] == ["g-0"]
 
 

@@ -190,6 +190,32 @@ _simple("revoke", "Take a grant away, or end a request that waits.")
 _simple("review", "Close the review of an emergency.")
 
 
+@app.command("revoke-all")
+def revoke_all(
+    url: Url,
+    service: Annotated[str | None, typer.Option("--service", help="Those for this service.")] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Those for this endpoint.")] = None,
+    caller: Annotated[str | None, typer.Option("--caller", help="Those that were had as this caller.")] = None,
+    issuer: Annotated[str | None, typer.Option("--issuer", help="Those of one person: whose issuer is this,")] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="and whose subject is this.")] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="All that you are an approver of.")] = False,
+    reason: Why = "",
+    token: Token = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Take away all grants that fit, and that you are an approver of, and end the requests that wait."""
+    which = {"service": service, "endpoint": endpoint, "caller": caller, "issuer": issuer, "subject": subject}
+    asked = {name: value for name, value in which.items() if value is not None}
+    if not asked and not everything:
+        fail("of which: --service, --endpoint, --caller, --issuer with --subject, or --everything")
+    count = 0
+    with _Api(url, token, token_file) as api:
+        while not (found := api.post("revocations", asked | {"reason": reason}))["complete"]:
+            count += found["count"]
+            note(f"{count} so far")
+    typer.echo(f"{count + found['count']} revoked")
+
+
 @app.command("wait")
 def wait(
     id: Id,  # noqa: A002

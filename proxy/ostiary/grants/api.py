@@ -169,8 +169,12 @@ class AccessApi:
             endpoint=_text(body, "endpoint", default="") or None,
             approvers=actor.callers,
         )
-        records = await self._service.revoke_all(selection, actor, reason=_reason(body))
-        return 200, {"revoked": [shown(record) for record in records]}
+        revoked = await self._service.revoke_all(selection, actor, reason=_reason(body))
+        return 200 if revoked.complete else 202, {
+            "revoked": [shown(record) for record in revoked.records],
+            "count": revoked.count,
+            "complete": revoked.complete,
+        }
 
 
 def shown(record: Record) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
 from ostiary.grants import life, statements
@@ -43,10 +44,14 @@ class DatabaseStore(ABC):
             statements.change(id, transition, told=self._told, allowance=self._bounds.time_per_day)
         )
 
-    async def change_all(self, selection: Selection, transition: Transition) -> list[Record]:
-        return await self._write(
-            statements.change_all(selection, transition, told=self._told, allowance=self._bounds.time_per_day)
-        )
+    async def change_all(self, selection: Selection, transition: Transition) -> AsyncGenerator[list[Record], None]:
+        after: tuple[int, str] | None = (0, "")
+        while after is not None:
+            changed, after = await self._write(
+                statements.sweep(selection, transition, after, told=self._told, allowance=self._bounds.time_per_day)
+            )
+            if changed:
+                yield changed
 
     async def use(self, id: str) -> Record:
         record = await self._write(statements.use(id, told=self._told), told=False)
@@ -69,7 +74,10 @@ class DatabaseStore(ABC):
         return await self._read(statements.find(selection))
 
     async def recorded(self, id: str, steps: int) -> None:
-        await self._write(statements.recorded(id, steps, told=self._told))
+        await self.all_recorded([(id, steps)])
+
+    async def all_recorded(self, marks: Sequence[tuple[str, int]]) -> None:
+        await self._write(statements.recorded(marks, told=self._told))
 
     async def unrecorded(self) -> list[Record]:
         return await self._read(statements.unrecorded())

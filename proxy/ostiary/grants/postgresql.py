@@ -101,7 +101,11 @@ class PostgresStore(DatabaseStore):
             statement = next(operation)
             while True:
                 text, values = statement
-                statement = operation.send(await connection.fetch(self._dialect(text), *values))
+                if isinstance(values, list):
+                    await connection.executemany(self._dialect(text), values)
+                    statement = operation.send([])
+                else:
+                    statement = operation.send(await connection.fetch(self._dialect(text), *values))
         except StopIteration as done:
             result: T = done.value
             return result

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Final, Literal, TypeAlias
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, TypeAlias
 
 from ostiary.models import Grant, Json, Owner
 
@@ -174,7 +174,8 @@ class Record:
 
     def document(self) -> dict[str, Json]:
         """As it is kept, and as `of` reads it."""
-        return asdict(self)
+        document: dict[str, Json] = _plain(self)
+        return document
 
     @classmethod
     def of(cls, document: Mapping[str, Json]) -> Record:
@@ -202,6 +203,19 @@ class Record:
 def extension_digest(record: Record, *, duration: int, reason: str) -> str:
     """What the approval of an extension is for: that grant, as long as it is now, and so much more."""
     return _digest([record.id, record.digest, record.expires_at, duration, reason])
+
+
+def _plain(value: Any) -> Any:
+    """As `asdict` has it, without a copy of each text: that is most of what a change costs."""
+    members = _MEMBERS.get(type(value))
+    if members is not None:
+        return {name: _plain(getattr(value, name)) for name in members}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+_MEMBERS: Final = {
+    each: tuple(member.name for member in fields(each)) for each in (Record, Asked, Terms, Extension, Step)
+}
 
 
 def _digest(document: Json) -> str:

@@ -14,16 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from ostiary.errors import AuditUnavailable, GrantsUnavailable
 from ostiary.grants import life
 from ostiary.grants.life import Ruling, Transition
 from ostiary.grants.publisher import Publisher
-from ostiary.grants.records import OPEN, Actor, Asked, Record
+from ostiary.grants.records import Actor, Asked, Record
 from ostiary.grants.store import Draft, GrantStore, Selection
 from ostiary.models import Json
 
@@ -31,7 +32,10 @@ _log = logging.getLogger("ostiary.grants")
 
 _TIDY: Final = 5.0
 """Seconds between two looks for what is due, and for what is not recorded."""
-_ALL: Final = 1_000_000
+_REVOKING: Final = 5.0
+"""Seconds after which whoever revokes many is told how far it has come."""
+_SHOWN: Final = 1000
+"""Records of those that were revoked together that are shown."""
 
 
 class StepLog(Protocol):
@@ -39,6 +43,16 @@ class StepLog(Protocol):
 
     async def step(self, document: Mapping[str, Json]) -> None:
         """Done once it is on disk. Raises `AuditUnavailable`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """`count` were revoked, of which the first few are `records`. `complete`: none of those that were selected is
+    left."""
+
+    records: Sequence[Record]
+    count: int
+    complete: bool
 
 
 class GrantService:
@@ -100,21 +114,31 @@ class GrantService:
     async def revoke(self, id: str, actor: Actor, *, reason: str) -> Record:
         return await self._end(id, life.revoke(actor, reason=reason))
 
-    async def revoke_all(self, selection: Selection, actor: Actor, *, reason: str) -> list[Record]:
-        """All that wait or are active and are selected."""
-        chosen = replace(selection, states=tuple(sorted(OPEN)), limit=_ALL, before=None)
-        records = await self._store.change_all(chosen, life.revoke(actor, reason=reason))
-        await self._publisher.publish()
-        for record in records:
-            await self._record_if_possible(record)
-        return records
+    async def revoke_all(
+        self, selection: Selection, actor: Actor, *, reason: str, seconds: float = _REVOKING
+    ) -> Revoked:
+        """All that wait or are active and are selected, some at a time: those of each step count no more, on this
+        machine, when the next begins. After so many seconds it is left at that; asked again, it goes on."""
+        until = time.monotonic() + seconds
+        shown: list[Record] = []
+        count = 0
+        async with aclosing(self._store.change_all(selection, life.revoke(actor, reason=reason))) as steps:
+            async for records in steps:
+                await self._publisher.publish()
+                await asyncio.gather(*self._marking)  # so that what is noted keeps up
+                await self._record_if_possible(records)
+                count += len(records)
+                shown += records[: _SHOWN - len(shown)]
+                if time.monotonic() > until:
+                    return Revoked(records=shown, count=count, complete=False)
+        return Revoked(records=shown, count=count, complete=True)
 
     async def use(self, id: str) -> None:
         """Take one use, for a request that is about to be let through. Raises `GrantRefused` if none is left."""
         record = await self._store.use(id)
         if record.state != "active":
             await self._publisher.publish()
-            await self._record_if_possible(record)
+            await self._record_if_possible([record])
 
     # Looking
 
@@ -148,32 +172,45 @@ class GrantService:
     async def _end(self, id: str, transition: Transition) -> Record:
         record = await self._store.change(id, transition)
         await self._publisher.publish()
-        await self._record_if_possible(record)
+        await self._record_if_possible([record])
         return record
 
-    async def _record_if_possible(self, record: Record) -> None:
+    async def _record_if_possible(self, records: Sequence[Record]) -> None:
         """What ended counts already. That the audit has it is written down when nobody waits for it any more."""
-        self._busy.add(record.id)
+        self._busy |= {record.id for record in records}
+        written: list[Record] = []
         try:
-            await self._write(record)
-        except AuditUnavailable as error:
-            self._busy.discard(record.id)
-            _log.error("a step of %s is recorded later: %s", record.id, error)
-        except BaseException:
-            self._busy.discard(record.id)
-            raise
-        else:
-            marking = asyncio.create_task(self._mark_if_possible(record), name="grants-mark")
+            for record, error in zip(records, await self._written(records), strict=True):
+                if error is None:
+                    written.append(record)
+                else:
+                    _log.error("a step of %s is recorded later: %s", record.id, error)
+        finally:
+            self._busy -= {record.id for record in records} - {record.id for record in written}
+        if written:
+            marking = asyncio.create_task(self._mark_if_possible(written), name="grants-mark")
             self._marking.add(marking)
             marking.add_done_callback(self._marking.discard)
 
-    async def _mark_if_possible(self, record: Record) -> None:
+    async def _written(self, records: Sequence[Record]) -> list[AuditUnavailable | None]:
+        """Why the audit does not have the steps of each, None where it does."""
+        return await asyncio.gather(*(self._write_if_possible(record) for record in records))
+
+    async def _write_if_possible(self, record: Record) -> AuditUnavailable | None:
         try:
-            await self._store.recorded(record.id, len(record.steps))
+            await self._write(record)
+        except AuditUnavailable as error:
+            return error
+        return None
+
+    async def _mark_if_possible(self, records: Sequence[Record]) -> None:
+        try:
+            await self._store.all_recorded([(record.id, len(record.steps)) for record in records])
         except GrantsUnavailable as error:
-            _log.error("a step of %s is recorded once more: %s", record.id, error)
+            for record in records:
+                _log.error("a step of %s is recorded once more: %s", record.id, error)
         finally:
-            self._busy.discard(record.id)
+            self._busy -= {record.id for record in records}
 
     async def _record(self, record: Record) -> Record:
         """Write the steps that are new into the audit; only then does what they give count."""

@@ -121,7 +121,8 @@ class SqliteStore(DatabaseStore):
             rows: list[tuple[object, ...]] | None = None
             while True:
                 text, values = next(operation) if rows is None else operation.send(rows)
-                rows = connection.execute(text.replace("{now}", _NOW).replace("{lock}", ""), values).fetchall()
+                execute = connection.executemany if isinstance(values, list) else connection.execute
+                rows = execute(text.replace("{now}", _NOW).replace("{lock}", ""), values).fetchall()
         except StopIteration as done:
             connection.execute("COMMIT")
             result: T = done.value

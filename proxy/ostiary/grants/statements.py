@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from ostiary.grants import life
 from ostiary.grants.allowance import DAY, day_of, exceeds
 from ostiary.grants.life import Moment, Transition
 from ostiary.grants.records import OPEN, Actor, Record
-from ostiary.grants.refusals import GrantRefused, GrantUnknown, KeyReused, TimeSpent, TooManyAsked, TooManyOpen
+from ostiary.grants.refusals import GrantUnknown, KeyReused, TimeSpent, TooManyAsked, TooManyOpen, WrongState
 from ostiary.grants.store import Bounds, Draft, Held, News, Selection, Told
 from ostiary.models import Owner
 
 T = TypeVar("T")
-Statement: TypeAlias = tuple[str, tuple[Any, ...]]
+Statement: TypeAlias = tuple[str, tuple[Any, ...] | list[tuple[Any, ...]]]
+"""Its text and its values, or a list of them: then it is executed with each, and has no rows."""
 Rows: TypeAlias = Sequence[Sequence[Any]]
 Operation: TypeAlias = Generator[Statement, Rows, T]
 
@@ -70,6 +72,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX grant_records_asked ON grant_records (issuer, subject, asked_at)",
         "CREATE INDEX grant_records_over ON grant_records (over_at) WHERE over_at IS NOT NULL",
     ),
+    ("CREATE INDEX grant_records_open ON grant_records (change, id) WHERE due IS NOT NULL",),
 )
 """Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
 VERSION: Final = len(MIGRATIONS)
@@ -86,8 +89,10 @@ _UPDATE: Final = """
     granted_at = ?, ends_at = ?, uses = ?, unrecorded = ?, held = ?, idempotency_key = ?, document = ?,
     approvers = ?, asked_at = ?, over_at = ? WHERE id = ?
 """
-_AFTER: Final = "(change < ? OR (change = ? AND id > ?))"
+_BEFORE: Final = "(change < ? OR (change = ? AND id > ?))"
 _BATCH: Final = 1000
+_SWEPT: Final = 200
+"""Records that a step of a sweep looks at: few, because nobody else changes anything meanwhile."""
 _PRUNED: Final = 200
 """Records that are let go at a time."""
 _LOOKED_AT: Final = 5000
@@ -168,17 +173,41 @@ def change(id: str, transition: Transition, *, told: Told, allowance: int | None
     return (yield from _change(before, transition, moment, allowance))
 
 
-def change_all(
-    selection: Selection, transition: Transition, *, told: Told, allowance: int | None
-) -> Operation[list[Record]]:
+class Swept(NamedTuple):
+    """What a step of a sweep has changed, and where the next one begins; None if nothing is left to look at."""
+
+    changed: list[Record]
+    after: tuple[int, str] | None
+
+
+def sweep(
+    selection: Selection, transition: Transition, after: tuple[int, str], *, told: Told, allowance: int | None
+) -> Operation[Swept]:
+    """Change those that fit among the next records that wait or are active, in the order of their last change.
+
+    Whatever is changed meanwhile, by anybody, is numbered after all that there is, so that the sweep comes to it: when
+    nothing is left, nothing that fits is, at that moment, as it was.
+    """
     moment = yield from _tick(told)
+    conditions, values = _wanted(selection)
+    conditions += ["due IS NOT NULL", "(change > ? OR (change = ? AND id > ?))"]
+    columns = f"{_FIELDS}, change, id, approvers"
+    rows = yield (
+        f"SELECT {columns} FROM grant_records WHERE {' AND '.join(conditions)} ORDER BY change, id LIMIT ? {{lock}}",
+        (*values, after[0], *after, _SWEPT),
+    )
     changed = []
-    for before in (yield from find(selection, lock=True)):
-        try:
-            changed.append((yield from _change(before, transition, moment, allowance)))
-        except GrantRefused:
+    for row in rows:
+        if selection.approvers is not None and selection.approvers.isdisjoint(_approvers(row[0], row[4])):
             continue
-    return changed
+        before = _record(row)
+        if not selection.fits(before):
+            continue
+        with suppress(WrongState):
+            changed.append((yield from _changed(before, transition, moment, allowance)))
+    if changed:
+        yield _UPDATE, [_values(record) for record in changed]
+    return Swept(changed, (rows[-1][2], rows[-1][3]) if len(rows) == _SWEPT else None)
 
 
 def due(*, told: Told) -> Operation[list[str]]:
@@ -210,11 +239,15 @@ def use(id: str, *, told: Told) -> Operation[Record | None]:
     return after
 
 
-def recorded(id: str, steps: int, *, told: Told) -> Operation[None]:
+def recorded(marks: Sequence[tuple[str, int]], *, told: Told) -> Operation[None]:
     moment = yield from _tick(told)
-    record = yield from get(id, lock=True)
-    if steps > record.recorded:
-        yield from _keep(replace(record, change=moment.change, recorded=min(steps, len(record.steps))))
+    changed = []
+    for id, steps in marks:  # noqa: A001
+        record = yield from get(id, lock=True)
+        if steps > record.recorded:
+            changed.append(replace(record, change=moment.change, recorded=min(steps, len(record.steps))))
+    if changed:
+        yield _UPDATE, [_values(record) for record in changed]
 
 
 def over(keep: int, *, told: Told) -> Operation[bool]:
@@ -251,13 +284,17 @@ def _tick(told: Told) -> Operation[Moment]:
 
 
 def _change(before: Record, transition: Transition, moment: Moment, allowance: int | None) -> Operation[Record]:
+    after = yield from _changed(before, transition, moment, allowance)
+    if after != before:
+        yield from _keep(after)
+    return after
+
+
+def _changed(before: Record, transition: Transition, moment: Moment, allowance: int | None) -> Operation[Record]:
     after = transition(before, moment)
-    if after == before:
-        return before
     if after.expires_at is not None and after.expires_at != before.expires_at:
         begins = after.granted_at or moment.second
         yield from _within(allowance, after, begins, after.expires_at)
-    yield from _keep(after)
     return after
 
 
@@ -315,30 +352,27 @@ def get(id: str, *, lock: bool = False, to: Actor | None = None) -> Operation[Re
 
 def _concerns(actor: Actor, row: Sequence[Any]) -> bool:
     document, _, issuer, subject, approvers = row
-    if (issuer, subject) == actor.owner:
-        return True
-    # A record that was not changed since there is such a column has none.
-    named = json.loads(document)["asked"]["terms"]["approvers"] if approvers is None else json.loads(approvers)
-    return not actor.callers.isdisjoint(named)
+    return (issuer, subject) == actor.owner or not actor.callers.isdisjoint(_approvers(document, approvers))
 
 
-def find(selection: Selection, *, lock: bool = False) -> Operation[list[Record]]:
-    wanted: dict[str, object] = {"caller = ?": selection.caller, "service = ?": selection.service}
-    if selection.owner is not None:
-        wanted |= {"issuer = ?": selection.owner[0], "subject = ?": selection.owner[1]}
-    given = {condition: value for condition, value in wanted.items() if value is not None}
-    conditions, values = list(given), list(given.values())
-    if selection.states:
-        conditions.append(f"state IN ({', '.join('?' * len(selection.states))})")
-        values.extend(selection.states)
+def _approvers(document: str, approvers: str | None) -> list[str]:
+    """A record that was not changed since they are kept apart has them in its document alone."""
+    found: list[str] = (
+        json.loads(document)["asked"]["terms"]["approvers"] if approvers is None else json.loads(approvers)
+    )
+    return found
+
+
+def find(selection: Selection) -> Operation[list[Record]]:
+    conditions, values = _wanted(selection)
     text = (
-        f"SELECT {_FIELDS} FROM grant_records WHERE {' AND '.join([*conditions, _AFTER])}"
-        f" ORDER BY change DESC, id LIMIT ?{' {lock}' if lock else ''}"
+        f"SELECT {_FIELDS} FROM grant_records WHERE {' AND '.join([*conditions, _BEFORE])}"
+        f" ORDER BY change DESC, id LIMIT ?"
     )
     found: list[Record] = []
     change, id = selection.before or (2**62, "")  # noqa: A001
     looked_at = 0
-    while len(found) < selection.limit and (lock or looked_at < _LOOKED_AT):
+    while len(found) < selection.limit and looked_at < _LOOKED_AT:
         rows = yield text, (*values, change, change, id, _BATCH)
         records = [_record(row) for row in rows]
         found += [record for record in records if selection.fits(record)]
@@ -347,6 +381,19 @@ def find(selection: Selection, *, lock: bool = False) -> Operation[list[Record]]
             break
         change, id = records[-1].change, records[-1].id  # noqa: A001
     return found[: selection.limit]
+
+
+def _wanted(selection: Selection) -> tuple[list[str], list[object]]:
+    """What the store itself looks for of a selection: conditions, and their values."""
+    wanted: dict[str, object] = {"caller = ?": selection.caller, "service = ?": selection.service}
+    if selection.owner is not None:
+        wanted |= {"issuer = ?": selection.owner[0], "subject = ?": selection.owner[1]}
+    given = {condition: value for condition, value in wanted.items() if value is not None}
+    conditions, values = list(given), list(given.values())
+    if selection.states:
+        conditions.append(f"state IN ({', '.join('?' * len(selection.states))})")
+        values.extend(selection.states)
+    return conditions, values
 
 
 def unrecorded() -> Operation[list[Record]]:

@@ -11,7 +11,7 @@ refuses (`GrantRefused`) is raised as it is, and nothing was changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -47,8 +47,8 @@ class Draft:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which records: all that fit what is given. Those changed last come first, at most `limit`, and only those that
-    come after `before`, the change and id of the last one that was seen. To list them, a few thousand are looked at;
-    to change them, all."""
+    come after `before`, the change and id of the last one that was seen. To list them, a few thousand are looked
+    at."""
 
     states: Sequence[State] = ()
     owner: Owner | None = None
@@ -111,8 +111,11 @@ class GrantStore(Protocol):
     async def change(self, id: str, transition: Transition) -> Record:
         """The record after the transition. Raises `GrantUnknown`."""
 
-    async def change_all(self, selection: Selection, transition: Transition) -> list[Record]:
-        """Change all that are selected, at once: all or none. Those that a transition refuses stay as they are."""
+    def change_all(self, selection: Selection, transition: Transition) -> AsyncGenerator[list[Record], None]:
+        """Change all that wait or are active and are selected, some at a time: those of each step are durable when they
+        are yielded. At the end there is none left, also of those that were asked for or approved meanwhile. One that
+        is in another state than it takes stays as it is. Broken off and begun again, it goes on with what is left.
+        `states`, `limit` and `before` say nothing here."""
 
     async def use(self, id: str) -> Record:
         """Take one use: of `max_uses`, exactly so many succeed, whoever asks at once."""
@@ -132,6 +135,9 @@ class GrantStore(Protocol):
 
     async def recorded(self, id: str, steps: int) -> None:
         """So many of its steps are in the audit."""
+
+    async def all_recorded(self, marks: Sequence[tuple[str, int]]) -> None:
+        """The same of several at once, by their ids."""
 
     async def unrecorded(self) -> list[Record]:
         """Those that have steps of which that is not known."""
