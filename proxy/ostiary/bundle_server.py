@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -19,13 +20,13 @@ from ostiary.distribution.access import Access
 from ostiary.distribution.app import BundleServer
 from ostiary.distribution.archives import Examiner
 from ostiary.distribution.files import Identity
-from ostiary.distribution.protocol import BundleProtocol
+from ostiary.distribution.protocol import bundle_protocol
 from ostiary.distribution.reports import Reports
 from ostiary.distribution.store import Store
 from ostiary.errors import ConfigurationError
 from ostiary.keyfile import read_key_file
 from ostiary.listening import Server, bind, listen, quiet
-from ostiary.server import server_context
+from ostiary.server import Census, server_context
 from ostiary.worker import allow_descriptors
 
 _log = logging.getLogger("ostiary.distribution")
@@ -42,7 +43,8 @@ class AddressTaken(Exception):
 
 
 class TlsFiles:
-    """A context whose certificate is taken into use again when its file changes. The authorities of clients are not.
+    """How TLS is spoken: by files that are taken into use again when they change, for the connections that are made
+    then.
 
     Raises `ConfigurationError` and OSError.
     """
@@ -50,15 +52,12 @@ class TlsFiles:
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self._certificate = certificate
         self._key = key
-        read_key_file(key, what="the private key", limit=_SIZE, group_readable=True)
-        authorities = "" if client_ca is None else client_ca.read_text(encoding="ascii", errors="replace")
-        if client_ca is not None and "BEGIN CERTIFICATE" not in authorities:
-            raise ConfigurationError([f"{client_ca}: holds no certificate (PEM)"])
-        try:
-            self.context = server_context(certificate=certificate, key=key, authorities=authorities)
-        except ssl.SSLError as error:
-            raise ConfigurationError([f"{certificate}: cannot be used with {key}: {_reason(error)}"]) from error
+        self._client_ca = client_ca
         self._seen = self._identities()
+        self.context = self._now = self._read()
+        # The listener keeps the context that it was given; each handshake is told of the one that is used now, also if
+        # the client names no server.
+        self.context.sni_callback = self._use
 
     async def watch(self) -> None:
         while True:
@@ -68,17 +67,30 @@ class TlsFiles:
                 if seen == self._seen:
                     continue
                 self._seen = seen
-                read_key_file(self._key, what="the private key", limit=_SIZE, group_readable=True)
-                self.context.load_cert_chain(self._certificate, self._key, password="")
-            except ssl.SSLError as error:
-                _log.error("the certificate stays as it was: %s", _reason(error))
+                self._now = self._read()
             except (OSError, ConfigurationError) as error:
-                _log.error("the certificate stays as it was: %s", error)
+                _log.error("the certificate and the authorities stay as they were: %s", error)
             else:
                 _log.info("the certificate was replaced")
 
-    def _identities(self) -> tuple[Identity, Identity]:
-        return Identity.of(self._certificate.stat()), Identity.of(self._key.stat())
+    def _use(self, handshake: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        handshake.context = self._now
+
+    def _read(self) -> ssl.SSLContext:
+        read_key_file(self._key, what="the private key", limit=_SIZE, group_readable=True)
+        authorities = "" if self._client_ca is None else self._client_ca.read_text(encoding="ascii", errors="replace")
+        if self._client_ca is not None and "BEGIN CERTIFICATE" not in authorities:
+            raise ConfigurationError([f"{self._client_ca}: holds no certificate (PEM)"])
+        try:
+            return server_context(certificate=self._certificate, key=self._key, authorities=authorities)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                [f"{self._certificate}: cannot be used with {self._key}: {_reason(error)}"]
+            ) from error
+
+    def _identities(self) -> tuple[Identity, ...]:
+        files = (self._certificate, self._key, self._client_ca)
+        return tuple(Identity.of(file.stat()) for file in files if file is not None)
 
 
 def serve(
@@ -89,6 +101,7 @@ def serve(
     access: Access,
     examiner: Examiner,
     connections: int,
+    per_peer: int,
     tls: TlsFiles | None,
 ) -> None:
     """Serve what is published in the directory until SIGTERM or SIGINT. Blocks.
@@ -104,14 +117,21 @@ def serve(
     store = Store(directory, examiner=examiner)
     bundles = BundleServer(store, access=access, reports=Reports(clock=SystemClock()))
     with contextlib.closing(listener), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(store, bundles, listener, connections=connections, tls=tls))
+        census = Census(limit=sys.maxsize, per_peer=per_peer)
+        runner.run(_run(store, bundles, listener, connections=connections, census=census, tls=tls))
 
 
 async def _run(
-    store: Store, bundles: BundleServer, listener: socket.socket, *, connections: int, tls: TlsFiles | None
+    store: Store,
+    bundles: BundleServer,
+    listener: socket.socket,
+    *,
+    connections: int,
+    census: Census,
+    tls: TlsFiles | None,
 ) -> None:
-    config = quiet(bundles.application, http=BundleProtocol, patience=2)
-    config.limit_concurrency = connections
+    config = quiet(bundles.application, http=bundle_protocol(census), patience=2)
+    config.limit_concurrency = connections  # beyond them the answer is 503
     config.load()
     config.ssl = None if tls is None else tls.context
     server = Server(config)

@@ -184,6 +184,7 @@ def test_an_address_that_is_taken(tmp_path: Path) -> None:
 def test_clients_are_known_by_certificates_and_bundles_by_signatures(tmp_path: Path, bundles: list[Path]) -> None:
     authority = root("clients")
     (tmp_path / "ca.pem").write_bytes(authority.pem)
+    (tmp_path / "clients.pem").write_bytes(authority.pem)
     authority.issue(dns("localhost"), extended=SERVER).write(tmp_path, "server")
     authority.issue(uri("spiffe://shop.test/ci")).write(tmp_path, "ci")
     authority.issue(subject="opa").write(tmp_path, "opa")
@@ -192,7 +193,7 @@ def test_clients_are_known_by_certificates_and_bundles_by_signatures(tmp_path: P
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "key.pub.pem").write_bytes(public)
     (tmp_path / "served").mkdir()
-    options = ["--tls-certificate", "server.pem", "--tls-key", "server-key.pem", "--client-ca", "ca.pem"]
+    options = ["--tls-certificate", "server.pem", "--tls-key", "server-key.pem", "--client-ca", "clients.pem"]
     options += ["--publisher-name", "spiffe://shop.test/ci"]
     options += ["--verification-key", "key.pub.pem", "--key-id", "release"]
     with bundle_server(tmp_path / "served", *options) as server:
@@ -219,3 +220,10 @@ def test_clients_are_known_by_certificates_and_bundles_by_signatures(tmp_path: P
         assert "CERTIFICATE_VERIFY_FAILED" in publish(bundles[2], "ci").err
         (tmp_path / "ca.pem").write_bytes(other.pem)
         assert publish(bundles[2], "ci").status == 0
+
+        # And so are other authorities of clients: what the old one has signed is nothing any more.
+        (tmp_path / "clients.pem").write_bytes(other.pem)
+        wait_until(lambda: sum("was replaced" in line for line in server.lines) == 2, 20)
+        assert publish(bundles[3], "ci").status == 1
+        other.issue(uri("spiffe://shop.test/ci")).write(tmp_path, "ci")
+        assert publish(bundles[3], "ci").status == 0

@@ -54,6 +54,12 @@ def command(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the S3-compatible store is; AWS's if left out.")
     ] = None,
+    token_host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", help="Where a registry's tokens are, if not there: it is told user and password, too."
+        ),
+    ] = None,
     ca_file: CaOption = None,
     certificate: CertificateOption = None,
     key: KeyOption = None,
@@ -77,7 +83,9 @@ def command(
         connection = connect(token_file, ca_file=ca_file, certificate=certificate, key=key)
         if endpoint is not None and not destination.startswith("s3://"):
             fail("--endpoint is of a store for an s3:// destination")
-        with _target(destination, archive, examiner, connection, endpoint=endpoint) as target:
+        if token_host is not None and not destination.startswith("oci://"):
+            fail("--token-host is of a registry, for an oci:// destination")
+        with _target(destination, archive, examiner, connection, endpoint=endpoint, token_host=token_host) as target:
             outcome = publish(read, target, force=force)
     except PublishFailed as error:
         fail(f"{destination}: {error}" if not str(error).startswith(destination) else str(error), status=1)
@@ -115,7 +123,13 @@ def refuse_unsafe(url: str) -> None:
 
 @contextlib.contextmanager
 def _target(
-    destination: str, archive: Path, examiner: ArchiveExaminer, connection: Connection, *, endpoint: str | None
+    destination: str,
+    archive: Path,
+    examiner: ArchiveExaminer,
+    connection: Connection,
+    *,
+    endpoint: str | None,
+    token_host: str | None,
 ) -> Iterator[Target]:
     scheme, separator, _ = destination.partition("://")
     if not separator:
@@ -131,7 +145,7 @@ def _target(
             fail(f"{destination}: is no place in a registry, which is written oci://host/name:tag")
         known = login(reference.registry, os.environ)
         trusted = Connection(trust=connection.trust)
-        with OciTarget(reference, login=known, connection=trusted, examiner=examiner) as target:
+        with OciTarget(reference, login=known, connection=trusted, examiner=examiner, token_host=token_host) as target:
             yield target
     elif scheme == "s3":
         yield _s3(destination, endpoint, examiner, connection)

@@ -50,6 +50,9 @@ def command(
     scope: Annotated[str, typer.Option(metavar="SCOPE", help="What the signature is for.")] = "ostiary",
     algorithm: Annotated[Algorithm, typer.Option(help="How it is signed.")] = "ES256",
     connections: Annotated[int, typer.Option(min=1, help="The most connections at a time.")] = 10_000,
+    per_peer: Annotated[
+        int, typer.Option("--connections-per-peer", min=1, help="And from one address, or /64 of IPv6.")
+    ] = 1000,
 ) -> None:
     """Serve the bundles in DIR to OPAs, which learn of another one at once, until SIGTERM or SIGINT.
 
@@ -88,6 +91,7 @@ def command(
             access=access,
             examiner=examiner,
             connections=connections,
+            per_peer=per_peer,
             tls=None if certificate is None or key is None else bundle_server.TlsFiles(certificate, key, client_ca),
         )
     except bundle_server.AddressTaken as error:

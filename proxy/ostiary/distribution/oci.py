@@ -8,7 +8,7 @@ who publishes next need not get the bundle. A tag moves from one manifest to the
 be told to move it only if it is where it was found, so of two that publish in the same moment the later one wins.
 
 User and password are for the registry, or for the token service that it names (`WWW-Authenticate: Bearer`); the service
-is only told them over https, or on loopback.
+is only told them over https, or on loopback, and on another host than the registry's only if it was named.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ostiary.addresses import is_localhost
 from ostiary.decision.revision import Revision
 from ostiary.distribution.archives import LARGEST, Archive, BundleRefused, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed
-from ostiary.distribution.web import Connection, answers
+from ostiary.distribution.web import Connection, answers, whole
 
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
@@ -36,6 +36,7 @@ _LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 _REVISION: Final = "org.opencontainers.image.version"
 _CONTENT: Final = b"{}"
 _LARGEST_MANIFEST: Final = 4 * 1024**2  # bytes; the specification's advice
+_LARGEST_TOKEN: Final = 256 * 1024
 _SHOWN: Final = 300
 
 _REFERENCE: Final = re.compile(
@@ -81,12 +82,20 @@ class Reference:
 
 
 class OciTarget:
-    """Implements `publishing.Target`; to be opened (`with`) and closed."""
+    """Implements `publishing.Target`; to be opened (`with`) and closed. `token_host` may be told user and password
+    beside the registry."""
 
     def __init__(
-        self, reference: Reference, *, login: Login | None, connection: Connection, examiner: Examiner
+        self,
+        reference: Reference,
+        *,
+        login: Login | None,
+        connection: Connection,
+        examiner: Examiner,
+        token_host: str | None = None,
     ) -> None:
         self._reference = reference
+        self._token_host = None if token_host is None else token_host.lower()
         self._login = login
         self._examiner = examiner
         self._manifest = reference.url(f"manifests/{reference.tag}")
@@ -187,12 +196,8 @@ class OciTarget:
         if self._authorization is not None:
             given["authorization"] = self._authorization
         with answers(url), self._client.stream(method, url, headers=given, content=content) as response:
-            body = bytearray()
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > most:
-                    raise PublishFailed(f"{url}: the answer has more than {most} bytes")
-        return httpx.Response(response.status_code, headers=_plain(response.headers), content=bytes(body))
+            body = whole(response, most=most)
+        return httpx.Response(response.status_code, headers=_plain(response.headers), content=body)
 
     def _token(self, challenge: str) -> str:
         scheme, _, rest = challenge.partition(" ")
@@ -200,23 +205,40 @@ class OciTarget:
         realm = asked.pop("realm", "")
         if scheme.lower() != "bearer" or not realm:
             raise PublishFailed(f"{self._manifest}: user and password are missing, or are none that are known")
-        parts = urlsplit(realm)
-        if parts.scheme != "https" and not is_localhost(parts.hostname or ""):
-            raise PublishFailed(f"{self._manifest}: the registry's tokens are at {realm}, which is not https")
+        self._check_realm(realm)
         wanted = {"service": asked.get("service", ""), "scope": f"repository:{self._reference.repository}:pull,push"}
         headers = {} if self._login is None else {"authorization": self._login.header}
-        with answers(realm):
-            response = self._client.get(realm, params=wanted, headers=headers)
+        with answers(realm), self._client.stream("GET", realm, params=wanted, headers=headers) as response:
+            content = whole(response, most=_LARGEST_TOKEN)
         if response.status_code != 200:
-            _fail(realm, response)
+            _fail(realm, httpx.Response(response.status_code, content=content))
         try:
-            document = orjson.loads(response.content)
+            document = orjson.loads(content)
             token = document.get("token") or document.get("access_token")
         except (orjson.JSONDecodeError, AttributeError):
             token = None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise PublishFailed(f"{realm}: gives no token")
         return f"Bearer {token}"
+
+    def _check_realm(self, realm: str) -> None:
+        """Where tokens are to be had, the registry says, and anybody could be there: user and password go to another
+        host than the registry's only if whoever publishes has named it."""
+        try:
+            parts = urlsplit(realm)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            host = ""
+        local = is_localhost(host)
+        if not host or "@" in parts.netloc or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+            raise PublishFailed(f"{self._manifest}: the registry's tokens are at {realm!r}, which is not https")
+        own = self._url.host
+        if self._login is None or host in (own, self._token_host) or (local and is_localhost(own)):
+            return
+        raise PublishFailed(
+            f"{self._manifest}: the registry's tokens are at {host}, which is another host:"
+            f" --token-host {host} lets it have user and password"
+        )
 
 
 def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:

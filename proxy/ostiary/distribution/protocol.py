@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ostiary.addresses import unmapped
 from ostiary.distribution.access import certificate_names
+from ostiary.server import Census
 
 NAMES: Final = "ostiary.certificate-names"
 """An ASGI extension: the names in the certificate that the client showed, absent where it showed none."""
@@ -16,14 +18,28 @@ _HEAD: Final = 10.0
 """Seconds from a connection, or the first byte of a request, to the end of its head."""
 
 
-class BundleProtocol(HttpToolsProtocol):
-    """A client that says nothing, or half of something, is not waited for longer than that."""
+def bundle_protocol(census: Census) -> type[BundleProtocol]:
+    """The protocol of a listener on which so many connections may be."""
+    return type("CountedBundleProtocol", (BundleProtocol,), {"census": census})
 
+
+class BundleProtocol(HttpToolsProtocol):
+    """A client that says nothing, or half of something, is not waited for longer than that. Made by `bundle_protocol`,
+    because uvicorn makes the instances."""
+
+    census: ClassVar[Census]
+    _peer: str | None = None
+    _counted = False
     _deadline: asyncio.TimerHandle | None = None
     _names: frozenset[str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        self._peer, self._counted = unmapped(address[0]) if address else None, True
+        if not self.census.enter(self._peer):
+            transport.abort()
+            return
         certificate = transport.get_extra_info("ssl_object")
         shown = None if certificate is None else certificate.getpeercert(binary_form=True)
         if shown is not None:
@@ -32,6 +48,9 @@ class BundleProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._settle()
+        if self._counted:
+            self.census.leave(self._peer)
+            self._counted = False
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:

@@ -26,6 +26,7 @@ from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 _DEADLINE: Final = 60.0  # seconds for one step: connecting, a piece that is sent, a piece that is read
 _SHOWN: Final = 300
+_LARGEST_ERROR: Final = 256 * 1024  # bytes of what a server says against a request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +104,11 @@ class WebTarget:
         with answers(self._url), self._client.stream("GET", self._url) as response:
             if response.status_code == 404:
                 return None
-            content = bytearray()
-            for piece in response.iter_bytes():
-                content += piece
-                if len(content) > LARGEST:
-                    raise PublishFailed(f"{self._url}: what is there has more than {LARGEST} bytes")
+            content = whole(response, most=LARGEST)
         if not response.is_success:
-            raise PublishFailed(said(self._url, response.status_code, bytes(content)))
+            raise PublishFailed(said(self._url, response.status_code, content))
         try:
-            revision = self._examiner.peek(bytes(content))
+            revision = self._examiner.peek(content)
         except BundleRefused:
             revision = None
         digest = hashlib.sha256(content).hexdigest()
@@ -125,12 +122,14 @@ class WebTarget:
             headers["if-match"] = instead_of.token
         if force:
             headers[FORCE] = "older"
-        with answers(self._url):
-            response = self._client.put(self._url, content=archive.content, headers=headers)
-        if response.status_code == 412:
-            raise TargetChanged
-        if not response.is_success:
-            raise PublishFailed(said(self._url, response.status_code, response.content))
+        with (
+            answers(self._url),
+            self._client.stream("PUT", self._url, content=archive.content, headers=headers) as response,
+        ):
+            if response.status_code == 412:
+                raise TargetChanged
+            if not response.is_success:
+                raise PublishFailed(said(self._url, response.status_code, whole(response, most=_LARGEST_ERROR)))
 
 
 @contextlib.contextmanager
@@ -140,6 +139,16 @@ def answers(url: str) -> Iterator[None]:
         yield
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
         raise PublishFailed(f"{url}: no answer: {error}") from error
+
+
+def whole(response: httpx.Response, *, most: int) -> bytes:
+    """What a response that is streamed holds. Raises `PublishFailed` for more bytes than that."""
+    content = bytearray()
+    for piece in response.iter_bytes():
+        content += piece
+        if len(content) > most:
+            raise PublishFailed(f"{response.url}: the server says {response.status_code}, and more than {most} bytes")
+    return bytes(content)
 
 
 def said(url: str, status: int, body: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from ostiary.server.behind import strict_protocol
 from ostiary.server.gate import Gate, UnsafeListener, refuse_unless_strict
-from ostiary.server.limits import ListenerLimits
+from ostiary.server.limits import Census, ListenerLimits
 from ostiary.server.passthrough import tls_protocol
 from ostiary.server.protocol import StrictProtocol
 from ostiary.server.proxies import Proxies
@@ -10,6 +10,7 @@ from ostiary.server.refused import OnRefused, Refused
 from ostiary.server.tls import ContextSource, TlsFront, server_context
 
 __all__ = [
+    "Census",
     "ContextSource",
     "Gate",
     "ListenerLimits",
