@@ -171,6 +171,39 @@ async def test_what_is_no_answer_lets_nothing_go_on_for_ever(worker: Worker, err
     assert (type(refusal), refusal.status) == (PolicyUnavailable, 503)
 
 
+async def test_a_policy_that_answers_nobody_is_not_asked_about_everybody(worker: Worker) -> None:
+    """Nor does who was not asked about go on for longer."""
+
+    def fail(_: AccessRequest) -> Decision:
+        raise PolicyUnavailable("gone")
+
+    opened = [await worker.open() for _ in range(20 * AT_ONCE)]
+    worker.answer = fail
+    worker.announce("8-def")
+    await asyncio.sleep(0.8)
+    assert AT_ONCE <= len(worker.asked) <= 3 * AT_ONCE
+    assert await opened[-1].goes_on()
+    worker.clock.advance(PATIENCE)
+    assert {type(await one.cut()) for one in opened} == {PolicyUnavailable}
+
+
+async def test_a_policy_that_answers_again_is_asked_about_all(worker: Worker) -> None:
+    def fail(_: AccessRequest) -> Decision:
+        raise PolicyUnavailable("gone")
+
+    opened = [await worker.open() for _ in range(3 * AT_ONCE)]
+    answer, worker.answer = worker.answer, fail
+    worker.announce("8-def")
+    await until(lambda: len(worker.asked) >= AT_ONCE)
+    failed, worker.answer = len(worker.asked), answer
+    await until(lambda: len(worker.asked) == failed + len(opened))
+    worker.clock.advance(PATIENCE)
+    assert await opened[0].goes_on()
+    assert await opened[-1].goes_on()
+    for one in opened:
+        await one.end()
+
+
 async def test_the_first_refusal_counts_and_takes_back_what_was_told_of_the_grant(worker: Worker) -> None:
     carried = exchange()
     carried.own.append((GRANT_EXPIRES, b"soon"))

@@ -16,8 +16,9 @@ which is only observed. Both are known beforehand, so nobody is asked. Of a gran
 *Somebody else knows better*, by `interfaces.OpenExchanges`.
 
 Questions go the way that all do: kept, batched, within the rate of the identity; so many at a time, that those who wait
-to be let in are not late. One that gets no answer is asked again for `PATIENCE` seconds, after which nobody knows any
-more whether it may go on, and it may not.
+to be let in are not late. Where no answer comes it is asked again for `PATIENCE` seconds, after which nobody knows any
+more whether an exchange may go on, and it may not. A policy that answers nobody is asked about one exchange at a time,
+and all that wait for it have waited as long as that one.
 
 A request that is over before the next look costs a set one entry, and no timer.
 """
@@ -62,8 +63,9 @@ _AT_ONCE: Final = 32
 class Admitted:
     """Implements `interfaces.Underway`, and is the context that the exchange is open in.
 
-    `asked`: the policy is being asked about it. `queued`: it is going to be, with a question that is not made yet.
-    `unanswered` is since when there was no answer.
+    `asked`: the policy is being asked about it. `queued`: it is going to be, with a question that is not made yet, and
+    waits for that since `due`. `failing`: it is asked in vain since then, None if it is not. Both are of the monotonic
+    clock, in seconds.
     """
 
     __slots__ = (
@@ -74,10 +76,11 @@ class Admitted:
         "_warden",
         "asked",
         "decision",
+        "due",
         "exchange",
+        "failing",
         "queued",
         "request",
-        "unanswered",
     )
 
     def __init__(self, warden: PolicyWarden, exchange: Exchange, request: AccessRequest, decision: Decision) -> None:
@@ -86,7 +89,8 @@ class Admitted:
         self.request = request
         self.decision = decision
         self.asked = self.queued = False
-        self.unanswered: float | None = None
+        self.due = 0.0
+        self.failing: float | None = None
         self._ends: int | None = None
         self._refusal: AccessError | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -105,7 +109,7 @@ class Admitted:
 
     def stand_on(self, request: AccessRequest, decision: Decision) -> None:
         self.request, self.decision = request, decision
-        self.unanswered = self._ends = None
+        self.failing = self._ends = None
 
     @property
     def ends(self) -> int:
@@ -158,6 +162,10 @@ class PolicyWarden:
         self._open: set[Admitted] = set()
         self._due: deque[Admitted] = deque()
         self._asking: set[asyncio.Task[Any] | None] = set()
+        self._failures = 0  # since the policy answered last
+        self._failure: AccessError = PolicyUnavailable()  # the last of them
+        self._silent = math.inf  # since when it answers nobody
+        self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._revision = ""  # that counted when it was looked last
         self._second = 0  # of the last look
@@ -216,28 +224,44 @@ class PolicyWarden:
     def _time(self, second: int) -> None:
         """All that time ends, ends with a second."""
         minute = second - second % 60
+        now = self._clock.monotonic()
         due = []
         for one in self._open:
             refusal = one.ended(second) if second >= one.ends else None
             if refusal is not None:
                 one.cut(refusal)
+            elif self._given_up(one, now):
+                one.cut(self._unjudged())
             elif second >= one.ends or one.request.time < minute:
                 due.append(one)
         self._ask_about(due)
 
+    def _given_up(self, one: Admitted, now: float) -> bool:
+        """Whether no answer came for too long: about this one, or about any while this one waits to be asked about."""
+        if one.failing is not None:
+            return now - one.failing >= PATIENCE
+        return one.queued and now - max(one.due, self._silent) >= PATIENCE
+
+    def _unjudged(self) -> AccessError:
+        stale = isinstance(self._failure, PolicyStale)
+        why = f"it could not be judged again for {PATIENCE:g} s: {self._failure.detail or self._failure.reason}"
+        return PolicyStale(why) if stale else PolicyUnavailable(why)
+
     # Asking again
 
     def _ask_about(self, some: Iterable[Admitted]) -> None:
+        now = self._clock.monotonic()
         for one in some:
             if one.queued or one.over:
                 continue
-            one.queued = True
+            one.queued, one.due = True, now
             if not one.asked:
                 self._due.append(one)
         self._begin()
 
     def _begin(self) -> None:
-        while self._due and len(self._asking) < _AT_ONCE:
+        most = _AT_ONCE if self._failures < _AT_ONCE else 1
+        while self._due and len(self._asking) < most and not self._paused:
             asking = asyncio.create_task(self._ask(self._due.popleft()), name="ostiary-judging-again")
             self._asking.add(asking)
 
@@ -245,7 +269,7 @@ class PolicyWarden:
         """About this one, and then about others for as long as some wait."""
         try:
             await self._judge(one)
-            while self._due:
+            while self._due and not self._paused:
                 await self._judge(self._due.popleft())
         finally:
             self._asking.discard(asyncio.current_task())
@@ -272,10 +296,15 @@ class PolicyWarden:
             request = self._requests.again(one.request, one.decision)
             decision = await self._authorizer.decide(request)
         except AccessError as unavailable:
-            return self._given_up(one, unavailable)
+            self._failed(one, unavailable)
+            return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             _log.exception("unforeseen error while exchange %s was judged again", one.exchange.id)
-            return self._given_up(one, InternalError(type(error).__name__))
+            self._failed(one, InternalError(type(error).__name__))
+            return False
+        if self._failures:
+            self._failures, self._silent = 0, math.inf
+            self._begin()
         if decision.allow is not True:
             one.cut(denial(decision.reasons, f"judged again, by the bundle {decision.revision}"))
             return True
@@ -284,13 +313,17 @@ class PolicyWarden:
             self._late = True
         return True
 
-    def _given_up(self, one: Admitted, unavailable: AccessError) -> bool:
+    def _failed(self, one: Admitted, failure: AccessError) -> None:
         now = self._clock.monotonic()
-        if one.unanswered is None:
-            one.unanswered = now
-        if now - one.unanswered < PATIENCE:
-            return False
-        unjudged = PolicyStale if isinstance(unavailable, PolicyStale) else PolicyUnavailable
-        why = unavailable.detail or unavailable.reason
-        one.cut(unjudged(f"it could not be judged again for {PATIENCE:g} s: {why}"))
-        return True
+        self._failure = failure
+        self._failures += 1
+        self._silent = min(self._silent, now)
+        if one.failing is None:
+            one.failing = now
+        if self._failures >= _AT_ONCE and not self._paused:
+            self._paused = True
+            asyncio.get_running_loop().call_later(_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._begin()
