@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +21,9 @@ from benchmarks.rego.report import Part
 from benchmarks.targets import Target
 from ostiary import assets
 from ostiary.audit.forwarded import Parts, completion_line, decision_line
+from ostiary.decision.scripted import allow
 from ostiary.exchange import Exchange
-from ostiary.models import AccessRequest, CachePolicy, Credential, CredentialProfile, Decision, Identity
+from ostiary.models import AccessRequest, Credential, Identity
 from ostiary.models import Target as Aim
 from ostiary.opa.install import ensure_opa
 from ostiary.policy.bundle import build_bundle
@@ -111,7 +111,7 @@ def _lines(distinct: int) -> Iterator[bytes]:
             number % (ENDPOINTS - 1),
         )
         request = _request(caller, f"service-{service}", endpoint, str(number))
-        decision = replace(_ALLOW, caller=caller, service=request.target.service, endpoint=f"endpoint-{endpoint}")
+        decision = allow(caller=caller, endpoint=f"endpoint-{endpoint}", max_age=5)(request)
         line = decision_line(
             parts, request, decision, _CREDENTIAL, decision_id=f"{number:032x}", now=_TIME, seconds=0.0004
         )
@@ -143,18 +143,3 @@ def _request(caller: str, service: str, endpoint: int, item: str) -> AccessReque
 
 _TIME: Final = "2026-09-21T14:13:20.000Z"
 _CREDENTIAL: Final = Credential(header=(b"authorization", b"x"), id="Zm9vYmFyYmF6cXV4cXV1eA", expires_at=_NOW + 60)
-_ALLOW: Final = Decision(
-    allow=True,
-    reasons=(),
-    caller="",
-    service="",
-    endpoint="",
-    permission="caller-0/service-0/endpoint-0/44136fa3",
-    grant=None,
-    credential=CredentialProfile(lifetime=60, per_call=False),
-    expires_at=None,
-    cache=CachePolicy(max_age=5, vary=()),
-    requestable=None,
-    observed=False,
-    revision="1-0123456789abcdef",
-)
