@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ostiary.disk import sync_directory
+from ostiary.disk import replacing
 
 
 class Identity(NamedTuple):
@@ -51,18 +50,8 @@ def replace(path: Path, content: bytes, *, expected: Identity | None) -> Identit
     with _locked(path.parent):
         if identify(path) != expected:
             raise FileChanged
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-                file.write(content)
-                file.flush()
-                os.fchmod(descriptor, 0o644)
-                os.fsync(descriptor)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_directory(path.parent)
+        with replacing(path, mode=0o644) as file:
+            file.write(content)
         return Identity.of(path.stat())
 
 

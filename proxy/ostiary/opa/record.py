@@ -9,10 +9,7 @@ counts. One that cannot be read is an error: without it nobody knows which bundl
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +17,7 @@ from typing import Final
 import orjson
 
 from ostiary.decision.revision import Revision
-from ostiary.disk import sync_directory
+from ostiary.disk import replacing
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
 from ostiary.strictjson import NotStrict, read_object
@@ -97,7 +94,8 @@ class PolicyRecord:
         }
         bundles = {**self._bundles, self._name: entry}
         if self._path is not None:
-            _replace(self._path, orjson.dumps({"format": _FORMAT, "bundles": bundles}) + b"\n", surely=surely)
+            with replacing(self._path, surely=surely) as file:
+                file.write(orjson.dumps({"format": _FORMAT, "bundles": bundles}) + b"\n")
         self._bundles, self.remembered = bundles, remembered
 
 
@@ -117,23 +115,6 @@ class ConfirmationMemory:
             self._record.confirm(revision, at)
         except OSError as error:
             _log.warning("when the policy was confirmed cannot be remembered: %s", error)
-
-
-def _replace(path: Path, content: bytes, *, surely: bool) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write(content)
-            if surely:
-                file.flush()
-                os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-    if surely:
-        sync_directory(path.parent)
 
 
 def _bundles(document: dict[str, Json]) -> dict[str, Json]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ostiary.disk import replacing
 from ostiary.errors import ConfigurationError
 from ostiary.policy.organisation import TESTS
 from ostiary.policy.rego import Opa
@@ -58,20 +58,13 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
     if out.exists() and not out.is_file():
         raise ConfigurationError([f"{out}: is not a file, and is not replaced"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with (
-            open(descriptor, "wb") as file,  # noqa: PTH123 - a descriptor
-            gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as members,
-        ):
-            for path in sorted(files):
-                member = tarfile.TarInfo(path)
-                member.size = len(files[path])
-                member.mode = 0o644
-                members.addfile(member, io.BytesIO(files[path]))
-        os.chmod(name, 0o644)  # noqa: PTH101 - a name
-        os.replace(name, out)  # noqa: PTH105
-    except BaseException:
-        os.unlink(name)  # noqa: PTH108
-        raise
+    with (
+        replacing(out, mode=0o644, surely=False) as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as members,
+    ):
+        for path in sorted(files):
+            member = tarfile.TarInfo(path)
+            member.size = len(files[path])
+            member.mode = 0o644
+            members.addfile(member, io.BytesIO(files[path]))
