@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ostiary.distribution import files
-from ostiary.distribution.archives import LARGEST, Archive, BundleRefused, Examiner
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 
@@ -26,11 +25,7 @@ class DirectoryTarget:
                 content = file.read(LARGEST + 1)
         except OSError as error:
             raise PublishFailed(f"{self._path}: {error.strerror}") from error
-        try:
-            revision = self._examiner.peek(content)
-        except BundleRefused:
-            revision = None
-        return Found(revision=revision, digest=hashlib.sha256(content).hexdigest(), token=identity)
+        return Found.read(content, self._examiner, token=identity)
 
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
         expected = None if instead_of is None else instead_of.token

@@ -26,7 +26,7 @@ import orjson
 
 from ostiary.addresses import is_localhost
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import LARGEST, Archive, BundleRefused, Examiner
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed
 from ostiary.distribution.web import Connection, answers, whole
 
@@ -116,10 +116,11 @@ class OciTarget:
             return None
         if response.status_code != 200:
             _fail(self._manifest, response)
+        token = response.headers.get("docker-content-digest")
         layer, revision = _layer(response.content)
         if layer is not None and revision is None:
-            revision = self._stated(layer)
-        return Found(revision=revision, digest=layer, token=response.headers.get("docker-content-digest"))
+            return self._get(layer, token)
+        return Found(revision=revision, digest=layer, token=token)
 
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
         self._upload(archive.content)
@@ -136,18 +137,15 @@ class OciTarget:
         if response.status_code != 201:
             _fail(self._manifest, response)
 
-    def _stated(self, digest: str) -> Revision | None:
-        """What the bundle itself says: somebody else's tool has published it."""
+    def _get(self, digest: str, token: object) -> Found:
         url = self._reference.url(f"blobs/sha256:{digest}")
         response = self._ask("GET", url, most=LARGEST)
         if response.status_code != 200:
             _fail(url, response)
-        if hashlib.sha256(response.content).hexdigest() != digest:
+        found = Found.read(response.content, self._examiner, token=token)
+        if found.digest != digest:
             raise PublishFailed(f"{url}: is not what its digest says")
-        try:
-            return self._examiner.peek(response.content)
-        except BundleRefused:
-            return None
+        return found
 
     def _upload(self, content: bytes) -> None:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"

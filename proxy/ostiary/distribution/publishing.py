@@ -8,11 +8,12 @@ entity tags) replaces as a whole all the same, but of two that publish there in 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, Self, TypeAlias
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import Archive
+from ostiary.distribution.archives import Archive, BundleRefused, Examiner
 
 Outcome: TypeAlias = Literal["published", "unchanged"]
 
@@ -35,6 +36,15 @@ class Found:
     revision: Revision | None
     digest: str | None
     token: object
+
+    @classmethod
+    def read(cls, content: bytes, examiner: Examiner, *, token: object) -> Self:
+        """What these bytes say themselves: somebody else's tool may have published them."""
+        try:
+            revision = examiner.peek(content)
+        except BundleRefused:
+            revision = None
+        return cls(revision=revision, digest=hashlib.sha256(content).hexdigest(), token=token)
 
 
 class Target(Protocol):

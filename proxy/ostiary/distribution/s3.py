@@ -9,11 +9,10 @@ The revision and the SHA-256 of the bytes are in the object's metadata, so that 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Final
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import LARGEST, Archive, BundleRefused, Examiner
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 try:
@@ -77,11 +76,7 @@ class S3Target:
             raise PublishFailed(refused.line) from refused
         except (botocore.exceptions.BotoCoreError, OSError) as error:
             raise PublishFailed(f"no answer: {error}") from error
-        try:
-            revision = self._examiner.peek(content)
-        except BundleRefused:
-            revision = None
-        return Found(revision=revision, digest=hashlib.sha256(content).hexdigest(), token=told.get("ETag"))
+        return Found.read(content, self._examiner, token=told.get("ETag"))
 
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
         request = {

@@ -8,7 +8,6 @@ server that was named, and to no other.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import orjson
 
 from ostiary.decision.revision import Revision
 from ostiary.distribution.app import FORCE, REVISION
-from ostiary.distribution.archives import LARGEST, Archive, BundleRefused, Examiner
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 _DEADLINE: Final = 60.0  # seconds for one step: connecting, a piece that is sent, a piece that is read
@@ -107,12 +106,7 @@ class WebTarget:
             content = whole(response, most=LARGEST)
         if not response.is_success:
             raise PublishFailed(said(self._url, response.status_code, content))
-        try:
-            revision = self._examiner.peek(content)
-        except BundleRefused:
-            revision = None
-        digest = hashlib.sha256(content).hexdigest()
-        return Found(revision=revision, digest=digest, token=_strong(response.headers.get("etag")))
+        return Found.read(content, self._examiner, token=_strong(response.headers.get("etag")))
 
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
         headers = {"content-type": "application/gzip"}
