@@ -22,7 +22,7 @@ from benchmarks.processes import ALL, resident, started
 from benchmarks.rego.questions import permission_count, permission_map
 from benchmarks.rego.report import Part
 from benchmarks.targets import Target
-from ostiary.worker import allow_descriptors
+from ostiary.listening import allow_descriptors
 
 CLIENTS: Final = 2000
 OPAS: Final = 3
@@ -165,5 +165,5 @@ async def _wait(port: int) -> None:
 
 
 if __name__ == "__main__":
-    allow_descriptors(CLIENTS + _SPARE)
+    allow_descriptors(CLIENTS + _SPARE, by="so many clients")
     uvloop.run(_wait(int(sys.argv[1])))

@@ -25,9 +25,8 @@ from ostiary.distribution.reports import Reports
 from ostiary.distribution.store import Store
 from ostiary.errors import ConfigurationError
 from ostiary.keyfile import read_key_file
-from ostiary.listening import Server, bind, listen, quiet
+from ostiary.listening import Server, allow_descriptors, bind, listen, quiet
 from ostiary.server import Census, server_context
-from ostiary.worker import allow_descriptors
 
 _log = logging.getLogger("ostiary.distribution")
 
@@ -108,7 +107,7 @@ def serve(
 
     Raises `AddressTaken`, and OSError if the directory cannot be read.
     """
-    allow_descriptors(connections + _SPARE)
+    allow_descriptors(connections + _SPARE, by="so many connections")
     try:
         listener = bind(host, port)
         listen(listener)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Iterator, MutableMapping
@@ -22,6 +24,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ostiary.addresses import SOCKET_PATH_BYTES
 from ostiary.errors import ConfigurationError
+
+_log = logging.getLogger("ostiary.listening")
 
 BACKLOG: Final = 2048
 """Connections that wait to be accepted."""
@@ -109,6 +113,22 @@ def quiet(
         server_header=False,
         timeout_graceful_shutdown=patience,
     )
+
+
+def allow_descriptors(needed: int, *, by: str) -> None:
+    """Let this process open so many files, if the system does, and warn if it does not. `by` is what needs them.
+
+    Without a descriptor a connection can neither be accepted nor made: clients are cut off before they are heard.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+        soft = granted
+    if soft < needed:
+        _log.warning("%s need %d open files, and %d are allowed (ulimit -n)", by, needed, soft)
 
 
 def private_directory(path: Path) -> Path:

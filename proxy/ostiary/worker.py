@@ -14,7 +14,6 @@ import logging
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import sys
@@ -29,7 +28,7 @@ from ostiary import app, deciding
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.errors import AccessError, ConfigurationError
-from ostiary.listening import Server, quiet
+from ostiary.listening import Server, allow_descriptors, quiet
 from ostiary.logs import configure_logging
 from ostiary.metering import WorkerReport
 from ostiary.opa.address import OpaAddress
@@ -81,7 +80,7 @@ def main(settings: WorkerSettings, listener: socket.socket, supervisor: Connecti
     configure_logging(level=settings.config.logging.level, form=settings.config.logging.format)
     if settings.core is not None:
         keep_to(settings.core)
-    allow_descriptors(descriptors_needed(settings.config))
+    allow_descriptors(descriptors_needed(settings.config), by="limits.connections and limits.upstream_connections")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, listener, supervisor))
@@ -150,26 +149,6 @@ def descriptors_needed(config: Config) -> int:
     """What a worker has open when it has all the connections that its limits let it have."""
     limits = config.limits
     return limits.connections + len(config.services) * limits.upstream_connections + _SPARE_DESCRIPTORS
-
-
-def allow_descriptors(needed: int) -> None:
-    """Let this process open so many files, if the system does, and warn if it does not.
-
-    Without a descriptor a connection can neither be accepted nor made: clients are cut off before they are heard.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-        soft = granted
-    if soft < needed:
-        _log.warning(
-            "limits.connections and limits.upstream_connections need %d open files, and %d are allowed (ulimit -n)",
-            needed,
-            soft,
-        )
 
 
 def keep_to(core: int) -> None:

@@ -294,8 +294,8 @@ async def test_a_supervisor_without_descriptors_restarts_a_worker_when_it_has_so
 def test_a_worker_takes_the_descriptors_that_its_limits_need_if_it_may(soft: int, hard: int, allowed: int) -> None:
     """And says so where it may not."""
     program = (
-        "import resource, logging; from ostiary.worker import allow_descriptors; logging.basicConfig()\n"
-        "allow_descriptors(678); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "import resource, logging; from ostiary.listening import allow_descriptors; logging.basicConfig()\n"
+        "allow_descriptors(678, by='they'); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run(
         ["/bin/sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$0" -c "$1"', sys.executable, program],
@@ -304,7 +304,7 @@ def test_a_worker_takes_the_descriptors_that_its_limits_need_if_it_may(soft: int
         check=True,
     )
     assert done.stdout == f"({allowed}, {hard})\n"
-    assert ("need 678 open files, and 300 are allowed (ulimit -n)" in done.stderr) is (allowed < 678)
+    assert ("they need 678 open files, and 300 are allowed (ulimit -n)" in done.stderr) is (allowed < 678)
 
 
 async def test_a_worker_asks_for_as_many_as_its_connections(opa_binary: Path) -> None:
