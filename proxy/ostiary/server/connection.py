@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, ClassVar, Final
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from ostiary.addresses import unmapped
 from ostiary.errors import AccessError, Overloaded, RequestTimeout
@@ -54,19 +52,13 @@ class Terms:
 class ListenerConnection(HttpToolsProtocol):
     """What a connection does besides parsing. `protocol.StrictProtocol` feeds it messages.
 
-    `terms` are the class's, because uvicorn makes the instances.
+    `terms` are the class's, because uvicorn makes the instances, and knows what it gives them.
     """
 
     terms: ClassVar[Terms | None] = None
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         if self.terms is None:
             raise TypeError("a listener's protocol is made by strict_protocol()")
         self._terms = self.terms

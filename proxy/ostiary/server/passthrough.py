@@ -7,11 +7,7 @@ connection next is to be a handshake: it is cut, and recorded.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, ClassVar
-
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from ostiary.errors import MessageMalformed, RequestTimeout
 from ostiary.server.behind import BehindPreamble
@@ -31,14 +27,8 @@ class PreambleFront(TlsFront):
 
     proxies: ClassVar[Proxies]
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self._reading = Deadline(self._loop, self._overdue)
         self._pinned = False
         self._told: Preamble | None = None

@@ -9,7 +9,6 @@ where the one form has it. Empty lines before it are ignored (RFC 9112 section 2
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,9 +17,7 @@ from urllib.parse import unquote
 
 import httptools
 from starlette.types import Scope
-from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.server import ServerState
 
 from ostiary.errors import (
     AccessError,
@@ -52,14 +49,8 @@ class _Enough(Exception):
 class StrictProtocol(ListenerConnection):
     """Use `strict_protocol` to make one that can serve."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self.extensions = EXTENSIONS
         self._header_count = self._limits.header_count
         self._target_bytes = self._limits.target_bytes
