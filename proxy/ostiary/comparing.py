@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from ostiary.clock import Clock
 from ostiary.config import Config
 from ostiary.config.candidate import Candidate
 from ostiary.decision.comparison import Comparison
 from ostiary.opa.address import OpaAddress
+from ostiary.opa.background import Background
 from ostiary.opa.client import OpaClient
 from ostiary.opa.probe import OpaNotReady
 from ostiary.opa.sidecar import SOCKET, ManagedOpa
@@ -28,16 +28,17 @@ _PAUSE: Final = 5.0
 """Seconds before a candidate that could not be served is tried again."""
 
 
-class CandidateOpa:
+class CandidateOpa(Background):
     """Keeps an OPA with the candidate as long as it is open, and tries again where it cannot: the proxy never waits for
     it, and does not fail with it."""
+
+    _name = "candidate"
 
     def __init__(self, config: Config, settings: Candidate, *, binary: Path) -> None:
         self._config = config
         self._settings = settings
         self._binary = binary
         self._opa: ManagedOpa | None = None
-        self._task: asyncio.Task[None] | None = None
         self._said = ""
 
     @property
@@ -52,18 +53,7 @@ class CandidateOpa:
         """The candidate that is served, if one is."""
         return None if self._opa is None else self._opa.revision
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._keep(), name="candidate")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 async with self._managed() as opa:

@@ -119,12 +119,10 @@ def _refuse_unusable(config: Config) -> None:
 
 
 def _signing(config: Config) -> None:
-    key, readable = config.signing_key_file, config.secrets.group_readable
-    try:
-        public = load_signing_key(key, algorithm=config.signing.algorithm, group_readable=readable).public
-    except OSError as error:
-        raise ConfigurationError([f"{key}: the signing key cannot be read: {error.strerror}"]) from error
-    public_jwks([public], config.signing.extra_keys)
+    key = load_signing_key(
+        config.signing_key_file, algorithm=config.signing.algorithm, group_readable=config.secrets.group_readable
+    )
+    public_jwks([key.public], config.signing.extra_keys)
 
 
 def _tls(config: Config) -> None:
