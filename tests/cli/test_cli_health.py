@@ -13,7 +13,7 @@ from support.cli import ostiary
 from support.faults import free_port
 
 
-@pytest.mark.parametrize("address", ["unix:nowhere.sock", "127.0.0.1:{port}"])
+@pytest.mark.parametrize("address", ["unix:nowhere.sock", "127.0.0.1:{port}", "127.0.0.2:{port}"])
 def test_nobody_who_answers_is_not_well(address: str) -> None:
     ran = ostiary("health", "--admin", address.format(port=free_port()))
 

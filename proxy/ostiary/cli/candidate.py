@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 
+from ostiary.cli.health import asked
 from ostiary.cli.output import fail, print_json, print_table
 from ostiary.config import CONFIGURATION, load_config
 from ostiary.config.fields import TcpAddress, UnixAddress
@@ -44,15 +46,11 @@ def command(
 
 
 def _health(address: TcpAddress | UnixAddress) -> Mapping[str, Any]:
-    unix = isinstance(address, UnixAddress)
     if isinstance(address, UnixAddress) and not address.path.exists():
         fail(f"no proxy runs: there is no socket {address.path}")
-    transport = httpx.HTTPTransport(uds=str(address.path) if isinstance(address, UnixAddress) else None)
     try:
-        with httpx.Client(transport=transport, trust_env=False, timeout=_DEADLINE) as client:
-            answer = client.get(f"http://{'localhost' if unix else address}/health")
-            found = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
+        found = json.loads(asked(str(address), "/health", deadline=_DEADLINE)[1])
+    except (OSError, http.client.HTTPException, ValueError) as error:
         fail(f"no proxy answers at {address}: {error}")
     return found if isinstance(found, dict) else {}
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from ostiary.addresses import is_localhost
 from ostiary.cli.output import fail
 
 _DEADLINE: Final = 4.0
@@ -23,15 +24,15 @@ _DEADLINE: Final = 4.0
 
 _PAUSE: Final = 0.2
 
-_MOST: Final = 1024 * 1024
+_MOST: Final = 16 * 1024 * 1024
 """Bytes of an answer."""
 
 
 class _Connection(http.client.HTTPConnection):
     """Over a unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_DEADLINE)
+    def __init__(self, path: str, *, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -87,7 +88,7 @@ def command(
 def _told(where: str, path: str) -> tuple[bool, str]:
     """Whether it is well, and what it says, or why nothing is heard. Ends the command for what is no address."""
     try:
-        status, answer = _asked(where, path)
+        status, answer = asked(where, path, deadline=_DEADLINE)
     except ValueError as error:
         fail(str(error))
     except (OSError, http.client.HTTPException) as error:
@@ -101,9 +102,10 @@ def _configured(config: Path | None) -> str:
     return str(load_config(config or CONFIGURATION, os.environ).admin_address)
 
 
-def _asked(address: str, path: str) -> tuple[int, bytes]:
-    """Status and body. Raises `ValueError` for what is no address on this machine, and `OSError`."""
-    connection = _connection(address)
+def asked(address: str, path: str, *, deadline: float) -> tuple[int, bytes]:
+    """Status and body. `deadline`, in seconds, is for each step. Raises `ValueError` for what is no address on this
+    machine, `HTTPException` and `OSError`."""
+    connection = _connection(address, deadline)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -112,13 +114,14 @@ def _asked(address: str, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _connection(address: str) -> http.client.HTTPConnection:
+def _connection(address: str, deadline: float) -> http.client.HTTPConnection:
     if address.startswith("unix:"):
-        return _Connection(address.removeprefix("unix:").removeprefix("//"))
+        return _Connection(address.removeprefix("unix:").removeprefix("//"), timeout=deadline)
     host, _, port = address.removeprefix("http://").rpartition(":")
-    if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isascii() or not port.isdecimal():
+    host = host.removeprefix("[").removesuffix("]")
+    if not is_localhost(host) or not port.isascii() or not port.isdecimal():
         raise ValueError(f"{address!r} is not unix:PATH or 127.0.0.1:PORT")
-    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_DEADLINE)
+    return http.client.HTTPConnection(host, int(port), timeout=deadline)
 
 
 def _shown(answer: bytes) -> str:
