@@ -59,9 +59,9 @@ _log = logging.getLogger("ostiary.supervisor")
 class Supervisor:
     """Runs a proxy until `stop()`.
 
-    `ready` is set once every worker accepts. `data_address` is the address that was bound (port 0 is legal), known
-    after `ready`, as `policy` is. `data` is a socket that is bound already, for who had to know the port before; it is
-    closed here. `file` is where the configuration is from, None where it cannot be read again.
+    `ready` is set once every worker accepts, and `policy` is there then. `data` is a socket that is bound already, for
+    who had to know the port before; it is closed here. `file` is where the configuration is from, None where it cannot
+    be read again.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class Supervisor:
         self._reload_wanted = asyncio.Event()
         self._stops = 0
         self.ready = asyncio.Event()
-        self.data_address: tuple[str, int] = ("", 0)
         self.policy: MachinePolicy | None = None
 
     def stop(self) -> None:
@@ -132,7 +131,7 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             address = config.listen.data
             data = stack.enter_context(contextlib.closing(self._data or bind(address.host, address.port)))
-            self.data_address = data.getsockname()[:2]
+            host, port = data.getsockname()[:2]
             private_directory(config.state)
             await stack.enter_async_context(held(config.state))
             tls = _prepare(config)
@@ -147,7 +146,7 @@ class Supervisor:
                 worker_settings,
                 workers=worker_count(config),
                 opa_address=self.policy.address,
-                port=self.data_address[1],
+                port=port,
             )
             crew = Crew(settings(config), data=data, look=self.policy.nudge, counted=meter.count)
             turnover = Turnover(crew, config, settings=settings, tls=tls, file=self._file, wanted=self._reload_wanted)
@@ -166,7 +165,7 @@ class Supervisor:
             self._crew, self._turnover = crew, turnover
             stack.push_async_callback(_drain, crew, turnover, data)
             await stack.enter_async_context(turnover)
-            announcing = asyncio.create_task(self._announce(crew, secured=tls is not None), name="announce")
+            announcing = asyncio.create_task(self._announce(crew, host, port, secured=tls is not None), name="announce")
             stack.callback(announcing.cancel)
             await crew.serve()
 
@@ -199,10 +198,10 @@ class Supervisor:
         )
         await stack.enter_async_context(_served(application, self._config.admin_address))
 
-    async def _announce(self, crew: Crew, *, secured: bool) -> None:
+    async def _announce(self, crew: Crew, host: str, port: int, *, secured: bool) -> None:
         await crew.ready.wait()
         over = ", over TLS" if secured else ""
-        _log.info("serving on %s:%d with %d worker(s)%s", *self.data_address, crew.size, over)
+        _log.info("serving on %s:%d with %d worker(s)%s", host, port, crew.size, over)
         self.ready.set()
 
 
