@@ -8,7 +8,6 @@ from typing import Self
 
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.client import OpaClient
-from ostiary.opa.monitor import State
 from ostiary.opa.probe import wait_until_ready
 from ostiary.opa.vetting import Vetting
 
@@ -34,7 +33,6 @@ class ExternalOpa:
         self._ca_file = ca_file
         self._vetting = vetting or Vetting()
         self._start_timeout = start_timeout
-        self.state: State = "starting"
         self.revision: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -47,10 +45,9 @@ class ExternalOpa:
             )
         self._vetting.took(revision)
         self.revision = str(revision)
-        self.state = "serving"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.state = "down"
+        """Nothing is left open."""
