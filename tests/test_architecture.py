@@ -44,6 +44,7 @@ COMPOSITION = {
     "__main__",
     "logs",
     "metering",
+    "notifying",
     "worker",
     "supervisor",
     "turnover",

@@ -15,14 +15,17 @@ from ostiary.config import Config
 from ostiary.config.fields import SQLITE
 from ostiary.config.model import Grants
 from ostiary.errors import ConfigurationError
-from ostiary.grants import ActiveGrants, Board, GrantFeed, GrantService, GrantStore, Keeper, Publisher
+from ostiary.grants import ActiveGrants, Board, GrantFeed, GrantService, Keeper, Publisher
 from ostiary.grants.api import AccessApi
+from ostiary.grants.base import DatabaseStore
 from ostiary.grants.policy import AccessPolicy
 from ostiary.grants.publisher import Listening
 from ostiary.grants.service import StepLog
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.store import Bounds
+from ostiary.grants.webhooks.deliverer import WebhookFacts
 from ostiary.interfaces import GrantKeeper, GrantReader, Reception
+from ostiary.notifying import webhook_deliverer
 
 
 class WorkerGrants:
@@ -67,9 +70,14 @@ def worker_grants(config: Config, *, audit: StepLog, policy: AccessPolicy, clock
 
 
 class MachineGrants:
-    """What the supervisor has of it: the board, and the feed that keeps it."""
+    """What the supervisor has of it: the board, the feed that keeps it, and who is told.
+
+    Raises `ConfigurationError` for what cannot be used of `grants.webhooks`."""
 
     def __init__(self, config: Config, settings: Grants, *, clock: Clock) -> None:
+        # By itself: where that waits for the disk, whether the store is there must be known all the same.
+        self._outbox = grant_store(settings)
+        self._webhooks = webhook_deliverer(config, self._outbox)
         self._store = grant_store(settings)
         self._board = Board.create(config.grant_board)
         publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline)
@@ -81,17 +89,27 @@ class MachineGrants:
         """Why no grant counts, None if they do."""
         return self._feed.error
 
+    @property
+    def webhooks(self) -> tuple[WebhookFacts, ...]:
+        """How it goes with each who is told."""
+        return () if self._webhooks is None else self._webhooks.facts
+
     async def start(self) -> None:
         """Raises `ConfigurationError`. A store that cannot be reached is tried again, as long as it takes."""
         await self._feed.start()
+        if self._webhooks is not None:
+            await self._webhooks.start()
 
     async def close(self) -> None:
+        if self._webhooks is not None:
+            await self._webhooks.close()
         await self._feed.close()
+        await self._outbox.close()
         await self._store.close()
         self._board.close()
 
 
-def grant_store(settings: Grants) -> GrantStore:
+def grant_store(settings: Grants) -> DatabaseStore:
     """Not opened yet. Raises `ConfigurationError` if the extra that it takes is not installed."""
     url = settings.url.get_secret_value()
     bounds = Bounds(

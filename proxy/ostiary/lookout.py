@@ -12,6 +12,7 @@ from ostiary.comparing import CandidateOpa
 from ostiary.crew import Crew
 from ostiary.governing import MachinePolicy
 from ostiary.granting import MachineGrants
+from ostiary.grants.webhooks.deliverer import WebhookFacts
 from ostiary.metering import Meter, Seen, WorkerReport
 from ostiary.page import Page
 from ostiary.turnover import Turnover
@@ -46,8 +47,13 @@ class Lookout:
             policy_age=None if health.revision is None else self.policy.age(health.revision),
             epoch=self.page.epoch,
             deaths=self.crew.deaths,
+            webhooks=self._webhooks,
         )
         return await self.meter.exposition(seen, accept)
+
+    @property
+    def _webhooks(self) -> tuple[WebhookFacts, ...]:
+        return () if self.grants is None else self.grants.webhooks
 
     async def _look(self) -> tuple[Health, tuple[WorkerReport, ...]]:
         (state, revision), reports, observed = await asyncio.gather(
@@ -67,6 +73,7 @@ class Lookout:
             opa_restarts=self.policy.restarts,
             observed=observed,
             grants=None if self.grants is None else self.grants.error or "available",
+            webhooks={one.name: one.document() for one in self._webhooks} or None,
             candidate=None if self.candidate is None else (self.candidate.state, self.candidate.revision),
         )
         return health, reports

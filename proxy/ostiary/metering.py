@@ -19,6 +19,7 @@ from ostiary.admin.health import Health, WorkerHealth
 from ostiary.deciding import DecisionFacts
 from ostiary.decision.query import Answer
 from ostiary.errors import PolicyUnavailable
+from ostiary.grants.webhooks.deliverer import WebhookFacts
 from ostiary.telemetry import (
     CONTENT_TYPES,
     Counted,
@@ -109,6 +110,7 @@ class Seen:
     policy_age: float | None
     epoch: int
     deaths: int
+    webhooks: tuple[WebhookFacts, ...] = ()
 
 
 class Meter:
@@ -188,6 +190,11 @@ class Meter:
             yield catalogue.MEMORY, (_SUPERVISOR,), memory
         for use, count in (self._use.counts() or {}).items():
             yield catalogue.PERMISSIONS, (use,), count
+        for one in seen.webhooks:
+            yield catalogue.WEBHOOKS, (one.name, "delivered"), one.delivered
+            yield catalogue.WEBHOOKS, (one.name, "failed"), one.failed
+            yield catalogue.WEBHOOKS, (one.name, "given-up"), one.given_up
+            yield catalogue.WEBHOOKS_WAITING, (one.name,), one.waiting
 
 
 def _workers(reports: Iterable[WorkerReport]) -> Iterable[tuple[Family, Labels, Value]]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -322,6 +323,30 @@ def test_a_store_of_grants_that_does_not_answer(site: Site) -> None:
     state, what = grants(site, f"postgresql://ostiary:hidden@/grants?host={site.directory}")
     assert (state, what.partition(":")[0]) == ("wrong", "PostgreSQL")
     assert "hidden" not in what
+
+
+def test_who_is_told_of_grants(site: Site) -> None:
+    """Whether a message can be made for each, and signed. Nobody is told, and no URL is shown."""
+    site.config.write_text(
+        f"""{site.config.read_text(encoding="utf-8")}
+grants:
+  url: "sqlite:///grants.db"
+  webhooks:
+    chat: {{url: "https://hooks.invalid/hidden", template: slack}}
+    own: {{url: "https://hooks.invalid/hidden", template: teams, template_file: own.json}}
+    log: {{url: "https://hooks.invalid/hidden", secret_file: secret}}
+""",
+        encoding="utf-8",
+    )
+    (site.directory / "own.json").write_text('{"text": "$reazon"}', encoding="utf-8")
+    _, findings = site.check("--offline")
+    found = {part: (state, re.sub(r"\d+ bytes", "so many bytes", what)) for part, state, what in findings}
+    assert {part: told for part, told in found.items() if part.startswith("webhook")} == {
+        "webhook chat": ("ok", "slack, so many bytes, not signed"),
+        "webhook own": ("wrong", "own.json:1: 'reazon' is no value of a notice (did you mean 'reason'?)"),
+        "webhook log": ("wrong", "secret: the secret_file cannot be read: No such file or directory"),
+    }
+    assert "hidden" not in str(findings)
 
 
 def test_an_external_opa(site: Site, opa_binary: Path) -> None:

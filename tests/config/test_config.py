@@ -108,6 +108,8 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
             "time_per_day": None,
             "requests_per_day": 200,
             "keep_ended": 7776000,
+            "webhooks": {},
+            "public_url": None,
         },
         "limits": {
             "header_bytes": 32768,
@@ -246,7 +248,7 @@ EVERY: Final = [
     "ostiary.yaml:3: issuers[0].jwks_uri: unknown key (did you mean 'jwks_url'?)",
     "ostiary.yaml:3: issuers[0].leeway: '1h' is outside 0s to 30s",
     "ostiary.yaml:5: services.orders.hosts[1]: 'ostiary.localhost' is the host of the proxy itself already",
-    "ostiary.yaml:5: services.orders.upstream: an environment variable fills a secret only (grants.url and opa.token): write the value",
+    "ostiary.yaml:5: services.orders.upstream: an environment variable fills a secret only (grants.url, grants.webhooks.<name>.secret, grants.webhooks.<name>.url and opa.token): write the value",
     "ostiary.yaml:6: services.billing.hosts[0]: 'orders.localhost' is the host of service 'orders' already",
     "ostiary.yaml:6: services.billing.upstream: an origin has no path: write scheme, host and port only, http://127.0.0.1:9001",
     "ostiary.yaml:7: opa.dead_line: unknown key (did you mean 'deadline'?)",
@@ -279,14 +281,16 @@ EVERY: Final = [
             "{managed: 5, url: '${OPA}'}",
             [
                 "opa.managed: is not a mapping",
-                "opa.url: an environment variable fills a secret only (grants.url and opa.token): write the value",
+                "opa.url: an environment variable fills a secret only (grants.url, grants.webhooks.<name>.secret, grants.webhooks.<name>.url and opa.token): write the value",
                 "opa: needs exactly one of 'managed' and 'url'",
             ],
         ),
         ("{managed: 5}", ["opa.managed: is not a mapping"]),
         (
             "{url: '${OPA}'}",
-            ["opa.url: an environment variable fills a secret only (grants.url and opa.token): write the value"],
+            [
+                "opa.url: an environment variable fills a secret only (grants.url, grants.webhooks.<name>.secret, grants.webhooks.<name>.url and opa.token): write the value"
+            ],
         ),
         ("{urll: 'http://127.0.0.1:8181'}", ["opa.urll: unknown key (did you mean 'url'?)"]),
         (

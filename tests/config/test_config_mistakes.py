@@ -838,7 +838,7 @@ services:
 opa: {managed: {bundle: build/demo}}
 """,
         [
-            "ostiary.yaml:5: services.orders.upstream: an environment variable fills a secret only (grants.url and opa.token): write the value"
+            "ostiary.yaml:5: services.orders.upstream: an environment variable fills a secret only (grants.url, grants.webhooks.<name>.secret, grants.webhooks.<name>.url and opa.token): write the value"
         ],
     ),
     "a secret that is a number": (

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
+from string import Template
+from typing import Any
 
 from ostiary.grants import life, refusals
 from ostiary.grants.service import step_document
+from ostiary.grants.webhooks.notices import EVENTS, NAMES
+from ostiary.grants.webhooks.signature import read_secrets, signed
+from ostiary.grants.webhooks.templates import texts
 from support.docs import ROOT
 from support.grants import asked, moment
+from support.webhooks import OTHER, SECRET
 
 PAGE = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
 
@@ -30,3 +38,32 @@ def test_every_member_of_a_step_s_line_is_on_the_page_of_the_audit() -> None:
     section = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").split("\n## `grant`\n")[1].split("\n## ")[0]
     published = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)))
     assert published == ["schema", "kind", "time", *step_document(record, 0)]
+
+
+def test_the_receiver_on_the_page_takes_what_is_sent_and_nothing_else() -> None:
+    source = PAGE.split('```python title="receiver.py"\n')[1].split("```")[0]
+    receiver: dict[str, Any] = {}
+    exec(compile(source, "receiver.py", "exec"), receiver)
+    verified = receiver["verified"]
+    body, now = b'{"type":"grant.requested"}', int(time.time())
+    headers = signed("g-1-0", now, body, read_secrets(f"{OTHER} {SECRET}"))
+    assert verified(headers, body, SECRET)
+    assert verified(headers, body, OTHER)
+    assert not verified(headers, body + b" ", SECRET)
+    assert not verified(headers | {"webhook-id": "g-1-1"}, body, SECRET)
+    assert not verified(signed("g-1-0", now, body, read_secrets(OTHER)), body, SECRET)
+    assert not verified(signed("g-1-0", now - 301, body, read_secrets(SECRET)), body, SECRET)
+
+
+def test_every_event_and_every_value_is_on_its_page() -> None:
+    section = PAGE.split("\n## Telling people\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)
+    assert re.findall(r"`([a-z-]+)`", " ".join(rows)) == [*EVENTS]
+    assert re.findall(r"\$([a-z]+)`", re.split(r"\.\s", section.split("Values are")[1])[0]) == [*NAMES]
+
+
+def test_the_template_on_the_page_is_one() -> None:
+    layout = json.loads(
+        PAGE.split("\n## Telling people\n")[1].split('```json title="message.json"\n')[1].split("```")[0]
+    )
+    assert {name for text in texts(layout) for name in Template(text).get_identifiers()} <= {*NAMES}

@@ -65,3 +65,20 @@ async def _write(address: str, prefix: str) -> None:
                 await store.change(f"{prefix}-{number}", life.cancel(ANN))
             sys.stdout.write(f"{prefix}-{number} {state}\n")
             sys.stdout.flush()
+
+
+def teller(address: str, url: str, secret: str) -> None:
+    """Tell a webhook what waits for it, for ever."""
+    asyncio.run(_tell(address, url, secret))
+
+
+async def _tell(address: str, url: str, secret: str) -> None:
+    from ostiary.grants.webhooks.deliverer import Deliverer
+    from ostiary.grants.webhooks.sender import Sender, Webhook
+    from ostiary.grants.webhooks.templates import BUILT_IN
+
+    store = store_at(address)
+    await store.start()
+    one = Webhook(name="chat", url=url, template=BUILT_IN["generic"], secret=secret)
+    await Deliverer(store, [one], sender=Sender(), public_url="https://own.test", interval=0.01, lease=0.5).start()
+    await asyncio.Event().wait()

@@ -86,7 +86,7 @@ def test_reasons_and_other_values_in_queries_exist() -> None:
         "state": {"answering", "wanted", "busy", "idle"},
         "source": {"opa", "cache"},
         "outcome": {"forwarded", "refused", "answered"},
-        "result": {"hit", "miss", "shared"},
+        "result": {"hit", "miss", "shared", "delivered", "failed", "given-up"},
     }
     found = [(label, value) for _, query in QUERIES for label, value in _MATCHER.findall(query) if label in values]
     assert {label for label, _ in found} == set(values)

@@ -69,7 +69,8 @@ class Health:
 
     `tls` is `current`, or `outdated` where the listener's files have changed to something that cannot be used and what
     they held before is in use; None without TLS. Requests are served in either case. `grants` is `available`, or why
-    none counts; None where nothing can be granted. Permissions that stand are served in either case.
+    none counts; None where nothing can be granted. Permissions that stand are served in either case. `webhooks` says by
+    name how it goes with each who is told of grants: no request depends on it.
     """
 
     draining: bool
@@ -85,6 +86,7 @@ class Health:
     observed: Mapping[str, int] | None = None
     grants: str | None = None
     candidate: tuple[str, str | None] | None = None
+    webhooks: Mapping[str, Json] | None = None
 
     @property
     def audit(self) -> Literal["writable", "unwritable"] | None:
@@ -137,6 +139,8 @@ class Health:
             found["candidate"] = candidate_document(
                 *self.candidate, [one.candidate for one in self.reports if one.candidate]
             )
+        if self.webhooks is not None:
+            found["webhooks"] = dict(self.webhooks)
         return {**found, "reports": [one.document() for one in self.reports]}
 
 

@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from ostiary.addresses import is_localhost
-from ostiary.cli.output import fail, note, print_json, print_table, visible
+from ostiary.cli.output import fail, note, print_json, print_table, reporting_mistakes, visible
 
 app = typer.Typer(help="Just-in-time access: ask for it, approve, and take it back.", no_args_is_help=True)
 
@@ -242,6 +242,23 @@ def wait(
         finally:
             api.post(f"requests/{id}/drop", {"reason": "done"}, refusable=True)
     raise typer.Exit(status if status >= 0 else 128 - status)
+
+
+@app.command("test-webhook")
+def try_webhook(
+    name: Annotated[str, typer.Argument(help="Its name in `grants.webhooks`.")],
+    config: Annotated[
+        Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration; ./ostiary.yaml if left out.")
+    ] = Path("ostiary.yaml"),
+) -> None:
+    """Send a webhook a message that says it is a test. Reads the configuration, and takes no proxy."""
+    from ostiary.cli.webhooks import tried
+
+    with reporting_mistakes():
+        failure = tried(name, config)
+    if failure is not None:
+        fail(f"{name}: it {failure}", status=1)
+    typer.echo(f"{name}: it was taken")
 
 
 class _Api:

@@ -16,6 +16,7 @@ from ostiary.cli.output import note, print_json, print_table
 from ostiary.cli.reach import reach_parts
 from ostiary.cli.sources import policy_directory
 from ostiary.cli.stores import look_at_grants
+from ostiary.cli.webhooks import look_at_webhooks
 from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.errors import ConfigurationError
 
@@ -58,6 +59,7 @@ def command(
         findings += check_files(loaded)
         if loaded.grants is not None:
             findings += asyncio.run(look_at_grants(loaded.grants, offline=offline))
+            findings += look_at_webhooks(loaded)
     if loaded is not None and not offline:
         findings += asyncio.run(reach_parts(loaded))
     if as_json:

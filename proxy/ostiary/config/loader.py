@@ -14,8 +14,15 @@ from ostiary.policy.mistakes import Inspection
 CONFIGURATION: Final = Path("ostiary.yaml")
 """The file, where none is named."""
 
-SECRETS: Final[frozenset[Place]] = frozenset({("opa", "token"), ("grants", "url")})
-"""Where the whole value may be `${NAME}`, an environment variable."""
+SECRETS: Final[frozenset[Place]] = frozenset(
+    {
+        ("opa", "token"),
+        ("grants", "url"),
+        ("grants", "webhooks", "<name>", "url"),
+        ("grants", "webhooks", "<name>", "secret"),
+    }
+)
+"""Where the whole value may be `${NAME}`, an environment variable. `<name>` stands for any."""
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
@@ -26,10 +33,17 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """
     document = read_document(path)
     inspection = Inspection(document)
-    names = " and ".join(".".join(map(str, place)) for place in sorted(SECRETS))
-    hint = f"an environment variable fills a secret only ({names}): write the value"
-    inspection.refuse(Config, {place: hint for place in _variables(document.value, ()) if place not in SECRETS})
+    *names, last = (".".join(map(str, place)) for place in sorted(SECRETS))
+    hint = f"an environment variable fills a secret only ({', '.join(names)} and {last}): write the value"
+    inspection.refuse(Config, {place: hint for place in _variables(document.value, ()) if not _secret(place)})
     return inspection.validate(Config, {"base": path.absolute().parent, "environ": environ})
+
+
+def _secret(place: Place) -> bool:
+    return any(
+        len(place) == len(known) and all(step in ("<name>", given) for step, given in zip(known, place, strict=True))
+        for known in SECRETS
+    )
 
 
 def _variables(value: Any, place: Place) -> Iterator[Place]:

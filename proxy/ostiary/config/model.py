@@ -24,6 +24,7 @@ from ostiary.config.fields import (
     SecureUrl,
     TcpAddress,
     UnixAddress,
+    UpstreamOrigin,
 )
 from ostiary.config.issuers import STAND_IN, Issuer
 from ostiary.config.limits import Limits
@@ -31,9 +32,10 @@ from ostiary.config.listen import Listen
 from ostiary.config.opa import Opa
 from ostiary.config.services import ServiceSettings
 from ostiary.config.telemetry import Telemetry
+from ostiary.config.webhooks import Webhook
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
-from ostiary.policy.values import FILLED, Distinct, Duration, mistake, mistakes_at
+from ostiary.policy.values import FILLED, Distinct, Duration, Name, mistake, mistakes_at
 from ostiary.policy.words import quoted
 
 
@@ -84,6 +86,11 @@ class Grants(Strict):
     keep_ended: Annotated[int, Duration(least=86400, most=3650 * 86400, whole=True)] = 90 * 86400
     """How long a request or a grant is kept after its end, and what an `Idempotency-Key` found; the audit has it for as
     long as the audit is kept. One whose review is open is kept until that is closed. Whole seconds."""
+    webhooks: Annotated[dict[Name, Webhook], DistinctOrEmpty] = Field(default_factory=dict)
+    """Who is told of requests and grants, each under a name of your choice."""
+    public_url: UpstreamOrigin | None = None
+    """The origin by which approvers reach the proxy's own host, for what they are told; `https://<own_host>` if left
+    out. No path."""
 
 
 class Errors(Strict):
@@ -229,6 +236,10 @@ class Config(Strict):
             found.append((("audit", "path"), told))
         if self.candidate is not None:
             found.extend(self.candidate.mistakes(self.opa))
+        for name, webhook in () if self.grants is None else self.grants.webhooks.items():
+            found.extend(
+                (("grants", "webhooks", name, *place), told) for place, told in webhook.mistakes(self.services)
+            )
         if "jwt" not in self.listen.identity and self.issuers:
             told = f"the listener takes no tokens: its identity is [{', '.join(self.listen.identity)}]"
             found.append((("issuers",), told))

@@ -1,4 +1,5 @@
-"""A `GrantStore` over a database: the operations of `statements`, each in one transaction of whoever inherits this."""
+"""A `GrantStore` and `Outbox` over a database: the operations of `statements` and `outbox`, each in one transaction of
+whoever inherits this."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
-from ostiary.grants import life, statements
+from ostiary.grants import life, outbox, statements
 from ostiary.grants.life import Transition
+from ostiary.grants.outbox import Delivery, Waiting
 from ostiary.grants.records import Actor, Record
 from ostiary.grants.statements import Operation
 from ostiary.grants.store import NO_BOUNDS, Bounds, Draft, News, Selection, Told, as_told
@@ -22,6 +24,12 @@ class DatabaseStore(ABC):
         self._bounds = bounds
         self._deadline = deadline
         self._told = told
+
+    @abstractmethod
+    async def start(self) -> None: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...
 
     @abstractmethod
     async def _write(self, operation: Operation[T], *, told: bool = True) -> T:
@@ -84,3 +92,23 @@ class DatabaseStore(ABC):
 
     async def news(self, after: int) -> News:
         return await self._read(statements.news(after, told=self._told))
+
+    # What waits to be told. No board is concerned, so nobody is notified.
+
+    async def know(self, webhooks: Sequence[str]) -> None:
+        await self._write(outbox.know(webhooks, told=self._told), told=False)
+
+    async def waiting(self, webhook: str) -> Waiting:
+        return await self._read(outbox.waiting(webhook, told=self._told))
+
+    async def take(self, webhook: str, holder: str, seconds: float) -> Delivery | None:
+        return await self._write(outbox.take(webhook, holder, seconds, told=self._told), told=False)
+
+    async def told(self, delivery: Delivery) -> None:
+        await self._write(outbox.remove(delivery), told=False)
+
+    async def postpone(self, delivery: Delivery, seconds: float, *, hold: float) -> None:
+        await self._write(outbox.postpone(delivery, seconds, hold=hold, told=self._told), told=False)
+
+    async def release(self, holder: str) -> None:
+        await self._write(outbox.release(holder), told=False)

@@ -154,6 +154,14 @@ class Record:
     def uses_left(self) -> int | None:
         return None if self.asked.max_uses is None else self.asked.max_uses - self.uses
 
+    def changes(self, begin: int, end: int) -> tuple[int, ...]:
+        """Of the steps from that number to the other, exclusive, those that were the last of their change."""
+        return tuple(
+            number
+            for number in range(begin, min(end, len(self.steps)))
+            if number + 1 == len(self.steps) or self.steps[number + 1].change != self.steps[number].change
+        )
+
     def grant(self) -> Grant | None:
         """What the policy is told while this is active. A step that gave time counts once it is in the audit, and
         what was before it until then: no record, no access."""

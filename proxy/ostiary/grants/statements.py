@@ -73,6 +73,24 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX grant_records_over ON grant_records (over_at) WHERE over_at IS NOT NULL",
     ),
     ("CREATE INDEX grant_records_open ON grant_records (change, id) WHERE due IS NOT NULL",),
+    (
+        """CREATE TABLE grant_webhooks (
+            webhook TEXT PRIMARY KEY,
+            seen DOUBLE PRECISION NOT NULL,
+            holder TEXT NOT NULL,
+            held_until DOUBLE PRECISION NOT NULL
+        )""",
+        """CREATE TABLE grant_deliveries (
+            webhook TEXT NOT NULL,
+            grant_id TEXT NOT NULL,
+            step BIGINT NOT NULL,
+            change BIGINT NOT NULL,
+            tries BIGINT NOT NULL,
+            due DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (webhook, grant_id, step)
+        )""",
+        "CREATE INDEX grant_deliveries_due ON grant_deliveries (webhook, due)",
+    ),
 )
 """Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
 VERSION: Final = len(MIGRATIONS)
@@ -88,6 +106,10 @@ _UPDATE: Final = """
     UPDATE grant_records SET change = ?, issuer = ?, subject = ?, caller = ?, service = ?, state = ?, due = ?,
     granted_at = ?, ends_at = ?, uses = ?, unrecorded = ?, held = ?, idempotency_key = ?, document = ?,
     approvers = ?, asked_at = ?, over_at = ? WHERE id = ?
+"""
+_TELL: Final = """
+    INSERT INTO grant_deliveries (webhook, grant_id, step, change, tries, due) VALUES (?, ?, ?, ?, 0, ?)
+    ON CONFLICT (webhook, grant_id, step) DO NOTHING
 """
 _BEFORE: Final = "(change < ? OR (change = ? AND id > ?))"
 _BATCH: Final = 1000
@@ -241,13 +263,16 @@ def use(id: str, *, told: Told) -> Operation[Record | None]:
 
 def recorded(marks: Sequence[tuple[str, int]], *, told: Told) -> Operation[None]:
     moment = yield from _tick(told)
-    changed = []
+    changed: list[Record] = []
+    marked: list[tuple[Record, int]] = []
     for id, steps in marks:  # noqa: A001
         record = yield from get(id, lock=True)
         if steps > record.recorded:
             changed.append(replace(record, change=moment.change, recorded=min(steps, len(record.steps))))
+            marked.append((record, steps))
     if changed:
         yield _UPDATE, [_values(record) for record in changed]
+        yield from _tell(marked, moment)
 
 
 def over(keep: int, *, told: Told) -> Operation[bool]:
@@ -270,11 +295,25 @@ def prune(keep: int, *, told: Told) -> Operation[int]:
         record = _record(row)
         ended = life.over_at(record)
         if ended is not None and ended <= before:
+            yield "DELETE FROM grant_deliveries WHERE grant_id = ?", (record.id,)
             yield "DELETE FROM grant_records WHERE id = ?", (record.id,)
             gone += 1
         else:  # the migration knew no better
             yield from _keep(record)
     return gone
+
+
+def _tell(marked: Sequence[tuple[Record, int]], moment: Moment) -> Operation[None]:
+    """What is in the audit by now waits to be told, to each webhook that is known (`outbox`)."""
+    rows = yield "SELECT webhook FROM grant_webhooks ORDER BY webhook", ()
+    waiting = [
+        (row[0], record.id, number, moment.change, moment.now)
+        for row in rows
+        for record, steps in marked
+        for number in record.changes(record.recorded, steps)
+    ]
+    if waiting:
+        yield _TELL, waiting
 
 
 def _tick(told: Told) -> Operation[Moment]:

@@ -70,7 +70,7 @@ class DocumentFetcher:
                 return await _body(response)
         except AddressRefused:
             raise KeySourceError("address-refused", "the address connected to is never fetched from") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, *_CONNECTION_ERRORS, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, *CONNECTION_ERRORS, OSError) as error:
             # The library's text may quote what came over the wire; its kind is enough.
             raise KeySourceError("unreachable", f"the request failed: {type(error).__name__}") from None
 
@@ -203,7 +203,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         return not self._loopback_only or is_loopback(unmapped(address))
 
 
-_CONNECTION_ERRORS: Final = (
+CONNECTION_ERRORS: Final = (
     httpcore.NetworkError,
     httpcore.ProtocolError,
     httpcore.TimeoutException,

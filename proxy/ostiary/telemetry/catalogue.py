@@ -149,6 +149,16 @@ AUDIT_LOST: Final = _counter(
 AUDIT_BACKLOG: Final = _gauge("audit_backlog_bytes", "Bytes of lines that wait to be written.")
 AUDIT_WRITABLE: Final = _gauge("audit_writable", "1 while every worker can write its audit.")
 
+# Webhooks of grants.
+
+WEBHOOKS: Final = _counter(
+    "webhook_deliveries",
+    "What a webhook was told: delivered, attempts that failed, and what was given up.",
+    "webhook",
+    "result",
+)
+WEBHOOKS_WAITING: Final = _gauge("webhook_waiting", "What waits to be told, by any proxy of the store.", "webhook")
+
 # The proxy.
 
 READY: Final = _gauge("ready", "1 while /readyz says 200.")
