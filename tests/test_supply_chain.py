@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -48,6 +50,21 @@ def test_opa_is_not_below_what_its_advisories_say() -> None:
 @pytest.mark.parametrize("requirement", NEEDED, ids=lambda one: one.name)
 def test_every_dependency_is_pinned_within_what_it_may_be(requirement: Requirement) -> None:
     assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_everything_installs_on_the_oldest_python_that_is_promised() -> None:
+    """Distributions ship 3.11.2, and a pin that demands 3.11.5 ends `make test` there."""
+    oldest = Version(PROJECT["project"]["requires-python"].removeprefix(">="))
+    demanded = {
+        found.name: found.metadata["Requires-Python"]
+        for found in metadata.distributions()
+        if canonicalize_name(found.name) in PINS and found.metadata["Requires-Python"]
+    }
+
+    assert {canonicalize_name(requirement.name) for requirement in NEEDED} <= {
+        canonicalize_name(name) for name in demanded
+    }
+    assert {name: text for name, text in demanded.items() if oldest not in SpecifierSet(text)} == {}
 
 
 def test_the_bill_of_materials_has_every_dependency_and_opa(tmp_path: Path) -> None:
