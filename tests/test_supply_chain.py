@@ -67,6 +67,16 @@ def test_everything_installs_on_the_oldest_python_that_is_promised() -> None:
     assert {name: text for name, text in demanded.items() if oldest not in SpecifierSet(text)} == {}
 
 
+def test_without_go_the_programs_of_the_tests_are_named(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": "/nowhere", "PYTHONPATH": str(ROOT / "tests")}
+    ran = subprocess.run(
+        [sys.executable, "-m", "support.tools"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("The tests run helm v3.")
+    assert "there is no go on PATH" in ran.stderr
+
+
 def test_the_bill_of_materials_has_every_dependency_and_opa(tmp_path: Path) -> None:
     """What writes it checks it against its schema, but for the grammar of URIs, whose parser takes 14 seconds."""
     (tmp_path / "rfc3987_syntax.py").write_text("raise ImportError")

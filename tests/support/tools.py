@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,9 +67,13 @@ def build(wanted: Tool) -> None:
 
 
 def main() -> None:
-    for wanted in tools().values():
-        if wanted.program.exists():
-            continue
+    missing = [wanted for wanted in tools().values() if not wanted.program.exists()]
+    if missing and shutil.which("go") is None:
+        names = ", ".join(f"{wanted.name} {wanted.version}" for wanted in missing)
+        sys.exit(
+            f"The tests run {names}, which are built with Go, and there is no go on PATH: install it (https://go.dev/dl)."
+        )
+    for wanted in missing:
         try:
             build(wanted)
         except subprocess.CalledProcessError as error:
