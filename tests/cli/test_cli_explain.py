@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ostiary.demo.place import latest, new_demo
 from support.cli import CONFIG, Ran, ostiary, watched
 
 TUESDAY = "2026-09-22T10:00:00Z"
@@ -466,10 +467,10 @@ def test_the_policy_is_that_of_the_configuration_here_else_of_the_latest_demo(bu
         "there is no ostiary.yaml here and no demo runs: name the configuration with -c FILE, "
         "or the policy with --policy DIR\n",
     )
-    demo = Path.cwd() / "user-state" / "ostiary" / "demo"
-    demo.mkdir(parents=True)
+    demo = new_demo()
     write_config(bundle).rename(demo / "ostiary.yaml")
-    of_demo = ostiary(*arguments)
+    with latest(demo):
+        of_demo = ostiary(*arguments)
     assert (of_demo.status, of_demo.err) == (0, f"policy: the one of {demo.resolve()}/ostiary.yaml\n")
     write_config(bundle)
     here = ostiary(*arguments)
@@ -479,6 +480,11 @@ def test_the_policy_is_that_of_the_configuration_here_else_of_the_latest_demo(bu
 def test_sources_are_built_for_the_occasion(policy: Path) -> None:
     ran = ostiary("explain", "--policy", policy, "--caller", "web", "GET http://orders.localhost/orders/42")
     assert (ran.status, ran.out.splitlines()[0], ran.err) == (0, "ALLOWED  GET /orders/42", "")
+
+
+def test_a_request_need_not_be_quoted(bundle: Path) -> None:
+    ran = ostiary("explain", "--policy", bundle, "--caller", "web", "GET", "http://orders.localhost/orders/42")
+    assert (ran.status, ran.out.splitlines()[0]) == (0, "ALLOWED  GET /orders/42")
 
 
 def test_on_a_terminal_lines_are_wrapped_under_what_they_say(bundle: Path) -> None:

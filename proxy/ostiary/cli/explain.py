@@ -32,7 +32,9 @@ from ostiary.policy.explain import ask, assumptions, in_words, outcome, read_map
 
 
 def command(
-    request: Annotated[str, typer.Argument(help='Method and URL: "GET http://orders.localhost/orders/42".')],
+    request: Annotated[
+        list[str], typer.Argument(metavar="REQUEST", help='Method and URL: "GET http://orders.localhost/orders/42".')
+    ],
     caller: Annotated[str, typer.Option(help="A caller of the permission map.")],
     policy: Annotated[
         Path | None,
@@ -61,7 +63,7 @@ def command(
 
     Exit status 0: allowed or observed, or answered by the proxy itself. 1: denied, or refused before a decision.
     """
-    question = Question.parse(request)
+    question = Question.parse(" ".join(request))
     claims, subject = read_claims(claim or []), read_subject(subject)
     instant, address = read_time(at), read_address(source_ip)
     loaded = _configuration(config, needed=policy is None)

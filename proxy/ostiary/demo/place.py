@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Final
 from ostiary.listening import private_directory
 
 _LATEST: Final = "demo"
+_RUNNING: Final = "running"
+"""A file in the directory of a demo, locked while that runs."""
 
 
 def _state_home() -> Path:
@@ -34,20 +37,50 @@ def new_demo(directory: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def latest(place: Path) -> Iterator[None]:
-    """While this is entered, the demo in `place` is the latest, unless another one has begun since."""
+    """While this is entered, the demo in `place` is the latest, unless another one has begun since.
+
+    After it, the one that began before is the latest again, if it still runs.
+    """
     link = _state_home() / _LATEST
     link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made = place / ".latest"
-    made.symlink_to(place)
-    made.replace(link)
-    try:
-        yield
-    finally:
-        if link.is_symlink() and link.readlink() == place:
-            link.unlink(missing_ok=True)
+    with (place / _RUNNING).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _point(link, place)
+        try:
+            yield
+        finally:
+            if link.is_symlink() and link.readlink() == place:
+                before = _another(place)
+                if before is None:
+                    link.unlink(missing_ok=True)
+                else:
+                    _point(link, before)
 
 
 def latest_demo() -> Path | None:
     """The directory of the demo that began last, if it runs."""
-    link = _state_home() / _LATEST
-    return link.resolve() if link.is_dir() else None
+    place = (_state_home() / _LATEST).resolve()
+    return place if _runs(place) else None
+
+
+def _point(link: Path, place: Path) -> None:
+    made = place / ".latest"
+    made.symlink_to(place)
+    made.replace(link)
+
+
+def _another(ended: Path) -> Path | None:
+    """The demo that began last of those in new directories that run, without the one that ends."""
+    running = [place for place in _state_home().resolve().glob("demo-*") if place != ended and _runs(place)]
+    return max(running, key=lambda place: (place / _RUNNING).stat().st_mtime_ns, default=None)
+
+
+def _runs(place: Path) -> bool:
+    try:
+        with (place / _RUNNING).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -159,7 +159,7 @@ issuers:
      algorithms: [ES256], claims: [groups]}}
 services:
 {services}
-opa: {{managed: {{bundle: bundle}}}}
+opa: {{managed: {{bundle: bundle}}, deadline: 2s}} # the default, 250ms, is short for a laptop that is busy
 grants: {{url: "sqlite:///grants.db"}}
 audit: {{path: audit/}}
 logging: {{level: {level}}}
