@@ -181,7 +181,8 @@ def test_a_policy_alone_can_be_checked(policy: Path) -> None:
 def test_without_anything_the_configuration_is_missed() -> None:
     assert ostiary("check") == Ran(
         1,
-        "part           state  what\nconfiguration  wrong  ostiary.yaml: there is no such file\n",
+        "part           state  what\n"
+        "configuration  wrong  ostiary.yaml: there is no such file here; -c names another, ostiary init writes one\n",
         "",
     )
 
@@ -233,6 +234,15 @@ def test_opa_that_cannot_be_had(site: Site, policy: Path) -> None:
     ran = ostiary("check", "-c", site.config, policy, "--json", environ={"OSTIARY_OPA": "/nowhere/opa"})
     wrong = [(each["part"], each["what"]) for each in json.loads(ran.out) if each["state"] == "wrong"]
     assert (ran.status, ran.err, wrong) == (1, "", [("Rego", said), ("OPA", said)])
+
+
+def test_offline_no_opa_is_got(site: Site, policy: Path, tmp_path: Path) -> None:
+    environ = {"OSTIARY_OPA": "", "PATH": "/nowhere", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ran = ostiary("check", "-c", site.config, policy, "--offline", "--json", environ=environ)
+    wrong = [(each["part"], each["what"]) for each in json.loads(ran.out) if each["state"] == "wrong"]
+    said = "No usable OPA: on PATH, there is none; none was got before (ostiary opa install gets one)."
+    assert (ran.status, ran.err, wrong) == (1, "", [("Rego", said)])
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -423,9 +433,10 @@ def test_an_issuers_files(site: Site) -> None:
         ("issuer", "wrong", "https://idp.test: the token_file token: No such file or directory"),
     ]
     site.change('jwks_url: "https://idp.test/jwks", ca_file: ca.pem, token_file: token', "key_file: nowhere.pem")
-    assert site.wrong() == [
-        ("issuer", "wrong", "https://idp.test: nowhere.pem cannot be read: No such file or directory (file)"),
-    ]
+    for arguments in ((), ("--offline",)):
+        assert site.wrong(*arguments) == [
+            ("issuer", "wrong", "https://idp.test: the key_file nowhere.pem: No such file or directory"),
+        ]
 
 
 def test_a_dead_upstream(site: Site) -> None:

@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jwt
@@ -45,7 +46,9 @@ def test_there_is_no_other_schema() -> None:
 
 
 def test_the_version_says_what_decides_and_parses() -> None:
-    line = f"ostiary {__version__} (Python {platform.python_version()}, OPA {PINNED}, at least {FLOOR})\n"
+    line = (
+        f"ostiary {__version__} (Python {platform.python_version()}; an OPA of at least {FLOOR}, or {PINNED} is got)\n"
+    )
     assert ostiary("version") == Ran(0, line, "")
     assert ostiary("--version") == ostiary("version")
     document = json.loads(ostiary("version", "--json").out)
@@ -84,6 +87,21 @@ def test_a_demo_that_ends_leaves_the_name_to_one_that_began_since() -> None:
             assert latest_demo() == first
             since.enter_context(latest(second))
         assert latest_demo() == second
+    assert latest_demo() is None
+
+
+def test_a_demo_that_ends_gives_the_name_back_to_one_that_still_runs() -> None:
+    new_demo()  # one that never ran
+    with latest(first := new_demo()):
+        with latest(new_demo()):
+            assert latest_demo() != first
+        assert latest_demo() == first
+    assert latest_demo() is None
+
+
+def test_a_demo_whose_process_was_killed_is_not_the_latest() -> None:
+    script = "import os; from ostiary.demo.place import latest, new_demo; latest(new_demo()).__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     assert latest_demo() is None
 
 
@@ -174,15 +192,17 @@ def test_what_cannot_be_built_from_or_into(policy: Path, tmp_path: Path) -> None
             (policy, "file"),
             (policy, "mine"),
             (policy, "file/out"),
+            (policy, "b.tgz"),
         )
     ]
-    assert [(ran.status, ran.out) for ran in said] == [(2, "")] * 5
+    assert [(ran.status, ran.out) for ran in said] == [(2, "")] * 6
     assert [ran.err for ran in said] == [
         "nowhere: there is no such directory\n",
         "file: is a file; name the directory that holds permissions.yaml and *.rego\n",
         "file: this is not a directory, and is not replaced\n",
         "mine: this directory has other content than a bundle of ostiary's; not replaced\n",
         "file/out: cannot be written: File exists\n",
+        "b.tgz: an archive is written as .tar.gz; a directory is not called so\n",
     ]
     assert ostiary("bundle", "build", policy, "-o", "out", "--sequence", "-1").status == 2
 
@@ -191,6 +211,24 @@ def test_a_build_without_opa(policy: Path) -> None:
     assert ostiary("bundle", "build", policy, "-o", "out", environ={"OSTIARY_OPA": "/nowhere/opa"}) == Ran(
         2, "", "The OPA that OSTIARY_OPA names cannot be used: /nowhere/opa is not an OPA that runs.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["build", "nowhere", "-o", "out"], ["test", "nowhere"], ["sign", "nowhere", "--key", "k", "--key-id", "i"]],
+    ids=lambda command: str(command[0]),
+)
+def test_what_is_not_there_is_told_before_an_opa_is_looked_for(command: list[str]) -> None:
+    """To get one can take minutes."""
+    ran = ostiary("bundle", *command, environ={"OSTIARY_OPA": "/nowhere/opa"})
+    assert ran.status == 2
+    assert ran.err.lower() in ("nowhere: there is no such directory\n", "nowhere: no such file or directory\n")
+
+
+def test_the_help_begins_with_what_is_done_first() -> None:
+    listed = re.findall(r"^  ([a-z]+) ", ostiary("bundle", "--help").out.partition("Commands:")[2], re.MULTILINE)
+    assert listed[0] == "build"
+    assert listed.index("test") < listed.index("diff") < listed.index("publish") < listed.index("rollback")
 
 
 # opa install

@@ -95,6 +95,7 @@ def test_a_server_gets_bundles_and_says_who_has_them(server: Process, bundles: l
     publish = ("bundle", "publish", bundles[2], f"{url}/", "--token-file", "publishers")
     assert ostiary(*publish) == Ran(0, f"{url}/: revision 2-0a1b2c3d published\n", "")
     assert ostiary(*publish) == Ran(0, f"{url}/: revision 2-0a1b2c3d was published already\n", "")
+    assert ostiary("bundle", "publish", bundles[2], url, "--token-file", "publishers").status == 0  # without a slash
     older = ostiary("bundle", "publish", bundles[1], f"{url}/b.tar.gz", "--token-file", "publishers")
     assert older.status == 1
     assert "1-0a1b2c3d is older than 2-0a1b2c3d" in older.err

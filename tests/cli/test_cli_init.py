@@ -137,6 +137,12 @@ def test_documents_become_services_and_what_is_left_out_is_told_and_denied(tmp_p
     assert load_config(tmp_path / "shop" / "ostiary.yaml", {}).services["orders"].upstream.host == "api.shop.test"
 
 
+def test_what_comes_next_is_told_from_where_one_is(tmp_path: Path) -> None:
+    told = "make test check, then put your issuer and services into ostiary.yaml\n"
+    assert ostiary("init").err == f"Next: {told}"
+    assert ostiary("init", "a b").err == f"Next: cd 'a b' && {told}"
+
+
 def test_nothing_is_overwritten_and_nothing_is_written_beside_it(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("mine")
     (tmp_path / "policy").mkdir()

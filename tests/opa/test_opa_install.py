@@ -17,7 +17,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from ostiary.opa.install import OpaNotFound, Sources, accept_opa, ensure_opa
+from ostiary.opa.install import FLOOR, OpaNotFound, Sources, accept_opa, ensure_opa
 from ostiary.opa.release import Release
 
 
@@ -272,7 +272,8 @@ def test_nothing_at_all_is_one_sentence_that_names_all_three(places: Places) -> 
     assert places.failure() == (
         "No usable OPA: on PATH, there is none; the release 1.22.2 was not got, because "
         f"http://127.0.0.1:1/none/v1.22.2/{ASSET} failed (ConnectError: [Errno 111] Connection refused); "
-        "and `go install` did not build it, because there is no Go on PATH."
+        "and `go install` did not build it, because there is no Go on PATH; "
+        f"put one of at least version {FLOOR} on PATH, or name it by OSTIARY_OPA."
     )
 
 

@@ -36,15 +36,6 @@ def _bundle() -> None:
     """Policy bundles: what OPA loads."""
 
 
-app.command("diff")(review.diff)
-app.command("report")(review.report)
-app.command("test")(trial.command)
-app.command("publish")(publishing.command)
-app.command("serve")(serving.command)
-app.command("rollout")(rollout.command)
-app.command("rollback")(rollback.command)
-
-
 @app.command("build")
 def build(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="The directory with permissions.yaml and *.rego.")],
@@ -62,9 +53,10 @@ def build(
 
     Every mistake is told, and OUT is then left as it was. Warnings do not keep it from being built.
     """
-    opa = needed_opa()
+    policy = policy_directory(source)
+    _refuse_other_archives(output)
     try:
-        built = _built(policy_directory(source), output, opa=opa, sequence=sequence)
+        built = _built(policy, output, opa=needed_opa(), sequence=sequence)
     except OSError as error:
         fail(f"{output}: cannot be written: {error.strerror}")
     for warning in built.warnings:
@@ -73,6 +65,12 @@ def build(
         print_json({"path": str(output), "revision": built.revision, "warnings": list(built.warnings)})
         return
     typer.echo(f"{output}: revision {built.revision}")
+
+
+def _refuse_other_archives(output: Path) -> None:
+    """A name that looks like an archive of another kind would be that of a directory."""
+    if output.name.endswith((".tar", ".tgz", ".zip", ".gz")) and not output.name.endswith(SUFFIX):
+        fail(f"{output}: an archive is written as {SUFFIX}; a directory is not called so")
 
 
 def _built(source: Path, output: Path, *, opa: Path, sequence: int | None) -> Bundle:
@@ -97,8 +95,8 @@ def sign(
 
     The proxy that is to demand the signature is told the key, its id and the scope in `opa.managed.verification`.
     """
-    opa = Opa(needed_opa())
     contents = _contents(archive)
+    opa = Opa(needed_opa())
     sign_archive(archive, key=key, key_id=key_id, scope=scope, algorithm=algorithm, opa=opa)
     typer.echo(f"{archive}: revision {contents.revision} signed as {key_id}")
 
@@ -112,8 +110,8 @@ def verify(
     algorithm: _Algorithm = "ES256",
 ) -> None:
     """Say whether a proxy that demands this signature would load ARCHIVE: exit status 1 if not."""
-    opa = Opa(needed_opa())
     contents = _contents(archive)
+    opa = Opa(needed_opa())
     try:
         verify_signature(contents, Verification(key=key, key_id=key_id, scope=scope, algorithm=algorithm))
     except ArchiveError as error:
@@ -155,3 +153,13 @@ def _signature(archive: Path, contents: Contents) -> dict[str, Any] | None:
     except ArchiveError as error:
         fail(f"{archive}: {error}")
     return {"algorithm": found.algorithm, "key_id": found.key_id, "scope": found.scope}
+
+
+# In the order of the help, behind those above.
+app.command("test")(trial.command)
+app.command("diff")(review.diff)
+app.command("report")(review.report)
+app.command("publish")(publishing.command)
+app.command("serve")(serving.command)
+app.command("rollout")(rollout.command)
+app.command("rollback")(rollback.command)

@@ -52,7 +52,7 @@ def command(
             findings += wrong("configuration", error)
     if policy is not None:
         try:
-            findings += check_policy(policy_directory(policy), loaded)
+            findings += check_policy(policy_directory(policy), loaded, offline=offline)
         except ConfigurationError as error:
             findings += wrong("permission map", error)
     if loaded is not None:

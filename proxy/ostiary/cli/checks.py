@@ -30,7 +30,7 @@ from ostiary.policy.model import load_permissions
 from ostiary.stage_settings import policy_record, policy_vetting, upstream_settings
 
 
-def check_policy(source: Path, config: Config | None) -> list[Finding]:
+def check_policy(source: Path, config: Config | None, *, offline: bool) -> list[Finding]:
     """Whether the sources are a policy, one that fits the configuration, and the one that a managed OPA is given."""
     path = source / PERMISSIONS
     found = None
@@ -40,17 +40,18 @@ def check_policy(source: Path, config: Config | None) -> list[Finding]:
     except ConfigurationError as error:
         findings = wrong("permission map", error)
     told = {finding.what for finding in findings}
-    findings += (finding for finding in _rego(source, config) if finding.what not in told)
+    findings += (finding for finding in _rego(source, config, offline=offline) if finding.what not in told)
     if config is not None and found is not None:
         findings += warned("agreement", check_agreement(config, found)) or ok("agreement", "map and configuration fit")
     return findings
 
 
-def _rego(source: Path, config: Config | None) -> list[Finding]:
+def _rego(source: Path, config: Config | None, *, offline: bool) -> list[Finding]:
     """Whether the sources compile to a bundle that OPA accepts. The map's mistakes are among those that are found."""
     with tempfile.TemporaryDirectory(prefix="ostiary-check-") as place:
         try:
-            built = build_bundle(source, Path(place) / "bundle", opa=ensure_opa(), sequence=0, rego_root=assets.rego())
+            opa = ensure_opa(offline=offline)
+            built = build_bundle(source, Path(place) / "bundle", opa=opa, sequence=0, rego_root=assets.rego())
         except ConfigurationError as error:
             return wrong("Rego", error)
         except OpaNotFound as error:
@@ -222,9 +223,10 @@ def issuer_files(issuer: Issuer) -> list[Finding]:
             ssl.create_default_context(cafile=issuer.ca_file)
         except (OSError, ssl.SSLError) as error:
             findings += wrong("issuer", f"{issuer.issuer}: the ca_file {issuer.ca_file} cannot be used: {error}")
-    if issuer.token_file is not None:
+    for key, file in (("key_file", issuer.key_file), ("token_file", issuer.token_file)):
         try:
-            issuer.token_file.open("rb").close()
+            if file is not None:
+                file.open("rb").close()
         except OSError as error:
-            findings += wrong("issuer", f"{issuer.issuer}: the token_file {issuer.token_file}: {error.strerror}")
+            findings += wrong("issuer", f"{issuer.issuer}: the {key} {file}: {error.strerror}")
     return findings

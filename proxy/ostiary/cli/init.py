@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -44,7 +45,8 @@ def command(
             note(f"warning: {visible(str(left_out))}")
     for path in written:
         typer.echo(path)
-    note("Next: make test check, then put your issuer and services into ostiary.yaml")
+    there = "" if directory.resolve() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
+    note(f"Next: {there}make test check, then put your issuer and services into ostiary.yaml")
 
 
 def _imported(documents: list[str]) -> dict[str, ImportedService]:

@@ -136,7 +136,8 @@ def _target(
         yield DirectoryTarget(_file(Path(destination), archive), examiner=examiner)
     elif scheme in ("http", "https"):
         refuse_unsafe(destination)
-        url = f"{destination}{archive.name}" if destination.endswith("/") else destination
+        address = destination if urlsplit(destination).path else f"{destination}/"
+        url = f"{address}{archive.name}" if address.endswith("/") else address
         with WebTarget(url, connection=connection, examiner=examiner) as target:
             yield target
     elif scheme == "oci":

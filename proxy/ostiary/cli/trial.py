@@ -43,11 +43,11 @@ def command(
     Exit status 0: all hold, and they reach enough. 1: one does not, too little is reached, or there is none. 2: there
     are mistakes in DIR.
     """
-    binary, root = needed_opa(), assets.rego()
-    opa = Opa(binary)
     files = case_files(policy_directory(source))
     if not tests_of(source) and not files:
         fail(f"{source}: has neither tests, {TESTS}, nor cases, {CASES}", status=1)
+    binary, root = needed_opa(), assets.rego()
+    opa = Opa(binary)
     with tempfile.TemporaryDirectory(prefix="ostiary-test-") as place:
         built = build_bundle(source, Path(place) / "bundle", opa=binary, sequence=0, rego_root=root)
         for warning in built.warnings:

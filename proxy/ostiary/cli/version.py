@@ -37,4 +37,6 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = 
             }
         )
         return
-    typer.echo(f"ostiary {__version__} (Python {platform.python_version()}, OPA {PINNED}, at least {FLOOR})")
+    typer.echo(
+        f"ostiary {__version__} (Python {platform.python_version()}; an OPA of at least {FLOOR}, or {PINNED} is got)"
+    )

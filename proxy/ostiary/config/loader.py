@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ostiary.config.fields import VARIABLE
 from ostiary.config.model import Config
+from ostiary.errors import ConfigurationError
 from ostiary.policy.document import Place, read_document
 from ostiary.policy.mistakes import Inspection
 
@@ -31,6 +33,8 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     Relative paths are relative to the file. Raises `ConfigurationError` with every mistake, each
     `file:line: what is wrong`; a secret is in none of them.
     """
+    if path == CONFIGURATION and not os.path.lexists(path):
+        raise ConfigurationError([f"{path}: there is no such file here; -c names another, ostiary init writes one"])
     document = read_document(path)
     inspection = Inspection(document)
     *names, last = (".".join(map(str, place)) for place in sorted(SECRETS))

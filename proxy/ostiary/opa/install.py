@@ -66,8 +66,9 @@ def ensure_opa(
     sources: Sources | None = None,
     override: str | None = None,
     progress: Progress = lambda _: None,
+    offline: bool = False,
 ) -> Path:
-    """The path of an OPA of at least version `FLOOR`; gets version `pinned` if there is none.
+    """The path of an OPA of at least version `FLOOR`; gets version `pinned` if there is none, unless `offline`.
 
     `checksum` is the SHA-256 (hex) that the program has to have. `override` is what the environment variable
     `OSTIARY_OPA` is when it is not given: the one program to use. `progress` is told, in sentences, what takes long.
@@ -88,6 +89,8 @@ def ensure_opa(
         on_path = why
     with contextlib.suppress(_Unusable):
         return finder.cached(cache / "opa")
+    if offline:
+        raise OpaNotFound(f"No usable OPA: on PATH, {on_path}; none was got before (ostiary opa install gets one).")
     with _locked(cache, progress):
         with contextlib.suppress(_Unusable):
             return finder.cached(cache / "opa")  # another process has just put it there
@@ -101,7 +104,8 @@ def ensure_opa(
         except _Unusable as why:
             raise OpaNotFound(
                 f"No usable OPA: on PATH, {on_path}; the release {pinned} was not got, because {downloaded}; "
-                f"and `go install` did not build it, because {why}."
+                f"and `go install` did not build it, because {why}; "
+                f"put one of at least version {FLOOR} on PATH, or name it by {OVERRIDE}."
             ) from why
 
 

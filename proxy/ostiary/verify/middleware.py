@@ -62,7 +62,7 @@ class VerifyMiddleware:
         await self._app({**scope, "headers": headers, "ostiary": claims}, receive, send)
 
     async def _refuse(self, refusal: Refused, scope: Scope, send: Send) -> None:
-        body = json.dumps({"type": "about:blank", "status": refusal.status, "title": refusal.title}).encode()
+        body = json.dumps({"type": "about:blank", "status": refusal.status, "title": refusal.title}).encode() + b"\n"
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"cache-control", b"no-store"),
