@@ -144,6 +144,8 @@ async def test_of_so_many_uses_exactly_so_many_are_let_through_by_both_together(
 
 async def test_one_identity_asks_so_often_a_day_at_both_together(pair: Pair) -> None:
     answers = []
+    if (left := 86400 - time.time() % 86400) < 20:  # the day ends
+        await asyncio.sleep(left + 1)
     async with httpx.AsyncClient(trust_env=False) as client:
         for proxy in (*pair, *pair) * 3:
             headers = {"host": OWN_HOST, "authorization": f"Bearer {proxy.token('eager')}"}
