@@ -231,6 +231,11 @@ def test_the_help_begins_with_what_is_done_first() -> None:
     assert listed.index("test") < listed.index("diff") < listed.index("publish") < listed.index("rollback")
 
 
+@pytest.mark.parametrize("group", ["access", "audit", "bundle", "opa"])
+def test_the_help_cuts_no_sentence_off(group: str) -> None:
+    assert "..." not in ostiary(group, "--help").out.partition("Commands:")[2]
+
+
 # opa install
 
 

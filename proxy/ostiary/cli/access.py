@@ -13,9 +13,10 @@ import httpx
 import typer
 
 from ostiary.addresses import is_localhost
+from ostiary.cli.lazy import Group
 from ostiary.cli.output import fail, note, print_json, print_table, reporting_mistakes, visible
 
-app = typer.Typer(help="Just-in-time access: ask for it, approve, and take it back.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Just-in-time access: ask for it, approve, and take it back.", no_args_is_help=True)
 
 _LOOK: Final = 0.5
 """Seconds between two looks at what is waited for."""

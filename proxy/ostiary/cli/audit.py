@@ -30,13 +30,14 @@ from ostiary.audit.query import query as search
 from ostiary.audit.reading import Selection, follow, is_observed, last, requests, sizes
 from ostiary.audit.signed import CheckpointBook
 from ostiary.audit.verify import verify as verify_trail
+from ostiary.cli.lazy import Group
 from ostiary.cli.output import fail, json_line, note, print_json, print_table
 from ostiary.config import CONFIGURATION, Config, load_config
 from ostiary.credential import PublicKey, load_signing_key
 from ostiary.errors import REASONS, ConfigurationError
 from ostiary.policy.words import closest, quoted
 
-app = typer.Typer(help="The audit: read it, search it, and prove that it is whole.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="The audit: read it, search it, and prove that it is whole.", no_args_is_help=True)
 
 _UNKNOWN: Final = 2
 _UNWITNESSED: Final = "there is no checkpoint: the ends of chains, whole chains or all of them could be gone unseen"

@@ -11,6 +11,7 @@ import typer
 
 from ostiary import assets
 from ostiary.cli import publishing, review, rollback, rollout, serving, trial
+from ostiary.cli.lazy import Group
 from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.cli.sources import needed_opa, policy_directory
 from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, read_archive, signed
@@ -20,7 +21,7 @@ from ostiary.policy.archive import sign as sign_archive
 from ostiary.policy.bundle import Bundle, build_bundle
 from ostiary.policy.rego import Opa
 
-app = typer.Typer(help="Policy bundles: what OPA loads.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Policy bundles: what OPA loads.", no_args_is_help=True)
 
 _LAST_SEQUENCE = 10**18 - 1
 

@@ -1,13 +1,24 @@
-"""A group of commands whose modules are imported when they are used."""
+"""Groups of commands: one whose modules are imported when they are used, and one whose help cuts nothing off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
+
+_SENTENCE: Final = 500
+"""Characters, more than any has."""
+
+
+class Group(TyperGroup):
+    """Its help has the whole first sentence of each command, where click cuts it off at the end of a line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=_SENTENCE)) for name, one in self.commands.items()])
 
 
 def lazy_group(commands: Mapping[str, str], *, package: str) -> type[TyperGroup]:

@@ -7,12 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
+from ostiary.cli.lazy import Group
 from ostiary.cli.output import fail, note
 from ostiary.opa.install import OpaNotFound, ensure_opa
 
 _CHECKSUM: Final = re.compile("[0-9A-Fa-f]{64}")
 
-app = typer.Typer(help="Open Policy Agent, the engine that decides.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Open Policy Agent, the engine that decides.", no_args_is_help=True)
 
 
 @app.callback()
