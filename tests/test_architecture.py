@@ -46,6 +46,7 @@ COMPOSITION = {
     "metering",
     "notifying",
     "worker",
+    "worker_process",
     "supervisor",
     "turnover",
     "lookout",
