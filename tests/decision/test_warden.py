@@ -61,8 +61,9 @@ class Worker:
     def active(self, owner: Owner, time: int) -> tuple[Grant, ...]:
         return self.grants
 
-    async def open(self, *grants: Grant, **decided: Any) -> Opened:
-        opened = Opened(self.warden, replace(request(), grants=grants), decision(**decided))
+    async def open(self, *grants: Grant, source_ip: str = "10.0.0.7", **decided: Any) -> Opened:
+        asked = replace(request(), grants=grants, source_ip=source_ip)
+        opened = Opened(self.warden, asked, decision(**decided))
         await asyncio.sleep(0)
         return opened
 
@@ -204,6 +205,26 @@ async def test_a_policy_that_answers_again_is_asked_about_all(worker: Worker) ->
         await one.end()
 
 
+async def test_nobody_waits_for_those_who_ask_for_too_much(worker: Worker) -> None:
+    """Who has many open, and no questions left, keeps nobody else's from being cut."""
+
+    def answer(asked: AccessRequest) -> Decision:
+        if asked.source_ip == "192.0.2.9":
+            raise TooManyDecisions("this identity asks for more decisions than one may")
+        return decision(allow=False, reasons=("permission-missing",), revision="8-def")
+
+    greedy = [await worker.open(source_ip="192.0.2.9") for _ in range(40 * AT_ONCE)]
+    worker.answer = answer
+    worker.announce("8-def")
+    await until(lambda: len(worker.asked) > AT_ONCE)
+    late = await worker.open()  # behind all of them
+    async with asyncio.timeout(5):
+        assert isinstance(await late.cut(), PermissionMissing)
+    assert await greedy[0].goes_on()
+    worker.clock.advance(PATIENCE)
+    assert {type(await one.cut()) for one in greedy} == {PolicyUnavailable}
+
+
 async def test_the_first_refusal_counts_and_takes_back_what_was_told_of_the_grant(worker: Worker) -> None:
     carried = exchange()
     carried.own.append((GRANT_EXPIRES, b"soon"))
@@ -232,6 +253,16 @@ async def test_what_fails_by_itself_as_it_is_cut_has_failed(worker: Worker) -> N
     with pytest.raises(AccessError, match="it failed"):
         await fail()
     assert cancelling() == 0  # nor is what comes after it
+
+
+async def test_what_is_ended_before_it_is_cut_ends(worker: Worker) -> None:
+    """As when the proxy ends: who is told to end does not go on because something else ended too."""
+    opened = await worker.open()
+    opened.task.cancel()
+    worker.warden.cut(lambda _: True, PermissionMissing)
+    await asyncio.wait([opened.task])
+    assert opened.task.cancelled()
+    assert opened.refusal is None
 
 
 def cancelling() -> int:

@@ -42,6 +42,7 @@ from ostiary.errors import (
     PermissionMissing,
     PolicyStale,
     PolicyUnavailable,
+    TooManyDecisions,
     denial,
 )
 from ostiary.exchange import GRANT_EXPIRES, Exchange
@@ -104,7 +105,6 @@ class Admitted:
         task = self._task
         if task is not None and self._refusal is None:
             self._refusal = refusal
-            self._cancelling = task.cancelling()
             task.cancel()
 
     def stand_on(self, request: AccessRequest, decision: Decision) -> None:
@@ -129,7 +129,8 @@ class Admitted:
         return denial(reasons, "what let it through ended while the exchange was under way")
 
     def __enter__(self) -> Admitted:
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
+        self._cancelling = 0 if task is None else task.cancelling()  # now: it may be cancelled before it is cut
         self._warden.entered(self)
         return self
 
@@ -316,10 +317,12 @@ class PolicyWarden:
     def _failed(self, one: Admitted, failure: AccessError) -> None:
         now = self._clock.monotonic()
         self._failure = failure
-        self._failures += 1
-        self._silent = min(self._silent, now)
         if one.failing is None:
             one.failing = now
+        if isinstance(failure, TooManyDecisions):
+            return  # it is who asks that is refused: others are not to wait for them
+        self._failures += 1
+        self._silent = min(self._silent, now)
         if self._failures >= _AT_ONCE and not self._paused:
             self._paused = True
             asyncio.get_running_loop().call_later(_PAUSE, self._resume)
