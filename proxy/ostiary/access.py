@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ostiary.clock import Clock
 from ostiary.errors import GrantExpired
 from ostiary.exchange import Exchange
 from ostiary.interfaces import EndpointPredictor, GrantReader, Prediction, Underway
-from ostiary.models import AccessRequest, Decision, Grant, Identity, Owner, Target
+from ostiary.models import AccessRequest, Decision, Grant, Identity, Json, Owner, Target
 
 
 class NoGrants:
@@ -24,6 +25,13 @@ class NoKeeper:
     async def take(self, underway: Underway) -> None:
         if underway.decision.grant is not None:
             raise GrantExpired
+
+
+class NoRecourse:
+    """A `Recourse` where nothing can be asked for here: a denial says what could be, and of whom."""
+
+    def offered(self, exchange: Exchange, request: AccessRequest, decision: Decision) -> Mapping[str, Json] | None:
+        return None if decision.requestable is None else {"requestable": decision.requestable}
 
 
 class NoReception:

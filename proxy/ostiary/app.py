@@ -148,7 +148,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         {name: upstream_settings(service, config) for name, service in config.services.items()},
         drain_timeout=config.limits.drain_timeout,
     )
-    grants = worker_grants(config, audit=audit, policy=policy.access, clock=clock)
+    grants = worker_grants(config, audit=audit, policy=policy.access, clock=clock, key=key)
     problems = _problems(config)
     counting = CountingAuthorizer(policy.authorizer)
     candidate = None if config.candidate is None else CandidatePart(config, config.candidate, clock=clock)
@@ -173,6 +173,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         reception=grants.reception,
         authorizer=authorizer,
         warden=warden,
+        recourse=grants.recourse,
         keeper=grants.keeper,
         swapper=swapping,
         upstream=upstream,

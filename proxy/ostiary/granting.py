@@ -8,30 +8,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from ostiary.access import NoGrants, NoKeeper, NoReception
+from ostiary.access import NoGrants, NoKeeper, NoReception, NoRecourse
 from ostiary.clock import Clock
 from ostiary.config import Config
 from ostiary.config.fields import SQLITE
 from ostiary.config.model import Grants
+from ostiary.credential import SigningKey
 from ostiary.errors import ConfigurationError
 from ostiary.grants import ActiveGrants, Board, GrantFeed, GrantService, Keeper, Publisher
 from ostiary.grants.api import AccessApi
 from ostiary.grants.base import DatabaseStore
+from ostiary.grants.denials import DenialSeal, Invitations
+from ostiary.grants.own_host import OwnHost
 from ostiary.grants.policy import AccessPolicy
 from ostiary.grants.publisher import Listening
 from ostiary.grants.service import StepLog
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.store import Bounds
 from ostiary.grants.webhooks.deliverer import WebhookFacts
-from ostiary.interfaces import GrantKeeper, GrantReader, Reception
+from ostiary.interfaces import GrantKeeper, GrantReader, Reception, Recourse
 from ostiary.notifying import webhook_deliverer
+
+DENIALS: Final = b"ostiary denials 1"
+"""What their key is derived for. Tokens with other claims would have another number."""
 
 
 class WorkerGrants:
     """What a worker has of it. Implements `app.Part`."""
 
-    def __init__(self, config: Config, settings: Grants, *, audit: StepLog, policy: AccessPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        settings: Grants,
+        *,
+        audit: StepLog,
+        policy: AccessPolicy,
+        clock: Clock,
+        key: SigningKey,
+    ) -> None:
         self._board = Board.attach(config.grant_board)
         self._store = grant_store(settings)
         publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline)
@@ -39,7 +55,10 @@ class WorkerGrants:
         self.service = GrantService(store=self._store, publisher=publisher, audit=audit, patience=settings.pending_for)
         self.reader: GrantReader = self._active
         self.keeper: GrantKeeper = Keeper(service=self.service, grants=self._active, clock=clock)
-        self.reception: Reception = AccessApi(service=self.service, policy=policy)
+        own_host = OwnHost(config.own_host, url=None if settings.public_url is None else str(settings.public_url))
+        seal = DenialSeal(key.derive(DENIALS), name=config.credential_issuer)
+        self.recourse: Recourse = Invitations(seal=seal, own_host=own_host)
+        self.reception: Reception = AccessApi(service=self.service, policy=policy, seal=seal, own_host=own_host)
 
     async def start(self) -> None:
         self._active.read()  # before requests come: of a hundred thousand grants it takes a second
@@ -59,14 +78,18 @@ class GrantParts:
     reader: GrantReader
     keeper: GrantKeeper
     reception: Reception
+    recourse: Recourse
     open: WorkerGrants | None = None
 
 
-def worker_grants(config: Config, *, audit: StepLog, policy: AccessPolicy, clock: Clock) -> GrantParts:
+def worker_grants(config: Config, *, audit: StepLog, policy: AccessPolicy, clock: Clock, key: SigningKey) -> GrantParts:
+    """`key` is the one that replicas share: what one of them seals, each of them opens."""
     if config.grants is None:
-        return GrantParts(reader=NoGrants(), keeper=NoKeeper(), reception=NoReception())
-    found = WorkerGrants(config, config.grants, audit=audit, policy=policy, clock=clock)
-    return GrantParts(reader=found.reader, keeper=found.keeper, reception=found.reception, open=found)
+        return GrantParts(reader=NoGrants(), keeper=NoKeeper(), reception=NoReception(), recourse=NoRecourse())
+    found = WorkerGrants(config, config.grants, audit=audit, policy=policy, clock=clock, key=key)
+    return GrantParts(
+        reader=found.reader, keeper=found.keeper, reception=found.reception, recourse=found.recourse, open=found
+    )
 
 
 class MachineGrants:

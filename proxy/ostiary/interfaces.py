@@ -5,13 +5,13 @@ Each method raises `ostiary.errors.AccessError` (or a subclass) to refuse, and n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
-from ostiary.models import AccessRequest, Credential, Decision, Grant, Identity, Owner, Target
+from ostiary.models import AccessRequest, Credential, Decision, Grant, Identity, Json, Owner, Target
 
 
 class TargetResolver(Protocol):
@@ -62,6 +62,11 @@ class Reception(Protocol):
 class Authorizer(Protocol):
     async def decide(self, request: AccessRequest) -> Decision:
         """Ask the policy. A denial is a `Decision`; no decision is `Unavailable` (503)."""
+
+
+class Recourse(Protocol):
+    def offered(self, exchange: Exchange, request: AccessRequest, decision: Decision) -> Mapping[str, Json] | None:
+        """What the body of a denial says of how it can be lifted; None if it cannot be. Never waits."""
 
 
 class Underway(Protocol):

@@ -23,6 +23,7 @@ from ostiary.interfaces import (
     GrantKeeper,
     Reception,
     Record,
+    Recourse,
     RequestBuilder,
     TargetResolver,
     Upstream,
@@ -49,6 +50,7 @@ class Pipeline:
         reception: Reception,
         authorizer: Authorizer,
         warden: Warden,
+        recourse: Recourse,
         keeper: GrantKeeper,
         swapper: CredentialSwapper,
         upstream: Upstream,
@@ -62,6 +64,7 @@ class Pipeline:
         self._reception = reception
         self._authorizer = authorizer
         self._warden = warden
+        self._recourse = recourse
         self._keeper = keeper
         self._swapper = swapper
         self._upstream = upstream
@@ -92,7 +95,8 @@ class Pipeline:
                     await self._upstream.forward(exchange, target, identity, credential, renew)
             except AccessError as refusal:
                 record.refused(refusal)
-                await self._problems.answer(exchange, refusal, decision.requestable if decision else None)
+                offered = None if decision is None else self._recourse.offered(exchange, request, decision)
+                await self._problems.answer(exchange, refusal, offered)
             except Exception as error:
                 # Whatever was not foreseen is a no, and is recorded as one.
                 _log.exception("unforeseen error in exchange %s", exchange.id)

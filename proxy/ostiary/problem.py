@@ -53,26 +53,24 @@ class Problems:
             headers.append((b"connection", b"close"))
         return headers
 
-    def body(self, refusal: AccessError, exchange_id: str, requestable: Mapping[str, Any] | None = None) -> bytes:
-        """The document. Its `reasons` are all of the refusal's; `requestable` tells how a denial can be lifted."""
+    def body(self, refusal: AccessError, exchange_id: str, offered: Mapping[str, Any] | None = None) -> bytes:
+        """The document. Its `reasons` are all of the refusal's; `offered` tells how a denial can be lifted."""
         document: dict[str, Any] = {"type": "about:blank", "status": refusal.status, "decision_id": exchange_id}
         if self._full:
             document["title"] = refusal.sentence
             document["reasons"] = list(refusal.reasons)
-            if requestable is not None and isinstance(refusal, AccessDenied):
-                document["requestable"] = dict(requestable)
+            if offered is not None and isinstance(refusal, AccessDenied):
+                document.update(offered)
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
-    async def answer(
-        self, exchange: Exchange, refusal: AccessError, requestable: Mapping[str, Any] | None = None
-    ) -> None:
+    async def answer(self, exchange: Exchange, refusal: AccessError, offered: Mapping[str, Any] | None = None) -> None:
         """Refuse the exchange. Once headers are out nothing can be said: leaving it incomplete aborts it."""
         if exchange.response_started or isinstance(refusal, ClientDisconnected):
             return
         headers = self.headers(refusal)
         if not exchange.body_complete and not refusal.closes and _has_body(exchange):
             headers.append((b"connection", b"close"))  # the rest of the body is not going to be read
-        await exchange.respond(refusal.status, headers, self.body(refusal, exchange.id, requestable))
+        await exchange.respond(refusal.status, headers, self.body(refusal, exchange.id, offered))
 
 
 def _has_body(exchange: Exchange) -> bool:

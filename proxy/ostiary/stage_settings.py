@@ -50,13 +50,21 @@ def dpop_settings(config: Config) -> DpopSettings | None:
         algorithms=dpop.algorithms,
         window=dpop.window,
         leeway=dpop.leeway,
-        origins={
-            host: str(service.public_url)
-            for service in config.services.values()
-            if service.public_url is not None
-            for host in service.hosts
-        },
+        origins=_public_urls(config),
     )
+
+
+def _public_urls(config: Config) -> dict[str, str]:
+    """By host the origin by which clients reach it, where that is configured."""
+    found = {
+        host: str(service.public_url)
+        for service in config.services.values()
+        if service.public_url is not None
+        for host in service.hosts
+    }
+    if config.grants is not None and config.grants.public_url is not None:
+        found[config.own_host] = str(config.grants.public_url)
+    return found
 
 
 def forwarding_peers(xfcc: Xfcc, tls: Tls) -> list[tuple[str, str]]:

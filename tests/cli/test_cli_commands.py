@@ -17,6 +17,7 @@ from ostiary import __version__
 from ostiary.config import config_schema
 from ostiary.demo.issuer import ISSUER, KEY_FILE, DemoIssuer
 from ostiary.demo.place import latest, latest_demo, new_demo
+from ostiary.grants.openapi import openapi_document
 from ostiary.opa.install import FLOOR, PINNED, digest_of
 from ostiary.policy.schema import cases_schema, permissions_schema
 from support.cli import COMMAND, POLICY, REGO, Ran, ostiary, write_policy
@@ -29,11 +30,21 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schema"
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("permissions", "permissions.schema.json"), ("config", "ostiary.schema.json"), ("cases", "cases.schema.json")],
+    [
+        ("permissions", "permissions.schema.json"),
+        ("config", "ostiary.schema.json"),
+        ("cases", "cases.schema.json"),
+        ("access", "access.openapi.json"),
+    ],
 )
 def test_the_printed_schema_is_the_published_file(name: str, file: str) -> None:
     assert ostiary("schema", name) == Ran(0, (SCHEMAS / file).read_text(encoding="utf-8"), "")
-    assert json.loads(ostiary("schema", name).out) in (permissions_schema(), config_schema(), cases_schema())
+    assert json.loads(ostiary("schema", name).out) in (
+        permissions_schema(),
+        config_schema(),
+        cases_schema(),
+        openapi_document(),
+    )
 
 
 def test_there_is_no_other_schema() -> None:

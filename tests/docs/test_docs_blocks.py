@@ -73,6 +73,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
         ("python", "idp.py", ()),
         ("python", "receiver.py", ()),  # run by the tests of webhooks, with the template
         ("json", "message.json", ()),
+        ("python", "refund.py", ()),  # run by its page
         ("json", "request.json", ()),
         ("json", "line.json", ()),
     }

@@ -358,9 +358,9 @@ async def test_somebody_asks_and_somebody_else_approves_and_takes_away(proxy: Ru
 @pytest.mark.parametrize(
     ("change", "status", "reason"),
     [
-        ({"endpoints": ["delete-order", "get-order"]}, 403, "not-eligible"),
-        ({"service": "billing"}, 403, "not-eligible"),
-        ({"caller": "reporting"}, 403, "not-eligible"),
+        ({"endpoints": ["delete-order", "get-order"]}, 400, "not-eligible"),
+        ({"service": "billing"}, 400, "not-eligible"),
+        ({"caller": "reporting"}, 400, "not-eligible"),
         ({"duration": 1801}, 400, "duration-refused"),
         ({"duration": "30m"}, 400, "body-malformed"),
         ({"reason": ""}, 400, "reason-required"),
@@ -509,7 +509,12 @@ async def test_the_commands_ask_approve_run_and_give_back(proxy: RunningProxy, p
         )
         listed = await asyncio.to_thread(access, "lead", "list", "--to-approve", "--state", "pending")
         assert given in listed.stdout
-        approved = await asyncio.to_thread(access, "lead", "approve", given)
+        unread = await asyncio.to_thread(access, "lead", "approve", given)
+        digest = (await desk.service.get(given)).digest
+        assert (unread.returncode, unread.stdout) == (2, "")
+        assert "web asks for orders: delete-order, 600 s: a test\n" in unread.stderr
+        assert f"--digest {digest}" in unread.stderr
+        approved = await asyncio.to_thread(access, "lead", "approve", given, "--digest", digest)
         assert (approved.returncode, approved.stdout) == (0, "active\n")
         assert (await waiting).returncode == 7
         assert (await desk.service.get(given)).state == "dropped"

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from fuzz.target import FindingError
-from ostiary.access import AccessRequestBuilder, NoGrants, NoKeeper, NoPrediction, NoReception
+from ostiary.access import AccessRequestBuilder, NoGrants, NoKeeper, NoPrediction, NoReception, NoRecourse
 from ostiary.audit.memory import MemoryAuditLog
 from ostiary.clock import ManualClock
 from ostiary.concierge import JWKS_PATH, ProxyConcierge
@@ -300,6 +300,7 @@ class FuzzedProxy:
             reception=NoReception(),
             authorizer=authorizer,
             warden=PolicyWarden(authorizer=authorizer, requests=requests, horizon=horizon, clock=self.clock),
+            recourse=NoRecourse(),
             keeper=NoKeeper(),
             swapper=CachingSwapper(Swapper(strategies), clock=self.clock),
             upstream=self.upstream(self._forwarder),

@@ -142,6 +142,42 @@ def test_the_demo_builds_without_a_warning(opa_binary: Path, tmp_path: Path) -> 
     assert built.warnings == ()
 
 
+APPROVED = """\
+services:
+  shop: {endpoints: {list: GET /orders, remove: DELETE /orders}}
+callers:
+  web: {issuer: https://idp.test, subject: web}
+  ann: {issuer: https://idp.test, subject: ann}
+  ben: {issuer: https://idp.test, subject: ben}
+  leads: {issuer: https://idp.test, claims: {groups: leads}}
+eligible:
+  - {caller: web, service: shop, endpoints: [list, remove], approvers: [%s], approvals: %d, max_duration: 1h}
+  - {caller: web, service: shop, endpoints: [list, remove], approvers: [%s], max_duration: 30m,
+     when: {source: [10.0.0.0/8]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "needed", "second", "able"),
+    [("ann, ben", 2, "ann", 1), ("ann", 1, "ben", 0), ("ann, ben", 2, "web, ann", 1), ("ben, web", 1, "web", None)],
+)
+def test_eligibilities_that_nobody_can_approve_together_are_warned_of(
+    builder: Builder, first: str, needed: int, second: str, able: int | None
+) -> None:
+    place = builder.write("permissions.yaml", APPROVED % (first, needed, second))
+    if able is None:  # one of them alone is a mistake
+        assert "nobody approves a request of their own" in builder.mistakes()[0]
+        return
+    told = f"together with line 9 {needed} must approve and {able} can"
+    assert builder.build().warnings == (f"{place}:10: eligible.1: web cannot get list, remove of shop: {told}",)
+
+
+def test_those_that_somebody_can_approve_are_not(builder: Builder) -> None:
+    for first, second in (("ann, ben", "ben, ann"), ("leads, ann", "leads")):
+        builder.write("permissions.yaml", APPROVED % (first, 2, second))
+        assert builder.build().warnings == ()
+
+
 def test_what_is_observed_is_warned_of_and_ends_within_a_month(builder: Builder) -> None:
     now = time.time()
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from ostiary.access import NoRecourse
 from ostiary.audit import AuditFiles, FileAuditLog
 from ostiary.clock import Clock, SystemClock
 from ostiary.exchange import Exchange
@@ -236,6 +237,7 @@ class Stages:
             reception=self,
             authorizer=self,
             warden=self,
+            recourse=NoRecourse(),
             keeper=self,
             swapper=self,
             upstream=self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -44,10 +46,13 @@ def _access() -> None:
 
 @app.command("request")
 def request(
-    service: Annotated[str, typer.Argument(help="The service.")],
-    endpoints: Annotated[list[str], typer.Argument(help="Its endpoints, by name.")],
     url: Url,
-    duration: Annotated[str, typer.Option("--for", help="For how long: 30s, 10m, 1h.")],
+    service: Annotated[str | None, typer.Argument(help="The service.")] = None,
+    endpoints: Annotated[list[str] | None, typer.Argument(help="Its endpoints, by name.")] = None,
+    denial: Annotated[
+        Path | None, typer.Option("--from-denial", help="Ask for what the body of a 403 was about: a file, or -.")
+    ] = None,
+    duration: Annotated[str | None, typer.Option("--for", help="For how long: 30s, 10m, 1h.")] = None,
     reason: Why = "",
     uses: Annotated[int | None, typer.Option("--uses", min=1, help="For how many requests.")] = None,
     caller: Annotated[str | None, typer.Option("--as", help="As which caller, where you are several.")] = None,
@@ -62,18 +67,22 @@ def request(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for access. Prints the id of the request."""
-    asked = {"service": service, "endpoints": endpoints, "duration": _seconds(duration), "reason": reason}
-    asked |= {
-        name: value
-        for name, value in (
-            ("max_uses", uses),
-            ("caller", caller),
-            ("emergency", emergency or None),
-            ("dry_run", dry_run or None),
-        )
-        if value is not None
-    }
+    """Ask for access. Prints the id of the request.
+
+    What is asked for is a service with its endpoints; or, with --from-denial, what the body of a 403 was about, for as
+    long as can be had where --for is left out.
+    """
+    access = _given(duration=None if duration is None else _seconds(duration), max_uses=uses, emergency=emergency)
+    if denial is not None:
+        if service is not None or caller is not None or dry_run:
+            fail("--from-denial says what is asked for, and as whom: give no service, no --as and no --dry-run")
+        with _Api(url, token, token_file) as api:
+            _ask_by(api, _read_denial(denial), access, reason=reason, key=key, as_json=as_json)
+        return
+    if service is None or not endpoints or duration is None:
+        fail("give a service, its endpoints and --for; or --from-denial")
+    asked = {"service": service, "endpoints": endpoints, "reason": reason} | access
+    asked |= _given(caller=caller, dry_run=dry_run)
     with _Api(url, token, token_file) as api:
         found = api.post("requests", asked, key=key or secrets.token_hex(16))
     if as_json:
@@ -84,6 +93,52 @@ def request(
         _print_asked(found)
     if dry_run and found["state"] == "denied":
         raise typer.Exit(1)
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    """Those that say something."""
+    return {name: value for name, value in members.items() if value is not None and value is not False}
+
+
+def _read_denial(path: Path) -> dict[str, Any]:
+    """The body of a 403, if it says where access can be asked for."""
+    try:
+        content = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        document: Any = json.loads(content)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
+    except ValueError:
+        fail(f"{path}: is not the body of a 403: not JSON")
+    denied: dict[str, Any] = document if isinstance(document, dict) else {}
+    offered = denied.get("access_request")
+    if not isinstance(offered, dict) or not {"endpoint", "binding_token"} <= offered.keys():
+        fail(f"{path}: has no access_request: this denial is not one that can be lifted by asking", status=1)
+    return denied
+
+
+def _ask_by(
+    api: _Api, denied: dict[str, Any], access: dict[str, Any], *, reason: str, key: str | None, as_json: bool
+) -> None:
+    offered = denied["access_request"]
+    if not api.is_at(str(offered["endpoint"])):
+        fail(f"the denial is of another proxy, {visible(str(offered['endpoint']))}, and this token is not for it")
+    submission = {
+        "denial": _given(
+            evaluation_id=denied.get("evaluation_id"),
+            expires_at=offered.get("expires_at"),
+            binding_token=offered["binding_token"],
+        ),
+        "context": {"business_justification": reason},
+        "requested_access": access,
+    }
+    found = api.post("tasks", submission, key=key)
+    if as_json:
+        print_json(found)
+        return
+    task = found["task"]
+    awaited = task.get("progress", {}).get("awaiting")
+    note(f"{task['status']}: approvers {', '.join(awaited)}" if awaited else task["status"])
+    typer.echo(task["id"])
 
 
 def _print_asked(found: dict[str, Any]) -> None:
@@ -133,10 +188,22 @@ def list_(
 
 
 @app.command("show")
-def show(id: Id, url: Url, token: Token = None, token_file: TokenFile = None) -> None:  # noqa: A002
+def show(
+    id: Id,  # noqa: A002
+    url: Url,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Only what an approval has to name: that of what is asked for.")
+    ] = False,
+    token: Token = None,
+    token_file: TokenFile = None,
+) -> None:
     """All there is to know of a request, as JSON."""
     with _Api(url, token, token_file) as api:
-        print_json(api.get(f"requests/{id}"))
+        found = api.get(f"requests/{id}")
+    if digest:
+        typer.echo((found["extension"] or found)["digest"])
+    else:
+        print_json(found)
 
 
 @app.command("approve")
@@ -144,11 +211,16 @@ def approve(
     id: Id,  # noqa: A002
     url: Url,
     reason: Why = "",
-    digest: Annotated[str | None, typer.Option("--digest", help="That of what you have read, in a script.")] = None,
+    digest: Annotated[
+        str | None, typer.Option("--digest", help="That of what you have read. Needed where nobody can be asked.")
+    ] = None,
     token: Token = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Approve a request, or the extension that it asks for. Shows what is asked."""
+    """Approve a request, or the extension that it asks for.
+
+    Shows what is asked, and asks whether to approve it. Where there is no terminal, --digest says what was read.
+    """
     with _Api(url, token, token_file) as api:
         seen = api.get(f"requests/{id}")
         asked = seen["extension"] or seen
@@ -156,8 +228,18 @@ def approve(
             f"{visible(seen['holder']['subject'])} asks for {seen['service']}: {', '.join(seen['endpoints'])},"
             f" {asked['duration']} s{' more' if seen['extension'] else ''}: {visible(asked['reason'])}"
         )
+        if digest is None:
+            _confirm(asked["digest"])
         found = api.post(f"requests/{id}/approve", {"digest": digest or asked["digest"], "reason": reason})
     typer.echo(found["state"])
+
+
+def _confirm(digest: str) -> None:
+    """Go on if whoever reads what was shown says yes."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        fail(f"nobody can be asked here: what you have read is approved with --digest {digest}")
+    if not typer.confirm("Approve it?", err=True):
+        raise typer.Exit(1)
 
 
 @app.command("extend")
@@ -272,6 +354,7 @@ class _Api:
             fail(f"{visible(url)!r} is not a URL")
         if address.scheme not in ("http", "https") or not address.host:
             fail(f"{visible(url)!r} is not an http or https URL")
+        self._origin = (address.scheme, address.netloc)
         local = is_localhost(address.host)
         if address.scheme == "http" and not local:
             fail("a token is sent over https, or to this machine alone")
@@ -291,6 +374,14 @@ class _Api:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def is_at(self, address: str) -> bool:
+        """Whether an address is of this host. Nobody else is shown the token, whoever says so."""
+        try:
+            other = httpx.URL(address)
+        except httpx.InvalidURL:
+            return False
+        return (other.scheme, other.netloc) == self._origin
 
     def get(self, path: str, given: dict[str, str] | None = None) -> Any:
         return self._answer("GET", path, params=given)

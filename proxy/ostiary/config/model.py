@@ -89,8 +89,8 @@ class Grants(Strict):
     webhooks: Annotated[dict[Name, Webhook], DistinctOrEmpty] = Field(default_factory=dict)
     """Who is told of requests and grants, each under a name of your choice."""
     public_url: UpstreamOrigin | None = None
-    """The origin by which approvers reach the proxy's own host, for what they are told; `https://<own_host>` if left
-    out. No path."""
+    """The origin by which people and programs reach the proxy's own host, for what they are told. If left out, webhooks
+    say `https://<own_host>`, and denials the scheme and the port of the request. No path."""
 
 
 class Errors(Strict):
@@ -114,7 +114,7 @@ class Config(Strict):
 
     listen: Annotated[Listen, StandIn({"data": "127.0.0.1:0"})]
     own_host: HostName = "ostiary.localhost"
-    """The host at which the proxy itself answers: its keys and its metadata."""
+    """The host at which the proxy itself answers: its keys, its metadata and the API of access."""
     workers: Annotated[
         int | Literal["auto"],
         PlainValidator(_workers),

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, Ellip
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from ostiary.credential.jwk import PublicKey, SigningAlgorithm
@@ -71,6 +72,15 @@ class SigningKey:
     def pem(self) -> bytes:
         """The private key as it is written to its file. A secret."""
         return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def derive(self, purpose: bytes) -> bytes:
+        """A symmetric key of 32 bytes for another purpose (HKDF, RFC 5869): the same wherever this key is. A secret."""
+        private = self._private
+        if isinstance(private, Ed25519PrivateKey):
+            secret = private.private_bytes_raw()
+        else:
+            secret = private.private_numbers().private_value.to_bytes(32, "big")
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(secret)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a signing key is not pickled: hand over the path of its file")

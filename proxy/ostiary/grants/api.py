@@ -7,6 +7,15 @@
     POST /access/requests/{id}/{step}       approve, deny, cancel, extend, drop, revoke, review
     POST /access/revocations                all that fit: service, endpoint, caller, issuer and subject; reason
 
+and the same in the words of the AuthZEN Access Request and Approval profile, for programs that were denied (`tasks`):
+
+    POST /access/tasks                      ask, with what the denial said: denial, context, requested_access
+    GET  /access/tasks/{id}
+    POST /access/tasks/{id}/cancel          reason, comment
+    GET  /access/tasks.schema.json          what is said with a denial, as JSON Schema
+
+    GET  /access/openapi.json               all of this (`openapi`)
+
 Who sends these was identified as for any other request, and as whom they may ask and answer, the policy says. A record
 is shown to its holder and to its approvers; to anybody else it is as if it were not there. An `Idempotency-Key` finds
 the request that was made with it. Refusals are `application/problem+json`, their names those of `refusals`.
@@ -14,45 +23,49 @@ the request that was made with it. Refusals are `application/problem+json`, thei
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Set
-from typing import Final, TypeAlias, get_args
+from collections.abc import Awaitable, Callable
+from typing import Final, get_args
 
 import orjson
 
 from ostiary.errors import TooManyRequests
 from ostiary.exchange import Exchange
+from ostiary.grants import schemas, tasks
+from ostiary.grants.bodies import Members, body_of, idempotency_key, number, text, texts, truth
+from ostiary.grants.denials import DenialSeal
+from ostiary.grants.openapi import openapi_document
+from ostiary.grants.own_host import OwnHost
 from ostiary.grants.policy import AccessPolicy
 from ostiary.grants.records import OPEN, Actor, Asked, Record, State
 from ostiary.grants.refusals import (
     BodyRefused,
     GrantRefused,
+    KeyReused,
     NotEligible,
     StepUnknown,
 )
 from ostiary.grants.service import GrantService
 from ostiary.grants.store import Selection
+from ostiary.grants.tasks import Wanted
 from ostiary.models import AccessRequest, Json, Owner
 from ostiary.shares import Places
-from ostiary.strictjson import NotStrict, read_object
 
-_MAX_BODY: Final = 64 * 1024
 _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _PROBLEM: Final = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
-_KEY_LENGTH: Final = 128
 _ASKED: Final = frozenset({"service", "endpoints", "duration", "reason", "max_uses", "caller", "emergency"})
 _AT_A_TIME: Final = 4
 """Requests of one identity that a worker serves: each may take the store's one thread, for which others wait."""
 _STATES: Final[frozenset[str]] = frozenset(get_args(State))
 
-Members: TypeAlias = Mapping[str, Json]
-
 
 class AccessApi:
     """Implements `Reception`."""
 
-    def __init__(self, *, service: GrantService, policy: AccessPolicy) -> None:
+    def __init__(self, *, service: GrantService, policy: AccessPolicy, seal: DenialSeal, own_host: OwnHost) -> None:
         self._service = service
         self._policy = policy
+        self._seal = seal
+        self._own_host = own_host
         self._places: Places[Owner] = Places(_AT_A_TIME)
 
     async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
@@ -95,15 +108,28 @@ class AccessApi:
                 return await self._step(exchange, request, id, step)
             case "POST", ("revocations",):
                 return await self._revoke(exchange, request)
+            case "POST", ("tasks",):
+                return await self._submit(exchange, request)
+            case "GET", ("openapi.json",):
+                return 200, openapi_document(origin=self._own_host.origin(exchange))
+            case "GET", ("tasks.schema.json",):
+                return 200, schemas.ASKING
+            case "GET", ("tasks", id):
+                actor = (await self._policy.about(request)).actor
+                return 200, self._task(exchange, request, await self._service.get(id, to=actor))
+            case "POST", ("tasks", id, "cancel"):
+                return await self._cancel_task(exchange, request, id)
         raise StepUnknown
 
     async def _ask(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
-        body = dict(await _body(exchange, _ASKED | {"dry_run"}))
-        service, endpoints = _text(body, "service"), _texts(body, "endpoints")
-        dry_run = _truth(body, "dry_run")
+        given = await body_of(exchange, _ASKED | {"dry_run"})
+        # What is null was left out: a rule could take it for little.
+        body = {name: value for name, value in given.items() if value is not None}
+        service, endpoints = text(body, "service"), texts(body, "endpoints")
+        dry_run = truth(body, "dry_run")
         body.pop("dry_run", None)  # a rule says the same of it
         about = await self._policy.about(request, {**body, "service": service, "endpoints": list(endpoints)})
-        caller = _text(body, "caller", default="") or min(about.eligible, default="")
+        caller = text(body, "caller", default="") or min(about.eligible, default="")
         terms = about.eligible.get(caller)
         if terms is None:
             raise NotEligible(f"of {service}: {', '.join(endpoints)}")
@@ -113,15 +139,15 @@ class AccessApi:
             caller=caller,
             service=service,
             endpoints=endpoints,
-            duration=_number(body, "duration"),
-            max_uses=_number(body, "max_uses") if body.get("max_uses") is not None else None,
-            reason=_text(body, "reason", default=""),
-            emergency=_truth(body, "emergency"),
+            duration=number(body, "duration"),
+            max_uses=number(body, "max_uses") if "max_uses" in body else None,
+            reason=text(body, "reason", default=""),
+            emergency=truth(body, "emergency"),
             terms=terms,
         )
         if dry_run:
             return 200, shown(await self._service.would_ask(asked, ruling=about.ruling)) | {"id": None}
-        record = await self._service.ask(asked, ruling=about.ruling, idempotency_key=_key(exchange))
+        record = await self._service.ask(asked, ruling=about.ruling, idempotency_key=idempotency_key(exchange))
         return 201, shown(record)
 
     async def _list(self, request: AccessRequest) -> tuple[int, Json]:
@@ -146,27 +172,27 @@ class AccessApi:
         }
         if step not in steps:
             raise StepUnknown
-        body = await _body(exchange, {"reason", "digest", "duration"})
+        body = await body_of(exchange, {"reason", "digest", "duration"})
         actor = (await self._policy.about(request)).actor
         await self._service.get(id, to=actor)
         return 200, shown(await steps[step](id, actor, body))
 
     async def _approve(self, id: str, actor: Actor, body: Members) -> Record:
-        return await self._service.approve(id, actor, digest=_text(body, "digest"), reason=_reason(body))
+        return await self._service.approve(id, actor, digest=text(body, "digest"), reason=_reason(body))
 
     async def _extend(self, id: str, actor: Actor, body: Members) -> Record:
-        return await self._service.extend(id, actor, duration=_number(body, "duration"), reason=_reason(body))
+        return await self._service.extend(id, actor, duration=number(body, "duration"), reason=_reason(body))
 
     async def _revoke(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
         """Of those that the actor may answer: nobody takes away what they could not have given."""
-        body = await _body(exchange, {"service", "endpoint", "caller", "issuer", "subject", "reason"})
+        body = await body_of(exchange, {"service", "endpoint", "caller", "issuer", "subject", "reason"})
         actor = (await self._policy.about(request)).actor
-        owner = (_text(body, "issuer"), _text(body, "subject")) if {"issuer", "subject"} & body.keys() else None
+        owner = (text(body, "issuer"), text(body, "subject")) if {"issuer", "subject"} & body.keys() else None
         selection = Selection(
             owner=owner,
-            caller=_text(body, "caller", default="") or None,
-            service=_text(body, "service", default="") or None,
-            endpoint=_text(body, "endpoint", default="") or None,
+            caller=text(body, "caller", default="") or None,
+            service=text(body, "service", default="") or None,
+            endpoint=text(body, "endpoint", default="") or None,
             approvers=actor.callers,
         )
         revoked = await self._service.revoke_all(selection, actor, reason=_reason(body))
@@ -175,6 +201,49 @@ class AccessApi:
             "count": revoked.count,
             "complete": revoked.complete,
         }
+
+    async def _submit(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:
+        body = await body_of(exchange, tasks.SUBMITTED, max_depth=tasks.DEPTH)
+        denial = self._seal.open(tasks.binding_token(body), owner=request.identity.owner)
+        wanted = tasks.wanted(body, denial)
+        # One denial is one request, however often, and however late, it is brought back.
+        key = idempotency_key(exchange) or f"denial:{denial.id}"
+        record = await self._service.asked(denial.owner, key)
+        if record is None:
+            record = await self._ask_by(request, wanted, key)
+        elif not wanted.is_that(record):
+            raise KeyReused
+        document = self._task(exchange, request, record)
+        exchange.own.append((b"location", document["task"]["status_endpoint"].encode()))
+        return 202 if document["task"]["status"] == "pending" else 201, document
+
+    async def _ask_by(self, request: AccessRequest, wanted: Wanted, key: str) -> Record:
+        denial = wanted.denial
+        about = await self._policy.about(request, wanted.document())
+        terms = about.eligible.get(denial.caller)
+        if terms is not None and wanted.duration is None:
+            wanted = wanted.within(terms)  # and a rule has to know for how long
+            about = await self._policy.about(request, wanted.document())
+            terms = about.eligible.get(denial.caller)
+        denial.expect(now=request.time, revision=about.revision)
+        if terms is None:
+            raise NotEligible(f"of {denial.service}: {denial.endpoint}")
+        return await self._service.ask(wanted.asked(terms), ruling=about.ruling, idempotency_key=key)
+
+    async def _cancel_task(self, exchange: Exchange, request: AccessRequest, id: str) -> tuple[int, Json]:
+        body = await body_of(exchange, {"reason", "comment"})
+        actor = (await self._policy.about(request)).actor
+        await self._service.get(id, to=actor)
+        why = [said for said in (_reason(body), text(body, "comment", default="")) if said]
+        record = await self._service.cancel(id, actor, reason=": ".join(why))
+        return 200, self._task(exchange, request, record)
+
+    def _task(self, exchange: Exchange, request: AccessRequest, record: Record) -> dict[str, Json]:
+        document = tasks.task(record, origin=self._own_host.origin(exchange))
+        if document["task"]["status"] == "pending":
+            seconds = tasks.look_again(record, now=request.time)
+            exchange.own.append((b"retry-after", str(seconds).encode()))
+        return document
 
 
 def shown(record: Record) -> dict[str, Json]:
@@ -192,6 +261,7 @@ def shown(record: Record) -> dict[str, Json]:
         "duration": asked.duration,
         "reason": asked.reason,
         "emergency": asked.emergency,
+        "denial": asked.denial,
         "review": record.review,
         "approvers": list(asked.terms.approvers),
         "approvals": {"needed": asked.terms.approvals, "given": len(record.approved)},
@@ -224,7 +294,7 @@ def shown(record: Record) -> dict[str, Json]:
 
 def _problem(refusal: GrantRefused, id: str) -> dict[str, Json]:
     document = {
-        "type": "about:blank",
+        "type": refusal.type,
         "status": refusal.status,
         "decision_id": id,
         "title": refusal.sentence,
@@ -233,70 +303,13 @@ def _problem(refusal: GrantRefused, id: str) -> dict[str, Json]:
     return document | ({"detail": refusal.detail} if refusal.detail else {})
 
 
-async def _body(exchange: Exchange, known: Set[str]) -> Members:
-    # A page of somebody else's makes a browser, which has a client's certificate, send any other type unasked.
-    media_type = (exchange.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
-        raise BodyRefused("the content type is application/json")
-    content = b""
-    while not exchange.body_complete:
-        content += await exchange.receive_body()
-        if len(content) > _MAX_BODY:
-            raise BodyRefused(f"at most {_MAX_BODY} bytes")
-    try:
-        document = read_object(content or b"{}", max_depth=4)
-    except NotStrict as error:
-        raise BodyRefused(str(error)) from None
-    if unknown := sorted(document.keys() - known):
-        raise BodyRefused(f"unknown: {', '.join(unknown)[:200]}; known: {', '.join(sorted(known))}")
-    return document
-
-
-def _states(text: str) -> tuple[State, ...]:
+def _states(given: str) -> tuple[State, ...]:
     """Each once, in one order: of statements that look for them there are only so many."""
-    wanted = {state for state in text.split(",") if state}
+    wanted = {state for state in given.split(",") if state}
     if wanted - _STATES:
         raise BodyRefused(f"a state is one of {', '.join(sorted(_STATES))}")
     return tuple(state for state in get_args(State) if state in wanted)
 
 
-def _text(body: Members, name: str, *, default: str | None = None) -> str:
-    value = body.get(name, default)
-    if not isinstance(value, str):
-        raise BodyRefused(f"{name} is a text")
-    return value
-
-
-def _texts(body: Members, name: str) -> tuple[str, ...]:
-    value = body.get(name)
-    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-        raise BodyRefused(f"{name} is a list of texts")
-    return tuple(value)
-
-
-def _number(body: Members, name: str) -> int:
-    value = body.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise BodyRefused(f"{name} is a whole number")
-    return value
-
-
-def _truth(body: Members, name: str) -> bool:
-    value = body.get(name, False)
-    if not isinstance(value, bool):
-        raise BodyRefused(f"{name} is true or false")
-    return value
-
-
 def _reason(body: Members) -> str:
-    return _text(body, "reason", default="")
-
-
-def _key(exchange: Exchange) -> str | None:
-    value = exchange.header(b"idempotency-key")
-    if value is None:
-        return None
-    text = value.decode("latin-1")
-    if not 1 <= len(text) <= _KEY_LENGTH or not (text.isascii() and text.isprintable()):
-        raise BodyRefused(f"an Idempotency-Key has 1 to {_KEY_LENGTH} printable characters")
-    return text
+    return text(body, "reason", default="")

@@ -13,6 +13,7 @@ from ostiary.grants.outbox import Delivery, Waiting
 from ostiary.grants.records import Actor, Record
 from ostiary.grants.statements import Operation
 from ostiary.grants.store import NO_BOUNDS, Bounds, Draft, News, Selection, Told, as_told
+from ostiary.models import Owner
 
 T = TypeVar("T")
 
@@ -43,6 +44,9 @@ class DatabaseStore(ABC):
 
     async def ask(self, draft: Draft) -> Record:
         return await self._write(statements.ask(draft, told=self._told, bounds=self._bounds))
+
+    async def asked(self, owner: Owner, idempotency_key: str) -> Record | None:
+        return await self._read(statements.asked(owner, idempotency_key))
 
     async def would_ask(self, draft: Draft) -> Record:
         return await self._read(statements.would_ask(draft, told=self._told, bounds=self._bounds))

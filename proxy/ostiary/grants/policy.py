@@ -20,9 +20,11 @@ NOTHING: Final[Mapping[str, Json]] = {"service": "", "endpoints": []}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """Who it is; by caller the terms under which all that is asked for can be had; and what a rule says of it."""
+    """Who it is; by caller the terms under which all that is asked for can be had; and what a rule says of it.
+    `revision` is of the bundle that says so."""
 
     actor: Actor
+    revision: str
     eligible: Mapping[str, Terms]
     ruling: Ruling | None = None
 
@@ -77,7 +79,7 @@ class OpaAccessPolicy:
         except (KeyError, TypeError) as error:
             raise PolicyUnavailable("the policy does not say who may ask for access") from error
         actor = Actor(issuer=identity.issuer, subject=identity.subject, callers=callers)
-        return About(actor=actor, eligible=eligible, ruling=ruling)
+        return About(actor=actor, revision=str(revision), eligible=eligible, ruling=ruling)
 
 
 def _terms(found: Mapping[str, Json]) -> Terms:

@@ -71,7 +71,8 @@ class Terms:
 class Asked:
     """What is asked for, for one `(issuer, subject)`, within these terms. `duration` is in seconds.
 
-    The conditions of the eligibility are not here: the policy judges each use by those that it has then.
+    The conditions of the eligibility are not here: the policy judges each use by those that it has then. `denial` is
+    the id of the decision that it was asked by, where that is how it was asked.
     """
 
     issuer: str
@@ -83,6 +84,7 @@ class Asked:
     max_uses: int | None = None
     reason: str = ""
     emergency: bool = False
+    denial: str | None = None
     terms: Terms
 
     @property

@@ -2,17 +2,22 @@
 
 A tree of its own: these answer whoever asks for access, approves or revokes. What stops a request on its way to a
 service is in `ostiary.errors`, that the store cannot be reached (`GrantsUnavailable`) among it.
+
+Where the AuthZEN Access Request and Approval profile has a type for one, it has that type, and the profile's status.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_PROFILE: Final = "urn:openid:authzen:access-request:error:"
 
 
 class GrantRefused(Exception):
-    """`status` is the HTTP status, `reason` a kebab-case constant. `detail` may be told to who asked. `retry_after`: it
-    is not refused so many seconds later."""
+    """`type` is that of RFC 9457, `status` the HTTP status, `reason` a kebab-case constant. `detail` may be told to who
+    asked. `retry_after`: it is not refused so many seconds later."""
 
+    type: ClassVar[str] = "about:blank"
     status: ClassVar[int] = 409
     reason: ClassVar[str]
     sentence: ClassVar[str]
@@ -62,19 +67,36 @@ class EndpointsRefused(GrantRefused):
     sentence = "A request is for endpoints, each named once."
 
 
-class EmergencyRefused(GrantRefused):
-    status = 403
-    reason = "emergency-refused"
-    sentence = "There is no access to this in an emergency."
+class NotEligible(GrantRefused):
+    type = f"{_PROFILE}not_requestable"
+    status = 400
+    reason = "not-eligible"
+    sentence = "The policy lets this identity ask for no such access."
+
+
+class DenialUnbound(GrantRefused):
+    type = f"{_PROFILE}invalid_denial_binding"
+    status = 400
+    reason = "denial-unbound"
+    sentence = "The binding token is of no denial of this identity, or not of what is asked for."
+
+
+class DenialExpired(GrantRefused):
+    """Its time is up, or the bundle that denied is not the one that counts: who tries again gets another."""
+
+    type = f"{_PROFILE}expired_denial"
+    status = 410
+    reason = "denial-expired"
+    sentence = "The denial is too old to be asked about: try again, and ask with the new one."
 
 
 # 403: who it is.
 
 
-class NotEligible(GrantRefused):
+class EmergencyRefused(GrantRefused):
     status = 403
-    reason = "not-eligible"
-    sentence = "The policy lets this identity ask for no such access."
+    reason = "emergency-refused"
+    sentence = "There is no access to this in an emergency."
 
 
 class OwnRequest(GrantRefused):
@@ -99,6 +121,7 @@ class NotTheHolder(GrantRefused):
 
 
 class GrantUnknown(GrantRefused):
+    type = f"{_PROFILE}unknown_task"
     status = 404
     reason = "grant-unknown"
     sentence = "There is no such request or grant."
@@ -111,6 +134,7 @@ class StepUnknown(GrantRefused):
 
 
 class WrongState(GrantRefused):
+    type = f"{_PROFILE}invalid_task_state"
     reason = "wrong-state"
     sentence = "This is not possible any more, or not yet."
 
@@ -126,6 +150,7 @@ class AskedOtherwise(GrantRefused):
 
 
 class KeyReused(GrantRefused):
+    type = f"{_PROFILE}duplicate_request"
     reason = "idempotency-key-reused"
     sentence = "The idempotency key was used for another request."
 

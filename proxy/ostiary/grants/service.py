@@ -26,7 +26,7 @@ from ostiary.grants.life import Ruling, Transition
 from ostiary.grants.publisher import Publisher
 from ostiary.grants.records import Actor, Asked, Record
 from ostiary.grants.store import Draft, GrantStore, Selection
-from ostiary.models import Json
+from ostiary.models import Json, Owner
 
 _log = logging.getLogger("ostiary.grants")
 
@@ -80,6 +80,11 @@ class GrantService:
 
     async def ask(self, asked: Asked, *, ruling: Ruling | None = None, idempotency_key: str | None = None) -> Record:
         return await self._record(await self._store.ask(self._draft(asked, ruling, idempotency_key)))
+
+    async def asked(self, owner: Owner, idempotency_key: str) -> Record | None:
+        """What this owner asked for with that key."""
+        record = await self._store.asked(owner, idempotency_key)
+        return None if record is None else await self._record(record)
 
     async def would_ask(self, asked: Asked, *, ruling: Ruling | None = None) -> Record:
         """What would become of a request. Nothing is kept or recorded, and nobody is asked."""
@@ -250,6 +255,7 @@ def step_document(record: Record, number: int) -> dict[str, Json]:
         "duration": asked.duration,
         "max_uses": asked.max_uses,
         "emergency": asked.emergency,
+        "denial": asked.denial,
         "digest": record.digest,
         "granted_at": record.granted_at if "activated" in kinds else None,
         "expires_at": step.expires_at,

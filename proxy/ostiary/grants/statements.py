@@ -126,17 +126,21 @@ _LOOKED_AT: Final = 5000
 
 def ask(draft: Draft, *, told: Told, bounds: Bounds) -> Operation[Record]:
     moment = yield from _tick(told)
-    asked = draft.asked
     if draft.idempotency_key is not None:
-        rows = yield (
-            f"SELECT {_FIELDS} FROM grant_records WHERE issuer = ? AND subject = ? AND idempotency_key = ?",
-            (*asked.owner, draft.idempotency_key),
-        )
-        if rows:
-            return _same(_record(rows[0]), draft)
+        found = yield from asked(draft.asked.owner, draft.idempotency_key)
+        if found is not None:
+            return _same(found, draft)
     record = yield from _made(draft, moment, bounds)
     yield _INSERT, _values(record)
     return record
+
+
+def asked(owner: Owner, idempotency_key: str) -> Operation[Record | None]:
+    rows = yield (
+        f"SELECT {_FIELDS} FROM grant_records WHERE issuer = ? AND subject = ? AND idempotency_key = ?",
+        (*owner, idempotency_key),
+    )
+    return _record(rows[0]) if rows else None
 
 
 def would_ask(draft: Draft, *, told: Told, bounds: Bounds) -> Operation[Record]:

@@ -105,6 +105,9 @@ class GrantStore(Protocol):
     async def ask(self, draft: Draft) -> Record:
         """Keep a request, or find the one that was made with the same idempotency key."""
 
+    async def asked(self, owner: Owner, idempotency_key: str) -> Record | None:
+        """The request that this owner made with that key."""
+
     async def would_ask(self, draft: Draft) -> Record:
         """What would be made of a request now. Nothing is kept."""
 

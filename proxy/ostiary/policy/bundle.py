@@ -29,6 +29,7 @@ from typing import Final
 from ostiary.clock import SystemClock
 from ostiary.errors import ConfigurationError
 from ostiary.models import Json
+from ostiary.policy.approving import approving_warnings
 from ostiary.policy.compiler import FORMAT, compile_map
 from ostiary.policy.document import Place, read_document
 from ostiary.policy.model import Eligibility, Permission, PermissionMap, load_permissions
@@ -71,7 +72,11 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
     organisation = read_organisation(source, rego, beside=out)
     now = SystemClock().now()
     permissions = _permissions(source, organisation, now=now)
-    warnings = [*organisation.warnings, *observing_warnings(source / PERMISSIONS, permissions, now=now)]
+    warnings = [
+        *organisation.warnings,
+        *observing_warnings(source / PERMISSIONS, permissions, now=now),
+        *approving_warnings(source / PERMISSIONS, permissions),
+    ]
     if sequence is None:
         sequence = _commits(source, warnings)
     if sequence < 0:
