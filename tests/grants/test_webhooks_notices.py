@@ -44,6 +44,7 @@ def test_a_request_is_told_whole() -> None:
             "duration": 600,
             "max_uses": None,
             "emergency": False,
+            "denial": None,
             "digest": DIGEST,
             "granted_at": None,
             "state": "pending",
