@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Final
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ostiary.grants import api
 from ostiary.grants.openapi import OPERATIONS, openapi_document
 
+DISPATCHES: Final[dict[ModuleType, str]] = {api: "/access"}
+"""Modules that answer by `match method, segments`, and below what they do."""
+
 
 def served() -> set[tuple[str, str]]:
     """Method and path of each case of the API's dispatch, with `{}` for what is matched by a name."""
-    tree = ast.parse(Path(api.__file__).read_text(encoding="utf-8"))
-    found = set()
-    for node in ast.walk(tree):
+    return {case for module, below in DISPATCHES.items() for case in cases(module, below)}
+
+
+def cases(module: ModuleType, below: str) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
         if not (isinstance(node, ast.MatchSequence) and len(node.patterns) == 2):
             continue
         method, segments = node.patterns
         if isinstance(method, ast.MatchValue) and isinstance(segments, ast.MatchSequence):
-            found.add((ast.literal_eval(method.value), "/access/" + "/".join(map(segment, segments.patterns))))
-    return found
+            yield str(ast.literal_eval(method.value)), "/".join([below, *map(segment, segments.patterns)])
 
 
 def segment(pattern: ast.pattern) -> str:
