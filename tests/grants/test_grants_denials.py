@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import jwt
+import orjson
 import pytest
 
 from ostiary.credential import SigningAlgorithm, SigningKey
+from ostiary.errors import AccessError, PolicyUnavailable, denial
 from ostiary.grants.denials import LIFETIME, Denial, DenialSeal, Invitations
 from ostiary.grants.own_host import OwnHost
 from ostiary.grants.refusals import DenialExpired, DenialUnbound, GrantRefused
+from ostiary.problem import Problems
 from support.audit import decision, exchange, request
 from support.grants import IDP
 
@@ -140,6 +144,22 @@ def test_only_who_is_eligible_is_told_anything() -> None:
     opened = SEAL.open(token, owner=asked.identity.owner)
     assert (opened.id, opened.method, opened.expires_at) == (denied_exchange.id, asked.method, asked.time + LIFETIME)
     assert offered["access_request"]["endpoint"] == f"{NAME}/access/tasks"
+
+
+@pytest.mark.parametrize(
+    ("detail", "refusal", "told"),
+    [
+        ("full", denial(["grant-required"]), True),
+        ("full", denial(["grant-expired"]), True),
+        ("full", PolicyUnavailable(), False),
+        ("minimal", denial(["grant-required"]), False),
+    ],
+)
+def test_a_denial_alone_says_how_to_get_in_and_not_where_reasons_stay_in_the_audit(
+    detail: Literal["full", "minimal"], refusal: AccessError, told: bool
+) -> None:
+    body = orjson.loads(Problems(detail=detail).body(refusal, "0" * 32, {"access_request": {"endpoint": NAME}}))
+    assert ("access_request" in body) is told
 
 
 @pytest.mark.parametrize(
