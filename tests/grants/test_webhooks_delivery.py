@@ -192,6 +192,7 @@ async def test_no_redirect_is_followed(httpserver: HTTPServer) -> None:
         (None, 503, None, None),
         (None, 410, 3600, 3600),
     ],
+    ids=["seconds", "date", "words", "nothing", "gone"],  # the time in them would not be every process's
 )
 async def test_a_receiver_says_how_long_it_wants_nothing(
     header: str | None, status: int, least: float | None, most: float | None, receiver: Receiver
