@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "proxy" / "ostiary"
 KERNEL = {
     "addresses",
     "errors",
+    "marks",
     "models",
     "interfaces",
     "clock",

@@ -12,6 +12,12 @@ from ostiary.interfaces import EndpointPredictor, GrantReader, Prediction, Under
 from ostiary.models import AccessRequest, Decision, Grant, Identity, Json, Owner, Target
 
 
+class NoBlocklist:
+    """A `Blocklist` where nobody can be blocked."""
+
+    def check(self, identity: Identity) -> None: ...
+
+
 class NoGrants:
     """A `GrantReader` where none exist: empty means no."""
 

@@ -158,6 +158,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         authorizer = ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison)
     requests = AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor)
     warden = PolicyWarden(authorizer=policy.authorizer, requests=requests, horizon=policy.horizon, clock=clock)
+    grants.cut(warden)
     swapping: CredentialSwapper = CachingSwapper(swapper, clock=clock)
     upstream: Upstream = forwarder
     if traces is not None:
@@ -169,6 +170,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
         targets=_targets(config, port=port),
         concierge=_concierge(config, key),
         authenticator=authenticator,
+        blocklist=grants.blocklist,
         requests=requests,
         reception=grants.reception,
         authorizer=authorizer,

@@ -224,6 +224,12 @@ class OriginRefused(AccessError):
     sentence = "Pages of this origin may not use the service from a browser."
 
 
+class IdentityBlocked(AccessError):
+    status = 403
+    reason = "identity-blocked"
+    sentence = "This identity, or what proves it, is blocked."
+
+
 # 405 to 431: limits, and what this listener does not do.
 
 
@@ -350,6 +356,11 @@ class CredentialUnavailable(Unavailable):
 class GrantsUnavailable(Unavailable):
     reason = "grants-unavailable"
     sentence = "The grants cannot be read or changed at the moment."
+
+
+class BlocksUnknown(Unavailable):
+    reason = "blocks-unknown"
+    sentence = "It is not known yet who is blocked."
 
 
 class AuditUnavailable(Unavailable):

@@ -6,11 +6,14 @@ in the store and publishes it by itself.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ostiary.access import NoGrants, NoKeeper, NoReception, NoRecourse
+from ostiary.access import NoBlocklist, NoGrants, NoKeeper, NoReception, NoRecourse
 from ostiary.clock import Clock
 from ostiary.config import Config
 from ostiary.config.fields import SQLITE
@@ -20,17 +23,25 @@ from ostiary.errors import ConfigurationError
 from ostiary.grants import ActiveGrants, Board, GrantFeed, GrantService, Keeper, Publisher
 from ostiary.grants.api import AccessApi
 from ostiary.grants.base import DatabaseStore
+from ostiary.grants.block_api import BlockApi
+from ostiary.grants.blocking import BlockLog, BlockService
+from ostiary.grants.blocklist import BoardBlocklist, blocked_meanwhile
 from ostiary.grants.denials import DenialSeal, Invitations
+from ostiary.grants.memory import BlockMemory
 from ostiary.grants.own_host import OwnHost
 from ostiary.grants.policy import AccessPolicy
-from ostiary.grants.publisher import Listening
-from ostiary.grants.service import StepLog
+from ostiary.grants.publisher import Listening, block_line
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.store import Bounds
 from ostiary.grants.webhooks.deliverer import WebhookFacts
-from ostiary.interfaces import GrantKeeper, GrantReader, Reception, Recourse
+from ostiary.interfaces import Blocklist, GrantKeeper, GrantReader, OpenExchanges, Reception, Recourse
+from ostiary.models import Json
 from ostiary.notifying import webhook_deliverer
 
+_log = logging.getLogger("ostiary.grants")
+
+_LOOK: Final = 0.05
+"""Seconds between two looks at the board of a worker that no request makes look."""
 DENIALS: Final = b"ostiary denials 1"
 """What their key is derived for. Tokens with other claims would have another number."""
 
@@ -43,14 +54,15 @@ class WorkerGrants:
         config: Config,
         settings: Grants,
         *,
-        audit: StepLog,
+        audit: BlockLog,
         policy: AccessPolicy,
         clock: Clock,
         key: SigningKey,
     ) -> None:
         self._board = Board.attach(config.grant_board)
         self._store = grant_store(settings)
-        publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline)
+        memory = BlockMemory(config.block_memory)
+        publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline, memory=memory)
         self._active = ActiveGrants(self._board, monotonic=clock.monotonic)
         self.service = GrantService(store=self._store, publisher=publisher, audit=audit, patience=settings.pending_for)
         self.reader: GrantReader = self._active
@@ -58,13 +70,36 @@ class WorkerGrants:
         own_host = OwnHost(config.own_host, url=None if settings.public_url is None else str(settings.public_url))
         seal = DenialSeal(key.derive(DENIALS), name=config.credential_issuer)
         self.recourse: Recourse = Invitations(seal=seal, own_host=own_host)
-        self.reception: Reception = AccessApi(service=self.service, policy=policy, seal=seal, own_host=own_host)
+        self._blocks = BlockService(store=self._store, publisher=publisher, audit=audit)
+        self.blocklist: Blocklist = BoardBlocklist(self._active.blocked, look=self._active.look)
+        blocks = BlockApi(service=self._blocks, policy=policy)
+        self.reception: Reception = AccessApi(
+            service=self.service, policy=policy, seal=seal, own_host=own_host, blocks=blocks
+        )
+        self._looking: asyncio.Task[None] | None = None
+
+    def cut(self, exchanges: OpenExchanges) -> None:
+        """From now on what is open is cut there when it is blocked."""
+        blocked = self._active.blocked
+        blocked.begun = lambda: exchanges.cut(lambda one: blocked.block_of(one) is not None, blocked_meanwhile)
 
     async def start(self) -> None:
         self._active.read()  # before requests come: of a hundred thousand grants it takes a second
         await self.service.start()
+        await self._blocks.start()
+        self._looking = asyncio.create_task(self._keep_looking(), name="blocks-look")
+
+    async def _keep_looking(self) -> None:
+        """What is open is cut, whether or not there are requests."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            self._active.look()
 
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._blocks.close()
         await self.service.close()
         await self._store.close()
         self._active.close()
@@ -75,20 +110,38 @@ class WorkerGrants:
 class GrantParts:
     """`open` is None where nothing can be granted."""
 
+    blocklist: Blocklist
     reader: GrantReader
     keeper: GrantKeeper
     reception: Reception
     recourse: Recourse
     open: WorkerGrants | None = None
 
+    def cut(self, exchanges: OpenExchanges) -> None:
+        if self.open is not None:
+            self.open.cut(exchanges)
 
-def worker_grants(config: Config, *, audit: StepLog, policy: AccessPolicy, clock: Clock, key: SigningKey) -> GrantParts:
+
+def worker_grants(
+    config: Config, *, audit: BlockLog, policy: AccessPolicy, clock: Clock, key: SigningKey
+) -> GrantParts:
     """`key` is the one that replicas share: what one of them seals, each of them opens."""
     if config.grants is None:
-        return GrantParts(reader=NoGrants(), keeper=NoKeeper(), reception=NoReception(), recourse=NoRecourse())
+        return GrantParts(
+            blocklist=NoBlocklist(),
+            reader=NoGrants(),
+            keeper=NoKeeper(),
+            reception=NoReception(),
+            recourse=NoRecourse(),
+        )
     found = WorkerGrants(config, config.grants, audit=audit, policy=policy, clock=clock, key=key)
     return GrantParts(
-        reader=found.reader, keeper=found.keeper, reception=found.reception, recourse=found.recourse, open=found
+        blocklist=found.blocklist,
+        reader=found.reader,
+        keeper=found.keeper,
+        reception=found.reception,
+        recourse=found.recourse,
+        open=found,
     )
 
 
@@ -103,9 +156,13 @@ class MachineGrants:
         self._webhooks = webhook_deliverer(config, self._outbox)
         self._store = grant_store(settings)
         self._board = Board.create(config.grant_board)
-        publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline)
+        self._clock = clock
+        self._memory = BlockMemory(config.block_memory)
+        self._heard_at: float | None = None
+        self._recall()
+        publisher = Publisher(self._store, self._board, clock=clock, deadline=settings.deadline, memory=self._memory)
         listening = self._store if isinstance(self._store, Listening) else None
-        self._feed = GrantFeed(publisher, self._store, listening=listening)
+        self._feed = GrantFeed(publisher, self._store, listening=listening, heard=self._heard)
 
     @property
     def error(self) -> str | None:
@@ -116,6 +173,38 @@ class MachineGrants:
     def webhooks(self) -> tuple[WebhookFacts, ...]:
         """How it goes with each who is told."""
         return () if self._webhooks is None else self._webhooks.facts
+
+    @property
+    def blocks(self) -> dict[str, Json]:
+        """How many are in force, None where that was never known; how many seconds ago it was known last; and whether
+        the file that outlives this process has them."""
+        heard = self._board.heard
+        age: float | None = None
+        if heard:
+            age = self._clock.monotonic() - heard
+        elif self._heard_at is not None:
+            age = self._clock.now() - self._heard_at
+        return {
+            "in_force": self._board.blocks,
+            "age": None if age is None else round(max(age, 0.0), 1),
+            "kept": not self._board.unkept,
+        }
+
+    def _recall(self) -> None:
+        """What was known last is in force until the store says otherwise."""
+        try:
+            remembered = self._memory.recall()
+        except (OSError, ValueError) as error:
+            _log.error("what was blocked is not known until the store is heard of: %s: %s", self._memory.path, error)
+            return
+        if remembered is not None:
+            self._heard_at = remembered.heard_at
+            self._board.replace(list(map(block_line, remembered.blocks)), store="", change=0)
+            self._board.count_blocks(len(remembered.blocks), kept=True)
+
+    def _heard(self) -> None:
+        with suppress(OSError):
+            self._memory.heard()
 
     async def start(self) -> None:
         """Raises `ConfigurationError`. A store that cannot be reached is tried again, as long as it takes."""

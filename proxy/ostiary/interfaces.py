@@ -29,6 +29,11 @@ class Authenticator(Protocol):
         """Prove who sends this, or refuse (401)."""
 
 
+class Blocklist(Protocol):
+    def check(self, identity: Identity) -> None:
+        """Refuse an identity that is blocked (403), and any while it is not known who is (503). Never waits."""
+
+
 class GrantReader(Protocol):
     def active(self, owner: Owner, time: int) -> tuple[Grant, ...]:
         """The grants of this identity at that second, in a stable order. Never waits."""

@@ -73,6 +73,7 @@ class Lookout:
             opa_restarts=self.policy.restarts,
             observed=observed,
             grants=None if self.grants is None else self.grants.error or "available",
+            blocks=None if self.grants is None else self.grants.blocks,
             webhooks={one.name: one.document() for one in self._webhooks} or None,
             candidate=None if self.candidate is None else (self.candidate.state, self.candidate.revision),
         )

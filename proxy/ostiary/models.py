@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from ostiary.errors import denial
+from ostiary.marks import Mark, subject_mark, token_mark
 
 Json: TypeAlias = Any
 """What `json.loads` yields: None, bool, int, float, str, list or dict of these."""
@@ -53,7 +54,8 @@ class Identity:
     more it is itself accepted, since clocks differ.
     `token_id` is the token's `jti`, for the audit; the token itself is kept nowhere.
     `key` is equal for identities that no policy can tell apart, and only for those. `owner` is issuer and subject: what
-    a limit for each identity counts by, whatever claims its tokens have.
+    a limit for each identity counts by, whatever claims its tokens have. `marks` are all that it can be blocked by:
+    itself, its token, and `proved_by`, the marks of what else it was proved by and of who acts for it.
     """
 
     issuer: str
@@ -64,13 +66,17 @@ class Identity:
     token_id: str | None = None
     actor: Mapping[str, Json] | None = None
     leeway: int = 0
+    proved_by: tuple[Mark, ...] = field(default=(), repr=False, compare=False)
     key: IdentityKey = field(init=False, repr=False, compare=False)
     owner: Owner = field(init=False, repr=False, compare=False)
+    marks: tuple[Mark, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         key = (self.issuer, self.subject, self.method, _digest(self.actor), _digest(self.claims))
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "owner", key[:2])
+        token = () if self.token_id is None else (token_mark(self.issuer, self.token_id),)
+        object.__setattr__(self, "marks", (subject_mark(self.issuer, self.subject), *token, *self.proved_by))
 
     @property
     def ends_at(self) -> int:

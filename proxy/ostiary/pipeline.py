@@ -18,6 +18,7 @@ from ostiary.interfaces import (
     AuditLog,
     Authenticator,
     Authorizer,
+    Blocklist,
     Concierge,
     CredentialSwapper,
     GrantKeeper,
@@ -46,6 +47,7 @@ class Pipeline:
         targets: TargetResolver,
         concierge: Concierge,
         authenticator: Authenticator,
+        blocklist: Blocklist,
         requests: RequestBuilder,
         reception: Reception,
         authorizer: Authorizer,
@@ -60,6 +62,7 @@ class Pipeline:
         self._targets = targets
         self._concierge = concierge
         self._authenticator = authenticator
+        self._blocklist = blocklist
         self._requests = requests
         self._reception = reception
         self._authorizer = authorizer
@@ -81,12 +84,14 @@ class Pipeline:
                     return
                 identity = await self._authenticator.identify(exchange)
                 record.identified(identity)
+                self._blocklist.check(identity)
                 request = self._requests.build(exchange, target, identity)
                 if target.service == OWN_SERVICE and await self._reception.serve(exchange, request):
                     return
                 decision = await self._authorizer.decide(request)
                 record.decided(request, decision)
                 decision.enforce()  # raises AccessDenied
+                self._blocklist.check(identity)  # it may have been blocked while the policy was asked
                 with self._warden.admit(exchange, request, decision) as underway:  # cut when it holds no longer
                     await self._keeper.take(underway)
                     credential = await self._swapper.swap(request, decision)

@@ -19,7 +19,7 @@ from support.audit import PipeSink, Stages, credential, exchange, forward, let_t
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "audit.md"
 OF_REQUESTS = ("decision", "credential", "completion", "refusal", "answer")
-OF_GRANTS = ("grant",)
+OF_GRANTS = ("grant", "block")
 OF_THE_LOG = ("lost", "outage")
 OF_THE_COPY = ("uncopied",)
 OF_THE_CHAIN = ("begin", "resume", "pruned", "end", "checkpoint")

@@ -121,7 +121,7 @@ def test_a_token_for_somebody_unknown_comes_with_a_note(tmp_path: Path) -> None:
     ran = ostiary("token", "wbe", "--dir", tmp_path)
     assert (ran.status, ran.err) == (
         0,
-        "the demo's issuer vouches for nothing about 'wbe'; it knows web, reporting, auditor, ann, lee\n",
+        "the demo's issuer vouches for nothing about 'wbe'; it knows web, reporting, auditor, ann, lee, sam\n",
     )
     assert jwt.decode(ran.out.strip(), options={"verify_signature": False})["sub"] == "wbe"
 

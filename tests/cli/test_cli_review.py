@@ -151,6 +151,18 @@ def test_tables_that_the_map_does_not_explain_are_not_believed(
     assert json.loads(ran.out)["rules"][0]["rule"].startswith(told)
 
 
+def test_who_becomes_an_operator_widens(bundle: Path, tmp_path: Path) -> None:
+    callers = json.loads((bundle / "data.json").read_bytes())["ostiary"]["map"]["access"]
+    name = min(callers)
+    other = altered(bundle, tmp_path / "other", "operators", value={name: True})
+    for old, new, told in ((bundle, other, ("added", "widening")), (other, bundle, ("removed", "narrowing"))):
+        ran = ostiary("bundle", "diff", old, new, "--json")
+        rules = [(each["rule"], each["kind"], each["effect"]) for each in json.loads(ran.out)["rules"]]
+        assert rules == [(f"operator {name}", *told)]
+    nobody = altered(bundle, tmp_path / "nobody", "operators", value={"nobody": True})
+    assert ostiary("bundle", "diff", bundle, nobody).status == 2
+
+
 def test_what_a_bundle_holds_besides_is_told(bundle: Path, tmp_path: Path) -> None:
     other = altered(bundle, tmp_path / "other", "roles", value={})
     (other / "policy" / "data.json").parent.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from fuzz.target import FindingError
-from ostiary.access import AccessRequestBuilder, NoGrants, NoKeeper, NoPrediction, NoReception, NoRecourse
+from ostiary.access import AccessRequestBuilder, NoBlocklist, NoGrants, NoKeeper, NoPrediction, NoReception, NoRecourse
 from ostiary.audit.memory import MemoryAuditLog
 from ostiary.clock import ManualClock
 from ostiary.concierge import JWKS_PATH, ProxyConcierge
@@ -296,6 +296,7 @@ class FuzzedProxy:
             targets=self.targets(),
             concierge=ProxyConcierge(cors={}, documents={JWKS_PATH: (b"application/json", b"{}")}),
             authenticator=self._authenticator,
+            blocklist=NoBlocklist(),
             requests=requests,
             reception=NoReception(),
             authorizer=authorizer,

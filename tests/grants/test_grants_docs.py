@@ -8,13 +8,16 @@ import time
 from string import Template
 from typing import Any
 
-from ostiary.grants import life, refusals
+from ostiary.grants import blocks, life, refusals
+from ostiary.grants.blocking import block_document
+from ostiary.grants.blocks import BlockDraft
 from ostiary.grants.service import step_document
 from ostiary.grants.webhooks.notices import EVENTS, NAMES
 from ostiary.grants.webhooks.signature import read_secrets, signed
 from ostiary.grants.webhooks.templates import texts
+from ostiary.marks import subject_mark
 from support.docs import ROOT
-from support.grants import asked, moment
+from support.grants import ANN, IDP, asked, moment
 from support.webhooks import OTHER, SECRET
 
 PAGE = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
@@ -28,16 +31,24 @@ def test_every_refusal_of_the_api_is_on_its_page() -> None:
 
 def test_every_command_is_on_its_page() -> None:
     from ostiary.cli.access import app
+    from ostiary.cli.blocks import app as block
 
     names = {str(command.name) for command in app.registered_commands}
+    names |= {f"block {command.name}" for command in block.registered_commands}
     assert all(f"`{name}" in PAGE for name in names), names
 
 
 def test_every_member_of_a_step_s_line_is_on_the_page_of_the_audit() -> None:
     record = life.ask(asked(), moment(), id="g-1", patience=600)
-    section = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").split("\n## `grant`\n")[1].split("\n## ")[0]
-    published = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)))
-    assert published == ["schema", "kind", "time", *step_document(record, 0)]
+    assert published("grant") == ["schema", "kind", "time", *step_document(record, 0)]
+    draft = BlockDraft(id="b-1", mark=subject_mark(IDP, "eve"), actor=ANN.owner, reason="an incident")
+    block = blocks.begin(draft, moment())
+    assert published("block") == ["schema", "kind", "time", *block_document(block, 0)]
+
+
+def published(kind: str) -> list[str]:
+    section = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").split(f"\n## `{kind}`\n")[1].split("\n## ")[0]
+    return re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)))
 
 
 def test_the_receiver_on_the_page_takes_what_is_sent_and_nothing_else() -> None:

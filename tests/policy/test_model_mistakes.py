@@ -55,7 +55,7 @@ callers:
     "an unknown section far from any": (
         BASE + "zzz: []\n",
         [
-            "permissions.yaml:13: zzz: unknown key (the keys here: services, roles, callers, permissions, eligible, observe)"
+            "permissions.yaml:13: zzz: unknown key (the keys here: services, roles, callers, permissions, eligible, observe, operators)"
         ],
     ),
     "no service": (
@@ -550,6 +550,18 @@ permissions:
   - {caller: web, service: orders, endpoints: [get-order], shadow: true}
 """,
         ["permissions.yaml:15: permissions[1]: is the same as permissions[0], line 14"],
+    ),
+    "an operator who is no caller": (
+        BASE + "operators: [web, suport]\n",
+        ["permissions.yaml:13: operators[1]: unknown caller 'suport' (did you mean 'support'?)"],
+    ),
+    "nobody as operators": (
+        BASE + "operators: []\n",
+        ["permissions.yaml:13: operators: is empty, which never means 'any': name what is meant"],
+    ),
+    "an operator who is named twice": (
+        BASE + "operators: [web, web]\n",
+        ["permissions.yaml:13: operators[1]: 'web' is listed twice"],
     ),
     "observing a service that there is not": (
         BASE + "observe: {ordres: {until: 2026-12-24T00:00:00Z}}\n",

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ostiary.access import NoRecourse
+from ostiary.access import NoBlocklist, NoRecourse
 from ostiary.audit import AuditFiles, FileAuditLog
 from ostiary.clock import Clock, SystemClock
 from ostiary.exchange import Exchange
@@ -234,6 +234,7 @@ class Stages:
             concierge=self,
             authenticator=self,
             requests=self,
+            blocklist=NoBlocklist(),
             reception=self,
             authorizer=self,
             warden=self,

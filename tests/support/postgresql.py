@@ -132,7 +132,7 @@ async def empty(server: PostgresServer) -> str:
     """The address of the server, with nothing of ours in it."""
     connection = await asyncpg.connect(server.url)
     await connection.execute(
-        "DROP TABLE IF EXISTS grant_records, grant_clock, grant_schema, grant_webhooks, grant_deliveries"
+        "DROP TABLE IF EXISTS block_records, grant_records, grant_clock, grant_schema, grant_webhooks, grant_deliveries"
     )
     await connection.close()
     return server.url

@@ -70,7 +70,8 @@ class Health:
     `tls` is `current`, or `outdated` where the listener's files have changed to something that cannot be used and what
     they held before is in use; None without TLS. Requests are served in either case. `grants` is `available`, or why
     none counts; None where nothing can be granted. Permissions that stand are served in either case. `webhooks` says by
-    name how it goes with each who is told of grants: no request depends on it.
+    name how it goes with each who is told of grants: no request depends on it. `blocks` says how many
+    there are in force, and how old that knowledge is; nobody is served where it was never had.
     """
 
     draining: bool
@@ -85,6 +86,7 @@ class Health:
     opa_restarts: int | None = None
     observed: Mapping[str, int] | None = None
     grants: str | None = None
+    blocks: Mapping[str, Json] | None = None
     candidate: tuple[str, str | None] | None = None
     webhooks: Mapping[str, Json] | None = None
 
@@ -107,6 +109,7 @@ class Health:
             and self.policy == "serving"
             and len(self.reports) == self.workers
             and self.audit == "writable"
+            and (self.blocks is None or self.blocks["in_force"] is not None)
             and (self.keys == "all" or (self.keys == "some" and self.serving_for >= KEYS_PATIENCE))
         )
 
@@ -122,7 +125,7 @@ class Health:
             "audit": self.audit,
             "keys": self.keys,
         }
-        beside = {"refused": self.refused, "tls": self.tls, "grants": self.grants}
+        beside = {"refused": self.refused, "tls": self.tls, "grants": self.grants, "blocks": self.blocks}
         return found | {name: state for name, state in beside.items() if state is not None}
 
     def document(self) -> dict[str, Json]:

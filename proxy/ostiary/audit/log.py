@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from ostiary.audit.forwarded import Parts
 from ostiary.audit.lines import SCHEMA, Timestamps, render
@@ -119,10 +119,10 @@ class FileAuditLog:
     def record(self, exchange: Exchange) -> AbstractContextManager[Record]:
         return ExchangeRecord(exchange, self, self._parts, self._completed)
 
-    async def step(self, document: Mapping[str, Json]) -> None:
-        """A step in the life of a grant. Done once it is on disk; raises `AuditUnavailable`."""
+    async def step(self, document: Mapping[str, Json], *, kind: Literal["grant", "block"] = "grant") -> None:
+        """A step in the life of a grant, or of a block. Done once it is on disk; raises `AuditUnavailable`."""
         try:
-            line = render({"schema": SCHEMA, "kind": "grant", "time": self.now(), **document})
+            line = render({"schema": SCHEMA, "kind": kind, "time": self.now(), **document})
         except ValueError as error:
             raise AuditUnavailable(str(error)) from error
         await self._writer.commit(line)

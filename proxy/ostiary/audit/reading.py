@@ -73,7 +73,7 @@ def requests(directories: Sequence[Path], selection: Selection, *, steps: bool =
     """One document for each request that was selected: its first line, with the members of its completion put in.
 
     Each worker's are in the order of their ends. One whose end is not recorded comes without `outcome`. With `steps`
-    also the lines of kind `grant` that were selected.
+    also the lines of kind `grant` and `block` that were selected.
     """
     for files in audit_files(directories).values():
         pending: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -86,7 +86,7 @@ def requests(directories: Sequence[Path], selection: Selection, *, steps: bool =
                         yield from _selected(pending.popitem(last=False)[1], selection)
                 elif kind == "completion" and known in pending:
                     yield from _selected(_completed(pending.pop(known), line), selection)
-                elif kind in ASKED or (steps and kind == "grant"):
+                elif kind in ASKED or (steps and kind in ("grant", "block")):
                     yield from _selected(line, selection)
         for line in pending.values():
             yield from _selected(line, selection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import subprocess
 import sys
@@ -11,29 +10,22 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import httpx
 import typer
 
-from ostiary.addresses import is_localhost
+from ostiary.cli import blocks
+from ostiary.cli.api import Api, AsJson, Token, TokenFile, Url, Why, instant, seconds
 from ostiary.cli.lazy import Group
 from ostiary.cli.output import fail, note, print_json, print_table, reporting_mistakes, visible
 
 app = typer.Typer(cls=Group, help="Just-in-time access: ask for it, approve, and take it back.", no_args_is_help=True)
+app.add_typer(blocks.app, name="block")
+app.command("unblock")(blocks.unblock)
+app.command("blocks")(blocks.blocks)
 
 _LOOK: Final = 0.5
 """Seconds between two looks at what is waited for."""
-_TIMEOUT: Final = 10.0
-_DURATION: Final = re.compile(r"([1-9][0-9]{0,6})(s|m|h)")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 
-Url = Annotated[str, typer.Option("--url", envvar="OSTIARY_URL", help="The proxy's own host: https://ostiary.example.")]
-Token = Annotated[
-    str | None, typer.Option("--token", envvar="OSTIARY_TOKEN", help="Who you are. Best in the environment or a file.")
-]
-TokenFile = Annotated[Path | None, typer.Option("--token-file", help="The file that the token is in.")]
-Why = Annotated[str, typer.Option("--reason", help="Why. It is in the audit.")]
 Id = Annotated[str, typer.Argument(help="The id of a request, as `request` prints it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @app.callback()
@@ -72,18 +64,18 @@ def request(
     What is asked for is a service with its endpoints; or, with --from-denial, what the body of a 403 was about, for as
     long as can be had where --for is left out.
     """
-    access = _given(duration=None if duration is None else _seconds(duration), max_uses=uses, emergency=emergency)
+    access = _given(duration=None if duration is None else seconds(duration), max_uses=uses, emergency=emergency)
     if denial is not None:
         if service is not None or caller is not None or dry_run:
             fail("--from-denial says what is asked for, and as whom: give no service, no --as and no --dry-run")
-        with _Api(url, token, token_file) as api:
+        with Api(url, token, token_file) as api:
             _ask_by(api, _read_denial(denial), access, reason=reason, key=key, as_json=as_json)
         return
     if service is None or not endpoints or duration is None:
         fail("give a service, its endpoints and --for; or --from-denial")
     asked = {"service": service, "endpoints": endpoints, "reason": reason} | access
     asked |= _given(caller=caller, dry_run=dry_run)
-    with _Api(url, token, token_file) as api:
+    with Api(url, token, token_file) as api:
         found = api.post("requests", asked, key=key or secrets.token_hex(16))
     if as_json:
         print_json(found)
@@ -117,7 +109,7 @@ def _read_denial(path: Path) -> dict[str, Any]:
 
 
 def _ask_by(
-    api: _Api, denied: dict[str, Any], access: dict[str, Any], *, reason: str, key: str | None, as_json: bool
+    api: Api, denied: dict[str, Any], access: dict[str, Any], *, reason: str, key: str | None, as_json: bool
 ) -> None:
     offered = denied["access_request"]
     if not api.is_at(str(offered["endpoint"])):
@@ -166,7 +158,7 @@ def list_(
 ) -> None:
     """Your requests and grants, or those of others that you may answer."""
     given = {"to": "approve" if to_approve else None, "state": state}
-    with _Api(url, token, token_file) as api:
+    with Api(url, token, token_file) as api:
         found = api.get("requests", {name: value for name, value in given.items() if value is not None})
     if as_json:
         print_json(found)
@@ -179,7 +171,7 @@ def list_(
             one["service"],
             ",".join(one["endpoints"]),
             f"{one['duration']}s",
-            _instant(one["expires_at"]),
+            instant(one["expires_at"]),
             visible(one["reason"]),
         ]
         for one in found["requests"]
@@ -198,7 +190,7 @@ def show(
     token_file: TokenFile = None,
 ) -> None:
     """All there is to know of a request, as JSON."""
-    with _Api(url, token, token_file) as api:
+    with Api(url, token, token_file) as api:
         found = api.get(f"requests/{id}")
     if digest:
         typer.echo((found["extension"] or found)["digest"])
@@ -221,7 +213,7 @@ def approve(
 
     Shows what is asked, and asks whether to approve it. Where there is no terminal, --digest says what was read.
     """
-    with _Api(url, token, token_file) as api:
+    with Api(url, token, token_file) as api:
         seen = api.get(f"requests/{id}")
         asked = seen["extension"] or seen
         note(
@@ -252,14 +244,14 @@ def extend(
     token_file: TokenFile = None,
 ) -> None:
     """Ask for more time; or give it, as an approver."""
-    with _Api(url, token, token_file) as api:
-        found = api.post(f"requests/{id}/extend", {"duration": _seconds(duration), "reason": reason})
-    typer.echo("asked" if found["extension"] else f"until {_instant(found['expires_at'])}")
+    with Api(url, token, token_file) as api:
+        found = api.post(f"requests/{id}/extend", {"duration": seconds(duration), "reason": reason})
+    typer.echo("asked" if found["extension"] else f"until {instant(found['expires_at'])}")
 
 
 def _simple(step: str, sentence: str) -> None:
     def command(id: Id, url: Url, reason: Why = "", token: Token = None, token_file: TokenFile = None) -> None:  # noqa: A002
-        with _Api(url, token, token_file) as api:
+        with Api(url, token, token_file) as api:
             typer.echo(api.post(f"requests/{id}/{step}", {"reason": reason})["state"])
 
     command.__doc__ = sentence
@@ -292,7 +284,7 @@ def revoke_all(
     if not asked and not everything:
         fail("of which: --service, --endpoint, --caller, --issuer with --subject, or --everything")
     count = 0
-    with _Api(url, token, token_file) as api:
+    with Api(url, token, token_file) as api:
         while not (found := api.post("revocations", asked | {"reason": reason}))["complete"]:
             count += found["count"]
             note(f"{count} so far")
@@ -309,7 +301,7 @@ def wait(
     token_file: TokenFile = None,
 ) -> None:
     """Wait until a request is answered; with a command, run it then and give the grant back after it."""
-    with _Api(url, token, token_file) as api:
+    with Api(url, token, token_file) as api:
         until = time.monotonic() + timeout
         while (found := api.get(f"requests/{id}"))["state"] == "pending":
             if time.monotonic() > until:
@@ -342,73 +334,3 @@ def try_webhook(
     if failure is not None:
         fail(f"{name}: it {failure}", status=1)
     typer.echo(f"{name}: it was taken")
-
-
-class _Api:
-    """The proxy's own host. Names below `localhost` are this machine, wherever they would be looked up."""
-
-    def __init__(self, url: str, token: str | None, token_file: Path | None) -> None:
-        try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL:
-            fail(f"{visible(url)!r} is not a URL")
-        if address.scheme not in ("http", "https") or not address.host:
-            fail(f"{visible(url)!r} is not an http or https URL")
-        self._origin = (address.scheme, address.netloc)
-        local = is_localhost(address.host)
-        if address.scheme == "http" and not local:
-            fail("a token is sent over https, or to this machine alone")
-        if token is None and token_file is not None:
-            token = token_file.read_text(encoding="utf-8").strip()
-        if not token:
-            fail("no token: give --token-file, or set OSTIARY_TOKEN")
-        headers = {"authorization": f"Bearer {token}", "host": address.netloc.decode("ascii")}
-        if local and address.host.endswith("localhost"):
-            address = address.copy_with(host="127.0.0.1")
-        self._client = httpx.Client(
-            base_url=address, headers=headers, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
-        )
-
-    def __enter__(self) -> _Api:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def is_at(self, address: str) -> bool:
-        """Whether an address is of this host. Nobody else is shown the token, whoever says so."""
-        try:
-            other = httpx.URL(address)
-        except httpx.InvalidURL:
-            return False
-        return (other.scheme, other.netloc) == self._origin
-
-    def get(self, path: str, given: dict[str, str] | None = None) -> Any:
-        return self._answer("GET", path, params=given)
-
-    def post(self, path: str, document: dict[str, Any], *, key: str | None = None, refusable: bool = False) -> Any:
-        headers = {} if key is None else {"idempotency-key": key}
-        return self._answer("POST", path, json=document, headers=headers, refusable=refusable)
-
-    def _answer(self, method: str, path: str, *, refusable: bool = False, **sent: Any) -> Any:
-        try:
-            response = self._client.request(method, f"/access/{path}", **sent)
-            document = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            fail(f"the proxy does not answer: {type(error).__name__}", status=1)
-        if not response.is_success and not refusable:
-            reasons = ", ".join(document.get("reasons", [str(response.status_code)]))
-            told = document.get("detail") or document.get("title") or ""
-            fail(f"{reasons}: {visible(told)} (decision {document.get('decision_id')})", status=1)
-        return document
-
-
-def _seconds(text: str) -> int:
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        fail(f"{visible(text)!r} is not a duration, which is written 30s, 10m or 1h")
-    return int(found[1]) * _SECONDS[found[2]]
-
-
-def _instant(second: int | None) -> str:
-    return "" if second is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))

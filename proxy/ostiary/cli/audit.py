@@ -24,6 +24,7 @@ from ostiary import __version__
 from ostiary.audit.findings import Remark, Report
 from ostiary.audit.keys import read_keys
 from ostiary.audit.ocsf import api_activity
+from ostiary.audit.ocsf_blocks import entity_management
 from ostiary.audit.ocsf_grants import user_access
 from ostiary.audit.query import QueryUnavailable
 from ostiary.audit.query import query as search
@@ -253,7 +254,9 @@ def export(
     config: Configured = None,
     form: Annotated[
         Literal["ocsf"],
-        typer.Option("--format", help="ocsf: API Activity (6003), User Access Management (3005), 1.8.0."),
+        typer.Option(
+            "--format", help="ocsf, 1.8.0: API Activity (6003), User Access (3005) and Entity Management (3004)."
+        ),
     ] = "ocsf",
     caller: Caller = None,
     service: Service = None,
@@ -262,15 +265,15 @@ def export(
     since: Since = None,
     until: Until = None,
 ) -> None:
-    """Print one event for each request and each step of a grant, one JSON object a line."""
+    """Print one event for each request and each step of a grant or block, one JSON object a line."""
     selection = _selection(caller, service, endpoint, reason, since, until)
     for line in requests(_audit_directories(directories, config), selection, steps=True):
         typer.echo(json_line(_FORMATS[form](line)))
 
 
 def _ocsf(line: Mapping[str, Any]) -> dict[str, Any]:
-    event = user_access if line.get("kind") == "grant" else api_activity
-    return event(line, product_version=__version__)
+    events = {"grant": user_access, "block": entity_management}
+    return events.get(str(line.get("kind")), api_activity)(line, product_version=__version__)
 
 
 _FORMATS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {"ocsf": _ocsf}

@@ -201,6 +201,11 @@ class Config(Strict):
         return self.state / "grants"
 
     @property
+    def block_memory(self) -> Path:
+        """Where what was blocked last is kept, for a start without the store."""
+        return self.state / "blocks.json"
+
+    @property
     def replay_file(self) -> Path:
         """Where the workers share what DPoP proofs were used."""
         return self.state / "proofs"

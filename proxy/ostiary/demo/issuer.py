@@ -29,6 +29,7 @@ IDENTITIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "auditor": {},
     "ann": {"groups": ["support"]},
     "lee": {"groups": ["support-lead"]},
+    "sam": {"groups": ["security"]},
 }
 """Who the issuer knows, and the claims it vouches for."""
 

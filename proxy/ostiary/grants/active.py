@@ -9,6 +9,8 @@ elsewhere. Permissions that stand are no concern of this.
 *Two clocks.* A grant ends by the store's clock or by this machine's, whichever is first; so a replica whose clock is
 behind gives nobody more time, and one that is ahead gives less. One that was given in what is the future now, because a
 clock was ahead for a while, does not count: nobody knows when it would end.
+
+The same journal says what is blocked, which is kept beside it (`blocklist`): whatever voids grants leaves blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from typing import Final
 
 import orjson
 
+from ostiary.grants.blocklist import Blocked
 from ostiary.grants.board import Board, BoardChanged, beginning, generation_of, length_of, read
+from ostiary.marks import Mark
 from ostiary.models import Grant, Owner
 
 _log = logging.getLogger("ostiary.grants")
@@ -60,6 +64,7 @@ class ActiveGrants:
         self._journal = -1
         self._held: dict[Owner, tuple[_Held, ...]] = {}
         self._past: deque[tuple[Owner, str]] = deque()  # those in `_held` that have ended, in order
+        self.blocked = Blocked()
         self.ended: Callable[[str | None], None] = _nobody_asks
         """Called with the id of a grant that was taken away or has ended, but not of one whose uses are used up: those
         were had. With None where all has to be looked at anew."""
@@ -126,6 +131,7 @@ class ActiveGrants:
         if self._journal < 0 or generation_of(epoch) != generation_of(self._epoch):
             self._change_journal(epoch)
         self._read_up_to(epoch)
+        self.blocked.settle()
 
     def _change_journal(self, epoch: int) -> None:
         """Three cases: the first journal, one that is shorter and says the same, one that says something else."""
@@ -151,6 +157,9 @@ class ActiveGrants:
 
     def _take(self, line: list[object]) -> None:
         grant, issuer, subject, document, state = line
+        if issuer is None:
+            self.blocked.take(str(grant), None if document is None else _mark(document))
+            return
         owner = (str(issuer), str(subject))
         others = [one for one in self._held.get(owner, ()) if one.grant.id != grant]
         if isinstance(document, dict):
@@ -180,8 +189,16 @@ class ActiveGrants:
         self.close()
         self._held.clear()
         self._past.clear()
+        self.blocked.begin_anew()
         self._epoch = 0
         self.ended(None)
+
+
+def _mark(document: object) -> Mark:
+    """Raises `TypeError` for what is none."""
+    if not isinstance(document, dict) or not isinstance(document.get("mark"), list):
+        raise TypeError("a block without a mark")
+    return tuple(map(str, document["mark"]))
 
 
 def _nobody_asks(id: str | None) -> None: ...

@@ -6,6 +6,7 @@
     GET  /access/requests/{id}
     POST /access/requests/{id}/{step}       approve, deny, cancel, extend, drop, revoke, review
     POST /access/revocations                all that fit: service, endpoint, caller, issuer and subject; reason
+         /access/blocks                     what operators may do: `block_api`
 
 and the same in the words of the AuthZEN Access Request and Approval profile, for programs that were denied (`tasks`):
 
@@ -24,7 +25,7 @@ the request that was made with it. Refusals are `application/problem+json`, thei
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, get_args
+from typing import Final, Protocol, get_args
 
 import orjson
 
@@ -58,14 +59,24 @@ _AT_A_TIME: Final = 4
 _STATES: Final[frozenset[str]] = frozenset(get_args(State))
 
 
-class AccessApi:
-    """Implements `Reception`."""
+class Section(Protocol):
+    """What answers below a place of its own."""
 
-    def __init__(self, *, service: GrantService, policy: AccessPolicy, seal: DenialSeal, own_host: OwnHost) -> None:
+    async def answer(self, exchange: Exchange, request: AccessRequest, place: tuple[str, ...]) -> tuple[int, Json]:
+        """Status and document. `place` are the segments after that place. Raises `GrantRefused`."""
+
+
+class AccessApi:
+    """Implements `Reception`. `blocks` answers below `/access/blocks`."""
+
+    def __init__(
+        self, *, service: GrantService, policy: AccessPolicy, seal: DenialSeal, own_host: OwnHost, blocks: Section
+    ) -> None:
         self._service = service
         self._policy = policy
         self._seal = seal
         self._own_host = own_host
+        self._blocks = blocks
         self._places: Places[Owner] = Places(_AT_A_TIME)
 
     async def serve(self, exchange: Exchange, request: AccessRequest) -> bool:
@@ -119,6 +130,8 @@ class AccessApi:
                 return 200, self._task(exchange, request, await self._service.get(id, to=actor))
             case "POST", ("tasks", id, "cancel"):
                 return await self._cancel_task(exchange, request, id)
+            case _, ("blocks", *place):
+                return await self._blocks.answer(exchange, request, tuple(place))
         raise StepUnknown
 
     async def _ask(self, exchange: Exchange, request: AccessRequest) -> tuple[int, Json]:

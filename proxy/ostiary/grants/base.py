@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
-from ostiary.grants import life, outbox, statements
+from ostiary.grants import block_statements, life, outbox, statements
+from ostiary.grants.blocks import Block, BlockDraft, BlockSelection, BlockTransition
 from ostiary.grants.life import Transition
 from ostiary.grants.outbox import Delivery, Waiting
 from ostiary.grants.records import Actor, Record
 from ostiary.grants.statements import Operation
-from ostiary.grants.store import NO_BOUNDS, Bounds, Draft, News, Selection, Told, as_told
+from ostiary.grants.store import NO_BOUNDS, Bounds, Draft, HeldBlock, News, Selection, Told, as_told
 from ostiary.models import Owner
 
 T = TypeVar("T")
@@ -75,9 +76,14 @@ class DatabaseStore(ABC):
 
     async def prune(self) -> int:
         keep = self._bounds.keep_ended
-        if keep is None or not await self._read(statements.over(keep, told=self._told)):
+        if keep is None:
             return 0
-        return await self._write(statements.prune(keep, told=self._told), told=False)
+        gone = 0
+        if await self._read(statements.over(keep, told=self._told)):
+            gone = await self._write(statements.prune(keep, told=self._told), told=False)
+        if await self._read(block_statements.over(keep, told=self._told)):
+            gone += await self._write(block_statements.prune(keep, told=self._told), told=False)
+        return gone
 
     async def get(self, id: str, *, to: Actor | None = None) -> Record:
         return await self._read(statements.get(id, to=to))
@@ -95,7 +101,7 @@ class DatabaseStore(ABC):
         return await self._read(statements.unrecorded())
 
     async def news(self, after: int) -> News:
-        return await self._read(statements.news(after, told=self._told))
+        return await self._read(block_statements.news(after, told=self._told))
 
     # What waits to be told. No board is concerned, so nobody is notified.
 
@@ -116,3 +122,30 @@ class DatabaseStore(ABC):
 
     async def release(self, holder: str) -> None:
         await self._write(outbox.release(holder), told=False)
+
+    # What is blocked.
+
+    async def block(self, draft: BlockDraft) -> Block:
+        return await self._write(block_statements.block(draft, told=self._told))
+
+    async def change_block(self, id: str, transition: BlockTransition) -> Block:
+        return await self._write(block_statements.change(id, transition, told=self._told))
+
+    async def expire_blocks(self) -> list[Block]:
+        due = await self._read(block_statements.due(told=self._told))
+        return await self._write(block_statements.expire(due, told=self._told)) if due else []
+
+    async def get_block(self, id: str) -> Block:
+        return await self._read(block_statements.get(id))
+
+    async def find_blocks(self, selection: BlockSelection) -> list[Block]:
+        return await self._read(block_statements.find(selection))
+
+    async def block_recorded(self, id: str, steps: int) -> None:
+        await self._write(block_statements.recorded(id, steps, told=self._told))
+
+    async def unrecorded_blocks(self) -> list[Block]:
+        return await self._read(block_statements.unrecorded())
+
+    async def blocks_in_force(self) -> list[HeldBlock]:
+        return await self._read(block_statements.in_force())

@@ -31,6 +31,7 @@ import orjson
 _SIZE: Final = 4096
 _EPOCH, _HEARD, _CHANGE, _LINES, _LIVE, _FROM, _TO, _BOARD = range(8)  # words of 8 bytes
 _AHEAD_AT: Final = 64
+_BLOCKS, _UNKEPT = 9, 10
 _STORE: Final = slice(128, 192)
 _DOUBLE: Final = struct.Struct("<d")
 _LENGTH_BITS: Final = 40
@@ -105,6 +106,16 @@ class Board:
             return os.open(self._journal(generation_of(epoch)), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise BoardChanged from error
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks are in force; None where that was never known."""
+        return self._words[_BLOCKS] if self._words[_EPOCH] else None
+
+    @property
+    def unkept(self) -> bool:
+        """Whether the file that outlives the board does not have these blocks."""
+        return bool(self._words[_UNKEPT])
 
     # Writing, by who holds the lock.
 
@@ -192,6 +203,9 @@ class Board:
         """Those who have it open can read it all the same."""
         with suppress(OSError):
             self._journal(generation).unlink(missing_ok=True)
+
+    def count_blocks(self, number: int, *, kept: bool) -> None:
+        self._words[_BLOCKS], self._words[_UNKEPT] = number, not kept
 
     def hear(self, at: float, *, ahead: float) -> None:
         """The store was asked at `at` (`time.monotonic`), and what it answered is on the board."""

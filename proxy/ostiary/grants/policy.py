@@ -21,12 +21,13 @@ NOTHING: Final[Mapping[str, Json]] = {"service": "", "endpoints": []}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """Who it is; by caller the terms under which all that is asked for can be had; and what a rule says of it.
-    `revision` is of the bundle that says so."""
+    `revision` is of the bundle that says so. `operator`: the map lets them block."""
 
     actor: Actor
     revision: str
     eligible: Mapping[str, Terms]
     ruling: Ruling | None = None
+    operator: bool = False
 
 
 class AccessPolicy(Protocol):
@@ -79,7 +80,8 @@ class OpaAccessPolicy:
         except (KeyError, TypeError) as error:
             raise PolicyUnavailable("the policy does not say who may ask for access") from error
         actor = Actor(issuer=identity.issuer, subject=identity.subject, callers=callers)
-        return About(actor=actor, revision=str(revision), eligible=eligible, ruling=ruling)
+        operator = answer.result.get("operator") is True  # a bundle of an earlier version names none
+        return About(actor=actor, revision=str(revision), eligible=eligible, ruling=ruling, operator=operator)
 
 
 def _terms(found: Mapping[str, Json]) -> Terms:

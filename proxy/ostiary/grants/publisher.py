@@ -19,7 +19,8 @@ import orjson
 from ostiary.clock import Clock
 from ostiary.errors import GrantsUnavailable
 from ostiary.grants.board import Board
-from ostiary.grants.store import GrantStore, Held
+from ostiary.grants.memory import BlockMemory
+from ostiary.grants.store import GrantStore, Held, HeldBlock, News
 
 _log = logging.getLogger("ostiary.grants")
 
@@ -30,11 +31,21 @@ _TURN: Final = 0.0005
 
 
 class Publisher:
-    """`clock` is the one that workers have, `deadline` how long another process may take to publish, in seconds."""
+    """`clock` is the one that workers have, `deadline` how long another process may take to publish, in seconds.
+    `memory` is given the blocks, for a machine that begins anew while the store cannot be reached."""
 
-    def __init__(self, store: GrantStore, board: Board, *, clock: Clock, deadline: float = 2.0) -> None:
+    def __init__(
+        self,
+        store: GrantStore,
+        board: Board,
+        *,
+        clock: Clock,
+        deadline: float = 2.0,
+        memory: BlockMemory | None = None,
+    ) -> None:
         self._store = store
         self._board = board
+        self._memory = memory
         self._clock = clock
         self._deadline = deadline
 
@@ -59,12 +70,17 @@ class Publisher:
             afresh = not after or news.store != board.store or news.change < after
             if afresh and after:
                 news = await self._store.news(0)
+            # Before they are on the board, so that what workers know outlives them.
+            if afresh or news.blocks or board.unkept:
+                await self._keep_blocks(news)
             try:
                 if afresh:
                     lines = [_line(held) for held in news.held if held.grant is not None]
+                    lines += map(block_line, news.blocks)
                     board.replace(lines, store=news.store, change=news.change)
-                elif news.held or news.change != after:
-                    board.add([_line(held) for held in news.held], change=news.change)
+                elif news.held or news.blocks or news.change != after:
+                    lines = [*map(_line, news.held), *map(block_line, news.blocks)]
+                    board.add(lines, change=news.change)
                 if tidy and board.wasteful:
                     board.shorten()
             except OSError as error:
@@ -73,6 +89,19 @@ class Publisher:
             elapsed = time.monotonic() - asked
             board.hear(asked, ahead=news.now - (self._clock.now() - elapsed / 2))
             return True
+
+    async def _keep_blocks(self, news: News) -> None:
+        """A disk that does not take them keeps nobody from blocking: it is tried again with the next look."""
+        blocks = await self._store.blocks_in_force()
+        kept = True
+        if self._memory is not None:
+            try:
+                await asyncio.to_thread(self._memory.keep, blocks, store=news.store)
+            except OSError as error:
+                kept = False
+                if not self._board.unkept:
+                    _log.error("the blocks would not outlive a restart without the store: %s", error)
+        self._board.count_blocks(len(blocks), kept=kept)
 
 
 @runtime_checkable
@@ -83,13 +112,21 @@ class Listening(Protocol):
 
 
 class GrantFeed:
-    """Keeps the board of a machine. `ended` is called when something was found to be due and was ended."""
+    """Keeps the board of a machine. `heard` is called whenever the store was heard of."""
 
-    def __init__(self, publisher: Publisher, store: GrantStore, *, listening: Listening | None = None) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        store: GrantStore,
+        *,
+        listening: Listening | None = None,
+        heard: Callable[[], None] = lambda: None,
+    ) -> None:
         self._publisher = publisher
         self._store = store
         self._opened = False
         self._listening = listening
+        self._heard = heard
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.error: str | None = None
@@ -131,6 +168,7 @@ class GrantFeed:
             if self.error is not None:
                 _log.warning("grants count again")
             self.error = None
+            self._heard()
 
     async def _keep_listening(self, store: Listening) -> None:
         while True:
@@ -141,6 +179,12 @@ class GrantFeed:
             except GrantsUnavailable as error:
                 _log.debug("not listening: %s", error)
             await asyncio.sleep(INTERVAL)
+
+
+def block_line(held: HeldBlock) -> bytes:
+    """The line of a block, which has no owner. One that is not in force any more has no document."""
+    document = None if held.mark is None else {"mark": held.mark}
+    return orjson.dumps([held.id, None, None, document, "block"], option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _line(held: Held) -> bytes:

@@ -117,6 +117,12 @@ class NotTheHolder(GrantRefused):
     sentence = "This is for the one who asked."
 
 
+class NotAnOperator(GrantRefused):
+    status = 403
+    reason = "not-an-operator"
+    sentence = "This is for the operators whom the permission map names."
+
+
 # 404 and 409: what it is, and how it stands.
 
 
@@ -125,6 +131,12 @@ class GrantUnknown(GrantRefused):
     status = 404
     reason = "grant-unknown"
     sentence = "There is no such request or grant."
+
+
+class BlockUnknown(GrantRefused):
+    status = 404
+    reason = "block-unknown"
+    sentence = "There is no such block."
 
 
 class StepUnknown(GrantRefused):
@@ -147,6 +159,11 @@ class AlreadyApproved(GrantRefused):
 class AskedOtherwise(GrantRefused):
     reason = "asked-otherwise"
     sentence = "What was approved is not what is asked for."
+
+
+class OwnBlock(GrantRefused):
+    reason = "own-block"
+    sentence = "This would block whoever asks for it."
 
 
 class KeyReused(GrantRefused):

@@ -4,7 +4,7 @@ It neither knows nor waits for a connection. A store runs it in one transaction:
 `COMMIT` when it returns, `ROLLBACK` when it raises. Two words differ between the dialects: `{now}`, the store's time in
 Unix seconds, and `{lock}`, which keeps a row that was read from others.
 
-Every change begins with `_tick`: it takes the next number, and with it the lock under which changes are made one after
+Every change begins with `tick`: it takes the next number, and with it the lock under which changes are made one after
 the other. A use that is not the last one changes nothing that anybody else has to see, and locks its own row alone.
 """
 
@@ -91,6 +91,25 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         )""",
         "CREATE INDEX grant_deliveries_due ON grant_deliveries (webhook, due)",
     ),
+    (
+        """CREATE TABLE block_records (
+            id TEXT PRIMARY KEY,
+            change BIGINT NOT NULL,
+            mark TEXT NOT NULL,
+            state TEXT NOT NULL,
+            due BIGINT,
+            over_at BIGINT,
+            unrecorded BIGINT NOT NULL,
+            held TEXT,
+            document TEXT NOT NULL
+        )""",
+        "CREATE UNIQUE INDEX block_records_mark ON block_records (mark) WHERE state = 'active'",
+        "CREATE INDEX block_records_change ON block_records (change)",
+        "CREATE INDEX block_records_due ON block_records (due) WHERE due IS NOT NULL",
+        "CREATE INDEX block_records_over ON block_records (over_at) WHERE over_at IS NOT NULL",
+        "CREATE INDEX block_records_held ON block_records (id) WHERE held IS NOT NULL",
+        "CREATE INDEX block_records_unrecorded ON block_records (change) WHERE unrecorded > 0",
+    ),
 )
 """Each list of statements leads from one version of the tables to the next. What is in one stays as it is."""
 VERSION: Final = len(MIGRATIONS)
@@ -125,7 +144,7 @@ _LOOKED_AT: Final = 5000
 
 
 def ask(draft: Draft, *, told: Told, bounds: Bounds) -> Operation[Record]:
-    moment = yield from _tick(told)
+    moment = yield from tick(told)
     if draft.idempotency_key is not None:
         found = yield from asked(draft.asked.owner, draft.idempotency_key)
         if found is not None:
@@ -194,7 +213,7 @@ def _same(found: Record, draft: Draft) -> Record:
 
 
 def change(id: str, transition: Transition, *, told: Told, allowance: int | None) -> Operation[Record]:
-    moment = yield from _tick(told)
+    moment = yield from tick(told)
     before = yield from get(id, lock=True)
     return (yield from _change(before, transition, moment, allowance))
 
@@ -214,7 +233,7 @@ def sweep(
     Whatever is changed meanwhile, by anybody, is numbered after all that there is, so that the sweep comes to it: when
     nothing is left, nothing that fits is, at that moment, as it was.
     """
-    moment = yield from _tick(told)
+    moment = yield from tick(told)
     conditions, values = _wanted(selection)
     conditions += ["due IS NOT NULL", "(change > ? OR (change = ? AND id > ?))"]
     columns = f"{_FIELDS}, change, id, approvers"
@@ -243,7 +262,7 @@ def due(*, told: Told) -> Operation[list[str]]:
 
 
 def expire(ids: Sequence[str], *, told: Told) -> Operation[list[Record]]:
-    moment = yield from _tick(told)
+    moment = yield from tick(told)
     ended = []
     for each in ids:
         before = yield from get(each, lock=True)
@@ -266,7 +285,7 @@ def use(id: str, *, told: Told) -> Operation[Record | None]:
 
 
 def recorded(marks: Sequence[tuple[str, int]], *, told: Told) -> Operation[None]:
-    moment = yield from _tick(told)
+    moment = yield from tick(told)
     changed: list[Record] = []
     marked: list[tuple[Record, int]] = []
     for id, steps in marks:  # noqa: A001
@@ -320,7 +339,7 @@ def _tell(marked: Sequence[tuple[Record, int]], moment: Moment) -> Operation[Non
         yield _TELL, waiting
 
 
-def _tick(told: Told) -> Operation[Moment]:
+def tick(told: Told) -> Operation[Moment]:
     rows = yield "UPDATE grant_clock SET change = change + 1 RETURNING change, {now}", ()
     number, now = rows[0]
     return Moment(now=told(now), change=number)
@@ -371,10 +390,10 @@ def _values(record: Record) -> tuple[Any, ...]:
         ends,
         record.uses,
         len(record.steps) - record.recorded,
-        None if grant is None else _json({**asdict(grant), "confirmed_at": record.confirmed_at}),
+        None if grant is None else as_json({**asdict(grant), "confirmed_at": record.confirmed_at}),
         record.idempotency_key,
-        _json(record.document()),
-        _json(asked.terms.approvers),
+        as_json(record.document()),
+        as_json(asked.terms.approvers),
         int(record.steps[0].time),
         life.over_at(record),
         record.id,
@@ -460,5 +479,5 @@ def _record(row: Sequence[Any]) -> Record:
     return Record.of({**document, "uses": row[1]})
 
 
-def _json(document: object) -> str:
+def as_json(document: object) -> str:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=True)

@@ -15,8 +15,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from ostiary.grants.blocks import Block, BlockDraft, BlockSelection, BlockTransition
 from ostiary.grants.life import Ruling, Transition
 from ostiary.grants.records import Actor, Asked, Record, State
+from ostiary.marks import Mark
 from ostiary.models import Owner
 
 
@@ -83,17 +85,49 @@ class Held(NamedTuple):
     state: str
 
 
+class HeldBlock(NamedTuple):
+    """A block as workers need it. `mark` is None where it is not in force any more."""
+
+    id: str
+    mark: Mark | None
+
+
 class News(NamedTuple):
     """What was changed after a given change. `store` tells one store from another that took its place, `now` is its
-    time in Unix seconds, `change` the last change that is in `held` or before."""
+    time in Unix seconds, `change` the last change that is in `held` or before, and that all `blocks` up to are in."""
 
     store: str
     now: float
     change: int
     held: Sequence[Held]
+    blocks: Sequence[HeldBlock] = ()
 
 
-class GrantStore(Protocol):
+class BlockStore(Protocol):
+    async def block(self, draft: BlockDraft) -> Block:
+        """Keep a block, or what becomes of the active one that the mark has."""
+
+    async def change_block(self, id: str, transition: BlockTransition) -> Block:
+        """The block after the transition. Raises `BlockUnknown`."""
+
+    async def expire_blocks(self) -> list[Block]:
+        """End what is due. Those that this call ended."""
+
+    async def get_block(self, id: str) -> Block:
+        """Raises `BlockUnknown`."""
+
+    async def find_blocks(self, selection: BlockSelection) -> list[Block]: ...
+
+    async def block_recorded(self, id: str, steps: int) -> None:
+        """So many of its steps are in the audit."""
+
+    async def unrecorded_blocks(self) -> list[Block]:
+        """Those that have steps of which that is not known."""
+
+    async def blocks_in_force(self) -> list[HeldBlock]: ...
+
+
+class GrantStore(BlockStore, Protocol):
     async def start(self) -> None:
         """Connect, and bring the tables up to this version. Raises `ConfigurationError` if they are of a later one."""
 
@@ -146,7 +180,7 @@ class GrantStore(Protocol):
         """Those that have steps of which that is not known."""
 
     async def news(self, after: int) -> News:
-        """What changed after that change; with 0, all that counts."""
+        """What changed after that change; with 0, all that counts, or is in force."""
 
 
 Told: TypeAlias = Callable[[float], float]

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import (
@@ -35,6 +36,8 @@ from cryptography.x509.verification import (
 
 from ostiary.errors import IdentityInvalid
 from ostiary.identity.claims import SUBJECT
+from ostiary.identity.keys import KeyUnusable, key_digests
+from ostiary.marks import Mark, certificate_mark, thumbprint_mark
 from ostiary.models import Identity
 from ostiary.spiffe import SpiffeId, domain_id
 
@@ -150,7 +153,7 @@ class CertificateTrust:
         if plain is None:
             raise IdentityInvalid("certificate: not an X.509-SVID")
         ends = plain.bundle.verify(leaf, shown, now)
-        return _identity(plain.issuer, _plain_subject(leaf, names, plain.subject), ends)
+        return _identity(plain.issuer, _plain_subject(leaf, names, plain.subject), ends, leaf)
 
     def _judge_svid(
         self, leaf: x509.Certificate, shown: Sequence[x509.Certificate], uris: Sequence[str], now: float
@@ -171,11 +174,19 @@ class CertificateTrust:
             raise IdentityInvalid("certificate: an SVID says what its key is for") from None
         if not usage.digital_signature:
             raise IdentityInvalid("certificate: its key is not for signatures")
-        return _identity(domain_id(name.trust_domain), name.text, bundle.verify(leaf, shown, now))
+        return _identity(domain_id(name.trust_domain), name.text, bundle.verify(leaf, shown, now), leaf)
 
 
-def _identity(issuer: str, subject: str, ends: float) -> Identity:
-    return Identity(issuer=issuer, subject=subject, method="mtls", expires_at=int(ends))
+def _identity(issuer: str, subject: str, ends: float, leaf: x509.Certificate) -> Identity:
+    return Identity(issuer=issuer, subject=subject, method="mtls", expires_at=int(ends), proved_by=_marks(leaf))
+
+
+def _marks(leaf: x509.Certificate) -> tuple[Mark, ...]:
+    certificate = certificate_mark(leaf.fingerprint(SHA256()))
+    try:
+        return certificate, thumbprint_mark(key_digests(leaf.public_key())[0])
+    except KeyUnusable:  # of a kind that RFC 7638 has no thumbprint for
+        return (certificate,)
 
 
 def _alternative_names(leaf: x509.Certificate) -> x509.SubjectAlternativeName:

@@ -9,6 +9,7 @@ from typing import Final
 
 from ostiary.errors import IdentityInvalid
 from ostiary.identity.settings import IssuerSettings
+from ostiary.marks import Mark, subject_mark
 from ostiary.models import Identity, Json
 from ostiary.spiffe import SpiffeId
 
@@ -51,7 +52,25 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
         claims={name: claims[name] for name in settings.claims if name in claims},
         token_id=token_id,
         leeway=leeway,
+        proved_by=_acting(claims, settings.issuer),
     )
+
+
+def _acting(claims: Mapping[str, Json], issuer: str) -> tuple[Mark, ...]:
+    """Who acts for the subject, and for whom they act in turn (`act`, RFC 8693 section 4.1). Policy sees none of it,
+    but what a blocked actor was given is blocked with it. One that names no issuer is the token's own."""
+    found: list[Mark] = []
+    while "act" in claims:
+        claims = claims["act"]
+        if not isinstance(claims, dict):
+            raise IdentityInvalid("claim: act")
+        issuer, subject = claims.get("iss", issuer), claims.get("sub")
+        if subject is None:
+            continue
+        if not isinstance(subject, str) or not isinstance(issuer, str):
+            raise IdentityInvalid("claim: act")
+        found.append(subject_mark(issuer, subject))
+    return tuple(found)
 
 
 def trust_domain_of(claims: Mapping[str, Json]) -> str | None:

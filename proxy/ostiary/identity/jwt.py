@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ostiary.clock import Clock
@@ -29,6 +29,7 @@ from ostiary.identity.failures import FailureLimit
 from ostiary.identity.keys import NO_KEYS, KeySet, VerificationKey
 from ostiary.identity.preparse import UnverifiedToken, take_apart
 from ostiary.identity.settings import IssuerSettings
+from ostiary.marks import Mark, certificate_mark, digest_mark, key_mark, thumbprint_mark
 from ostiary.models import Identity
 
 _log = logging.getLogger("ostiary.identity")
@@ -131,6 +132,8 @@ class JwtVerifier:
             raise IdentityInvalid("header: alg is not the key's")
         if not key.verifies(unverified.signature, unverified.signing_input):
             raise IdentityInvalid("signature")
+        marks = _marks(identity.issuer, unverified, keys, key, confirmation)
+        identity = replace(identity, proved_by=(*identity.proved_by, *marks))
         return Proof(identity=identity, store=rules.keys, keys=keys, confirmation=confirmation)
 
     def _rules(self, unverified: UnverifiedToken) -> IssuerRules:
@@ -159,3 +162,20 @@ class JwtVerifier:
                 raise IdentityInvalid("header: typ")
         elif unverified.media_type not in self._media_types[settings.issuer]:
             raise IdentityInvalid("header: typ")
+
+
+def _marks(
+    issuer: str,
+    token: UnverifiedToken,
+    keys: KeySet,
+    key: VerificationKey,
+    confirmation: Confirmation | None,
+) -> list[Mark]:
+    """Of the token, of the key that it is signed with, and of what it is bound to."""
+    found = [digest_mark(token.signing_input), thumbprint_mark(key.thumbprint)]
+    found += [key_mark(issuer, name) for name in keys.names(key)]
+    if confirmation is not None and confirmation.key is not None:
+        found.append(thumbprint_mark(confirmation.key))
+    if confirmation is not None and confirmation.certificate is not None:
+        found.append(certificate_mark(confirmation.certificate))
+    return found

@@ -61,12 +61,16 @@ class KeyUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationKey:
-    """A public key and the one algorithm it verifies."""
+    """A public key and the one algorithm it verifies. `thumbprint` is RFC 7638's, SHA-256."""
 
     id: str
     algorithm: str
     public_key: PublicKey = field(repr=False)
     verifier: Algorithm = field(repr=False, compare=False)
+    thumbprint: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "thumbprint", key_digests(self.public_key)[0])
 
     def verifies(self, signature: bytes, signing_input: bytes) -> bool:
         return self.verifier.verify(signing_input, self.public_key, signature)
@@ -84,6 +88,10 @@ class KeySet:
     def count(self) -> int:
         """How many keys there are, whatever the number of their ids."""
         return len({_der(key.public_key) for key in self.keys.values()})
+
+    def names(self, key: VerificationKey) -> list[str]:
+        """All ids that this key has here."""
+        return [name for name, one in self.keys.items() if one.thumbprint == key.thumbprint]
 
 
 NO_KEYS: Final = KeySet(keys=MappingProxyType({}), fingerprint=b"")
@@ -176,10 +184,13 @@ class KeyReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofKey:
-    """A key that a client chose itself. `thumbprint` is RFC 7638's, SHA-256."""
+    """A key that a client chose itself."""
 
-    thumbprint: bytes
     key: VerificationKey
+
+    @property
+    def thumbprint(self) -> bytes:
+        return self.key.thumbprint
 
     def verifies(self, signature: bytes, signing_input: bytes) -> bool:
         return self.key.verifies(signature, signing_input)
@@ -202,9 +213,9 @@ class ProofKeyReader:
             raise KeyUnusable("the algorithm is not the key's")
         if isinstance(public_key, RSAPublicKey) and public_key.public_numbers().e.bit_length() > _EXPONENT_BITS:
             raise KeyUnusable("an exponent that makes signatures costly to check")
-        thumbprint, _ = key_digests(public_key)
-        key = VerificationKey(id="", algorithm=algorithm, public_key=public_key, verifier=verifier)
-        return ProofKey(thumbprint=thumbprint, key=key)
+        return ProofKey(
+            key=VerificationKey(id="", algorithm=algorithm, public_key=public_key, verifier=verifier),
+        )
 
 
 def _public_key(jwk: Json) -> object:

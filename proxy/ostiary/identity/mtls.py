@@ -109,4 +109,5 @@ def _acting(subject: Identity, actor: Identity) -> Identity:
         claims=subject.claims,
         token_id=subject.token_id,
         actor=actor.document(),  # of the same shape as `subject`
+        proved_by=(*subject.proved_by, *actor.marks),
     )

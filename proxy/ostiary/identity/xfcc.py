@@ -22,6 +22,7 @@ from ostiary.errors import IdentityInvalid, IdentityMissing
 from ostiary.exchange import Exchange
 from ostiary.identity.certificates import Certified
 from ostiary.identity.mtls import CertificateSource
+from ostiary.marks import certificate_mark
 from ostiary.models import Identity
 from ostiary.spiffe import SpiffeId
 
@@ -101,28 +102,36 @@ class XfccAuthenticator:
         self._trust_domains = frozenset(trust_domains)
         if not self._peers or not self._trust_domains:
             raise ValueError("nobody may forward, or nobody's name: nobody could be identified")
-        self._known: BoundedMap[tuple[bytes, int], Certified] = BoundedMap(capacity)
+        self._known: BoundedMap[tuple[bytes, int, bytes | None], Certified] = BoundedMap(capacity)
 
     async def identify(self, exchange: Exchange) -> Identity:
         return self.certified(exchange).identity
 
     def certified(self, exchange: Exchange) -> Certified:
-        peer = self._connections.certified(exchange).identity
+        shown = self._connections.certified(exchange)
+        peer = shown.identity
         if (peer.issuer, peer.subject) not in self._peers:
             raise IdentityInvalid("xfcc: this peer is not one that may forward")
         value = exchange.header(HEADER)
         if value is None:
             raise IdentityMissing("a pinned peer forwarded no certificate")
-        key = (value, peer.expires_at)
+        key = (value, peer.expires_at, shown.thumbprint)
         known = self._known.get(key)
         if known is None:
-            known = self._read(value, peer.expires_at)
+            known = self._read(value, peer)
             self._known.put(key, known)
         return known
 
-    def _read(self, value: bytes, expires_at: int) -> Certified:
+    def _read(self, value: bytes, peer: Identity) -> Certified:
         name, thumbprint = forwarded(value)
         if name.trust_domain not in self._trust_domains:
             raise IdentityInvalid("xfcc: of a trust domain that may not be forwarded")
-        identity = Identity(issuer=name.issuer, subject=name.text, method="xfcc", expires_at=expires_at)
+        marks = () if thumbprint is None else (certificate_mark(thumbprint),)
+        identity = Identity(
+            issuer=name.issuer,
+            subject=name.text,
+            method="xfcc",
+            expires_at=peer.expires_at,
+            proved_by=(*marks, *peer.marks),  # whom a blocked proxy forwards is nobody
+        )
         return Certified(identity=identity, thumbprint=thumbprint)

@@ -16,6 +16,7 @@ Everything a decision needs is one look-up by a ground key; nothing is scanned. 
                what an answer that looked at them depends on (`ostiary.policy.terms`)
     roles      role → service → endpoints, for explanations
     observe    service → the Unix second until which what is not allowed is let through; only if there are such
+    operators  caller → true: those who may block; only if there are such
     hooks      which of the organisation's rules exist: `{"deny": true, "allow": true}`
     reads_query
                true if `deny` can depend on the query: one that cannot be decoded, so that it is null, is refused then
@@ -77,6 +78,7 @@ def compile_map(
         "hooks": dict.fromkeys(sorted(hooks), True),
         **({"reads_query": True} if reads_query else {}),
         **({"observe": _observed(permissions)} if permissions.observe else {}),
+        **({"operators": dict.fromkeys(sorted(permissions.operators), True)} if permissions.operators else {}),
     }
 
 

@@ -378,6 +378,8 @@ class PermissionMap(Strict):
     """What is not allowed but may be requested."""
     observe: dict[Name, Observation] = {}
     """Services at which every caller is let through everywhere, for a while: what is not allowed is told of."""
+    operators: Annotated[Listing | None, Present] = None
+    """Callers who may block identities, tokens and keys in an incident, and lift blocks. Nobody if left out."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self, info: ValidationInfo) -> PermissionMap:

@@ -109,6 +109,9 @@ class _Check:
         for service in self._map.observe:
             if service not in self._known.endpoints:
                 yield from self._unknown_service(("observe", service), service)
+        for position, name in enumerate(self._map.operators or ()):
+            if name not in self._known.callers:
+                yield ("operators", position), self._unknown("caller", name, self._known.callers)
 
     def coverage(self) -> Iterator[tuple[Place, str, Keys]]:
         """Each permission that covers nothing, or covers it in two ways.

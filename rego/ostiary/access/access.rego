@@ -13,9 +13,16 @@ import data.ostiary.callers
 #   `input.access`, with the strictest of their terms. Where an endpoint has several eligibilities, under
 #   other conditions each, a grant is good under all of them, so all of their terms count. `ruling` is
 #   what the organisation's own rule says of it, `{"approve": true or false, "reason": text}`; null if it
-#   says nothing
+#   says nothing. `operator` is true if the map names one of the callers as one who may block
 # entrypoint: true
-about := {"callers": sort(callers.names), "eligible": _eligible, "ruling": _ruling}
+about := {"callers": sort(callers.names), "eligible": _eligible, "ruling": _ruling, "operator": _operator}
+
+default _operator := false
+
+_operator if {
+	some caller in callers.names
+	data.ostiary.map.operators[caller] == true
+}
 
 default _ruling := null
 

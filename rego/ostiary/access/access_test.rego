@@ -52,6 +52,7 @@ test_one_endpoint if {
 		"callers": ["web"],
 		"eligible": [object.union(_terms({}), {"caller": "web", "auto_approve": false, "emergency": null})],
 		"ruling": null,
+		"operator": false,
 	}
 }
 
@@ -104,7 +105,7 @@ test_not_eligible[name] if {
 		"two that nobody approves both of": ["refund", "close"],
 		"one that nobody approves under each of its conditions": ["apart"],
 	}
-	_about("web", "shop", endpoints) == {"callers": ["web"], "eligible": [], "ruling": null}
+	_about("web", "shop", endpoints) == {"callers": ["web"], "eligible": [], "ruling": null, "operator": false}
 }
 
 test_another_service if {
@@ -112,10 +113,25 @@ test_another_service if {
 }
 
 test_somebody_else if {
-	_about("ann", "shop", ["refund"]) == {"callers": [], "eligible": [], "ruling": null}
+	_about("ann", "shop", ["refund"]) == {"callers": [], "eligible": [], "ruling": null, "operator": false}
 }
 
 test_answering_asks_for_nothing if {
 	about := access.about with input as example.request with data.ostiary.map as _map
-	about == {"callers": ["web"], "eligible": [], "ruling": null}
+	about == {"callers": ["web"], "eligible": [], "ruling": null, "operator": false}
+}
+
+test_operators_are_those_whom_the_map_names if {
+	request := object.union(
+		example.changed({"subject": "web"}),
+		{"access": {"service": "", "endpoints": []}},
+	)
+	about := access.about with input as request
+		with data.ostiary.map as object.union(_map, {"operators": {"web": true}})
+	about.operator
+	other := access.about with input as request
+		with data.ostiary.map as object.union(_map, {"operators": {"security": true}})
+	not other.operator
+	nobody := access.about with input as request with data.ostiary.map as _map
+	not nobody.operator
 }

@@ -1,4 +1,4 @@
-"""What differs beside the maps: rules in Rego, and whatever else OPA would load.
+"""What differs beside the maps' accesses: rules in Rego, who are operators, and whatever else OPA would load.
 
 Rules are compared as OPA parses them, so that a comment, another layout or another file is no change. What a changed
 rule lets through nobody can tell by reading it: it is unjudged, and counts as a widening. Two things can be told. A
@@ -43,6 +43,7 @@ def compare_rules(old: Published, new: Published, opa: Callable[[], Opa]) -> lis
     hooks = [(each.map.hooks, each.map.reads_query) for each in (old, new)]
     if hooks[0] != hooks[1] and not found:
         found.append(RuleChange(kind="changed", rule="which hooks the map says there are", effect="unjudged"))
+    found += _operators(old.map, new.map)
     found += [
         RuleChange(kind=_kind(name in old.beside, name in new.beside), rule=name, effect="unjudged")
         for name in sorted(old.beside.keys() | new.beside.keys())
@@ -50,6 +51,16 @@ def compare_rules(old: Published, new: Published, opa: Callable[[], Opa]) -> lis
     ]
     order: tuple[Effect, ...] = ("widening", "unjudged", "narrowing")
     return sorted(found, key=lambda each: (order.index(each.effect), each.rule))
+
+
+def _operators(old: Snapshot, new: Snapshot) -> Iterator[RuleChange]:
+    """Who may block may lift blocks, too. Whether another definition of one is more people is not judged."""
+    for name in sorted(old.operators | new.operators):
+        was, now = name in old.operators, name in new.operators
+        if was and now and old.definitions[name] == new.definitions[name]:
+            continue
+        effect: Effect = "unjudged" if was and now else "widening" if now else "narrowing"
+        yield RuleChange(kind=_kind(was, now), rule=f"operator {name}", effect=effect)
 
 
 def _kind(before: bool, after: bool) -> Any:

@@ -91,6 +91,9 @@ class Snapshot:
         self.observed: dict[str, int] = {service: int(until) for service, until in content.get("observe", {}).items()}
         if not (self.observed.keys() <= self.services.keys()):
             raise ValueError("what is observed is no service")
+        self.operators = frozenset(content.get("operators", {}))
+        if not (self.operators <= self.definitions.keys()):
+            raise ValueError("an operator is no caller")
         self._variants = {
             (number, reading): read_variants(terms, reading=reading)
             for number, terms in content["terms"].items()

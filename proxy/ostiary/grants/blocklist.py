@@ -1,0 +1,103 @@
+"""The blocks that are in force, as a worker knows them: in its own memory, by mark.
+
+For a request that is one look at the board, to see whether anything is new, and one look-up for each mark of its
+identity. It comes after the identity was proved and before anything else, so no cache of identities, decisions or
+credentials is a way around it.
+
+*Nothing lets go of a block* but the board's word that it is not in force any more. Where the board cannot be read, the
+last known ones stay; where a journal takes the place of another, they stay until all of it was read. And until one was
+read for the first time, nobody is let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ostiary.errors import BlocksUnknown, IdentityBlocked
+from ostiary.marks import Mark
+from ostiary.models import Identity
+
+
+class Blocked:
+    """What is blocked. `begun` is called when there is more of it."""
+
+    def __init__(self) -> None:
+        self.known = False
+        self.by_mark: dict[Mark, tuple[str, ...]] = {}
+        self._marks: dict[str, Mark] = {}
+        self._anew: dict[str, Mark] | None = {}
+        self._more = False
+        self.begun: Callable[[], object] = _nobody_asks
+
+    def take(self, id: str, mark: Mark | None) -> None:
+        """What the board says of a block. None: it is not in force any more."""
+        if self._anew is not None:
+            _put(self._anew, id, mark)
+            return
+        before = self._marks.get(id)
+        if mark == before:
+            return
+        _put(self._marks, id, mark)
+        if before is not None:
+            ids = tuple(one for one in self.by_mark.pop(before) if one != id)
+            self.by_mark |= {before: ids} if ids else {}
+        if mark is not None:
+            self.by_mark[mark] = (*self.by_mark.get(mark, ()), id)
+            self._more = True
+
+    def begin_anew(self) -> None:
+        """A journal is read from its beginning: what is taken from now on replaces what there is, once it is whole."""
+        self._anew = {}
+
+    def settle(self) -> None:
+        """All that was published has been taken."""
+        if self._anew is not None:
+            self._replace(self._anew)
+        if self._more:
+            self._more = False
+            self.begun()
+
+    def _replace(self, marks: dict[str, Mark]) -> None:
+        self._marks, self._anew = marks, None
+        self.by_mark = {}
+        for id, mark in marks.items():  # noqa: A001
+            self.by_mark[mark] = (*self.by_mark.get(mark, ()), id)
+        self.known, self._more = True, bool(marks)
+
+    def block_of(self, identity: Identity) -> tuple[str, Mark] | None:
+        """The id of a block that this identity is under, and the mark; None if there is none."""
+        for mark in identity.marks:
+            if mark in self.by_mark:
+                return self.by_mark[mark][0], mark
+        return None
+
+
+class BoardBlocklist:
+    """Implements `Blocklist`. `look` reads what is new on the board."""
+
+    def __init__(self, blocked: Blocked, *, look: Callable[[], None]) -> None:
+        self._blocked = blocked
+        self._look = look
+
+    def check(self, identity: Identity) -> None:
+        self._look()
+        if self._blocked.by_mark:
+            found = self._blocked.block_of(identity)
+            if found is not None:
+                raise IdentityBlocked(f"{found[0]}: by its {found[1][0]}")
+        elif not self._blocked.known:
+            raise BlocksUnknown("the board was never read")
+
+
+def blocked_meanwhile() -> IdentityBlocked:
+    return IdentityBlocked("it was blocked while the exchange was under way")
+
+
+def _put(marks: dict[str, Mark], id: str, mark: Mark | None) -> None:
+    if mark is None:
+        marks.pop(id, None)
+    else:
+        marks[id] = mark
+
+
+def _nobody_asks() -> None: ...
