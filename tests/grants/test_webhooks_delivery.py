@@ -20,8 +20,10 @@ from werkzeug import Response
 
 from ostiary.grants import life
 from ostiary.grants.base import DatabaseStore
+from ostiary.grants.webhooks import deliverer as deliverer_module
 from ostiary.grants.webhooks.deliverer import Deliverer, WebhookFacts
-from ostiary.grants.webhooks.sender import Sender, Webhook
+from ostiary.grants.webhooks.notices import Notice
+from ostiary.grants.webhooks.sender import Outcome, Sender, Webhook
 from ostiary.grants.webhooks.templates import BUILT_IN
 from support.grants import ANN, CID, draft
 from support.webhooks import OTHER, OWN, SECRET, Receiver, last_notice, record
@@ -120,6 +122,29 @@ async def test_what_is_too_old_is_given_up_and_the_rest_is_told(
     assert (deliverer.facts[0].given_up, deliverer.facts[0].failure) == (1, None)
     assert "the webhook chat is never told of g-1-0 (requested): it answered 404" in caplog.messages
     assert receiver.url not in caplog.text
+
+
+async def test_what_was_not_foreseen_is_seen_and_does_not_end_the_telling(
+    store: DatabaseStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliverer_module, "_PAUSE", 0.05)
+    sender = Unlucky(deadline=2)
+    async with delivering(store, webhook(receiver.url), sender=sender) as deliverer:
+        await given(store)
+        await until(lambda: deliverer.facts[0].failure == "cannot be told what is in the store: IndexError")
+        sender.lucky = True
+        await until(lambda: deliverer.facts == (WebhookFacts(name="chat", delivered=3),))
+
+
+class Unlucky(Sender):
+    """Comes upon a mistake of its own. `lucky`: it does not."""
+
+    lucky = False
+
+    async def send(self, webhook: Webhook, notice: Notice) -> Outcome:
+        if not self.lucky:
+            raise IndexError
+        return await super().send(webhook, notice)
 
 
 async def test_only_what_is_wanted_is_told(store: DatabaseStore, receiver: Receiver) -> None:

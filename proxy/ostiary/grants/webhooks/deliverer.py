@@ -117,7 +117,7 @@ class Deliverer:
     async def _know(self) -> bool:
         try:
             await self._outbox.know([loop.name for loop in self._loops])
-        except GrantsUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - a webhook that nobody asks for is forgotten: it has to be asked again
             _log.warning("nobody can be told of access: %s", error)
             return False
         return True
@@ -157,7 +157,7 @@ class _Loop:
             except GrantsUnavailable as error:
                 _log.debug("the webhook %s waits for the store: %s", self.name, error)
                 pause = self._interval
-            except (KeyError, TypeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - who is told nothing any more has to be seen, and to be told again
                 pause = self._unreadable(error)
             await asyncio.sleep(pause)
 
@@ -182,7 +182,7 @@ class _Loop:
         return await self._failed(delivery, notice, outcome, outcome.failure)
 
     def _unreadable(self, error: Exception) -> float:
-        """What a later version wrote waits for a proxy of that."""
+        """What a later version wrote waits for a proxy of that; what was not foreseen, for better luck."""
         failure = f"cannot be told what is in the store: {type(error).__name__}"
         if self.facts.failure != failure:
             _log.error("the webhook %s %s", self.name, failure)
