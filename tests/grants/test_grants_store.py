@@ -184,6 +184,24 @@ async def test_what_is_asked_for_and_approved_while_many_are_revoked_is_revoked_
     assert await store.find(Selection(states=("active", "pending"))) == []
 
 
+async def test_what_is_used_up_before_its_time_is_revoked_with_all_that_fit(
+    store: DatabaseStore, time: MovedTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last use may be a stream that goes on."""
+    monkeypatch.setattr(statements, "_SWEPT", 2)
+    for number in range(4):
+        await approved(store, f"g-{number}", duration=60 if number == 3 else 600, max_uses=1)
+        await store.use(f"g-{number}")
+    await store.recorded("g-1", 4)
+    time.moved = 61
+    chosen = Selection(endpoint="refund", approvers=frozenset({"support-lead"}))
+    assert [r async for r in store.change_all(replace(chosen, approvers=frozenset({"nobody"})), INCIDENT)] == []
+    steps = [[record.id for record in records] async for records in store.change_all(chosen, INCIDENT)]
+    assert steps == [["g-0", "g-2"], ["g-1"]]
+    assert (await store.get("g-3")).state == "used-up"
+    assert [record async for record in store.change_all(chosen, INCIDENT)] == []
+
+
 async def test_what_is_due_and_not_ended_yet_stays_for_time_to_end(store: DatabaseStore, time: MovedTime) -> None:
     await approved(store, duration=60)
     time.moved = 61

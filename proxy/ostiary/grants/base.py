@@ -65,6 +65,14 @@ class DatabaseStore(ABC):
             )
             if changed:
                 yield changed
+        for ids in await self._read(statements.used_up(selection, told=self._told)):
+            changed = await self._write(
+                statements.sweep_used_up(
+                    ids, selection, transition, told=self._told, allowance=self._bounds.time_per_day
+                )
+            )
+            if changed:
+                yield changed
 
     async def use(self, id: str) -> Record:
         record = await self._write(statements.use(id, told=self._told), told=False)

@@ -122,8 +122,9 @@ class GrantService:
     async def revoke_all(
         self, selection: Selection, actor: Actor, *, reason: str, seconds: float = _REVOKING
     ) -> Revoked:
-        """All that wait or are active and are selected, some at a time: those of each step count no more, on this
-        machine, when the next begins. After so many seconds it is left at that; asked again, it goes on."""
+        """All that wait or are active and are selected, and then those whose last use may be going on, some at a time:
+        those of each step count no more, on this machine, when the next begins. After so many seconds it is left at
+        that; asked again, it goes on."""
         until = time.monotonic() + seconds
         shown: list[Record] = []
         count = 0

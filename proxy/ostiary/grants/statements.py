@@ -116,6 +116,7 @@ VERSION: Final = len(MIGRATIONS)
 """Of the tables that this version of ostiary makes."""
 
 _FIELDS: Final = "document, uses"
+_SWEPT_FIELDS: Final = f"{_FIELDS}, change, id, approvers"
 _INSERT: Final = """
     INSERT INTO grant_records (change, issuer, subject, caller, service, state, due, granted_at, ends_at, uses,
     unrecorded, held, idempotency_key, document, approvers, asked_at, over_at, id)
@@ -236,11 +237,40 @@ def sweep(
     moment = yield from tick(told)
     conditions, values = _wanted(selection)
     conditions += ["due IS NOT NULL", "(change > ? OR (change = ? AND id > ?))"]
-    columns = f"{_FIELDS}, change, id, approvers"
-    rows = yield (
-        f"SELECT {columns} FROM grant_records WHERE {' AND '.join(conditions)} ORDER BY change, id LIMIT ? {{lock}}",
-        (*values, after[0], *after, _SWEPT),
+    text = f"SELECT {_SWEPT_FIELDS} FROM grant_records WHERE {' AND '.join(conditions)}"
+    rows = yield f"{text} ORDER BY change, id LIMIT ? {{lock}}", (*values, after[0], *after, _SWEPT)
+    changed = yield from _change_each(rows, selection, transition, moment, allowance)
+    return Swept(changed, (rows[-1][2], rows[-1][3]) if len(rows) == _SWEPT else None)
+
+
+def used_up(selection: Selection, *, told: Told) -> Operation[list[list[str]]]:
+    """The ids of those whose uses are used up, but not their time, some at a time: what the last use let through may be
+    going on."""
+    rows = yield "SELECT {now}", ()
+    conditions, values = _wanted(selection)
+    conditions += ["state = 'used-up'", "(over_at IS NULL OR over_at > ?)"]
+    found = yield (
+        f"SELECT id FROM grant_records WHERE {' AND '.join(conditions)} ORDER BY change, id",
+        (*values, int(told(rows[0][0]))),
     )
+    ids = [row[0] for row in found]
+    return [ids[begin : begin + _SWEPT] for begin in range(0, len(ids), _SWEPT)]
+
+
+def sweep_used_up(
+    ids: Sequence[str], selection: Selection, transition: Transition, *, told: Told, allowance: int | None
+) -> Operation[list[Record]]:
+    """Change those of these that fit."""
+    moment = yield from _tick(told)
+    rows: list[Sequence[Any]] = []
+    for each in ids:
+        rows += yield f"SELECT {_SWEPT_FIELDS} FROM grant_records WHERE id = ? {{lock}}", (each,)
+    return (yield from _change_each(rows, selection, transition, moment, allowance))
+
+
+def _change_each(
+    rows: Rows, selection: Selection, transition: Transition, moment: Moment, allowance: int | None
+) -> Operation[list[Record]]:
     changed = []
     for row in rows:
         if selection.approvers is not None and selection.approvers.isdisjoint(_approvers(row[0], row[4])):
@@ -252,7 +282,7 @@ def sweep(
             changed.append((yield from _changed(before, transition, moment, allowance)))
     if changed:
         yield _UPDATE, [_values(record) for record in changed]
-    return Swept(changed, (rows[-1][2], rows[-1][3]) if len(rows) == _SWEPT else None)
+    return changed
 
 
 def due(*, told: Told) -> Operation[list[str]]:

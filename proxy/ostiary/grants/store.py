@@ -149,10 +149,10 @@ class GrantStore(BlockStore, Protocol):
         """The record after the transition. Raises `GrantUnknown`."""
 
     def change_all(self, selection: Selection, transition: Transition) -> AsyncGenerator[list[Record], None]:
-        """Change all that wait or are active and are selected, some at a time: those of each step are durable when they
-        are yielded. At the end there is none left, also of those that were asked for or approved meanwhile. One that
-        is in another state than it takes stays as it is. Broken off and begun again, it goes on with what is left.
-        `states`, `limit` and `before` say nothing here."""
+        """Change all that wait or are active and are selected, and those that are used up before their time, some at a
+        time: those of each step are durable when they are yielded. At the end there is none left, also of those that
+        were asked for or approved meanwhile. One that is in another state than it takes stays as it is. Broken off and
+        begun again, it goes on with what is left. `states`, `limit` and `before` say nothing here."""
 
     async def use(self, id: str) -> Record:
         """Take one use: of `max_uses`, exactly so many succeed, whoever asks at once."""
