@@ -71,8 +71,8 @@ def _for_another(subject: str) -> list[dict[str, Any]]:
 def _elsewhere(path: str) -> list[dict[str, Any]]:
     """A path, or a pattern of one, in the place of an endpoint's name."""
     return [
-        {**_asking(endpoints=[f"POST {path}"]), "status": 403, "reason": "not-eligible"},
-        {**_asking(endpoints=["refund", path]), "status": 403, "reason": "not-eligible"},
+        {**_asking(endpoints=[f"POST {path}"]), "reason": "not-eligible"},
+        {**_asking(endpoints=["refund", path]), "reason": "not-eligible"},
         {**_asking(endpoints=[path]), "reason": "not-eligible"},
     ]
 
