@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pytest_httpserver import HTTPServer
 
 from ostiary.clock import SystemClock
 from ostiary.grants import Board, GrantService, Publisher
 from ostiary.grants.records import Actor, Asked, Record, Terms
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.models import Json
+from support import cli
 from support.forwarding import PATIENCE, Client, Request, connected, replies, reserved_port, response
 from support.people import ASKED, people, statuses
 from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, running_proxy
@@ -487,6 +490,30 @@ async def test_the_api_is_for_those_who_are_known(proxy: RunningProxy) -> None:
     async with people(proxy) as (web, _, _):
         assert (await web.get("requests/g-0"))[0] == 404
         assert (await web.get("else"))[0] == 404
+
+
+def test_a_command_says_what_is_wrong_with_the_address_or_the_token(
+    proxy: RunningProxy, httpserver: HTTPServer
+) -> None:
+    ended = proxy.token(iat=int(time.time()) - 400, exp=int(time.time()) - 300)
+    own = f"http://{OWN_HOST}:{proxy.port}"
+
+    def listed(url: str, token: str) -> str:
+        ran = cli.ostiary("access", "list", "--url", url, "--token", token)
+        assert (ran.status, ran.out) == (1, "")
+        return ran.err
+
+    for host in ("127.0.0.1", "orders.localhost"):
+        elsewhere = f"http://{host}:{proxy.port}"
+        said = f"{elsewhere} (--url, OSTIARY_URL) is not the proxy's own host, which own_host names\n"
+        assert listed(elsewhere, proxy.token()).endswith(said)
+    assert re.search(r"^identity-.*\nthe token ended at 20\S+Z$", listed(own, ended).strip())
+    assert "the token ended" not in listed(own, "nonsense")
+    with reserved_port() as free:
+        nobody = listed(f"http://127.0.0.1:{free}", proxy.token())
+    assert nobody.startswith(f"http://127.0.0.1:{free} (--url, OSTIARY_URL) cannot be reached: ")
+    httpserver.expect_request("/access/requests").respond_with_data("hi")
+    assert "what answers there is no ostiary" in listed(httpserver.url_for(""), proxy.token())
 
 
 async def test_the_commands_ask_approve_run_and_give_back(proxy: RunningProxy, port: int) -> None:

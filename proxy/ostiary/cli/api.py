@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import httpx
+import jwt
 import typer
 
 from ostiary.addresses import is_localhost
@@ -22,6 +23,8 @@ Why = Annotated[str, typer.Option("--reason", help="Why. It is in the audit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 _TIMEOUT: Final = 10.0
+_ELSEWHERE: Final = frozenset({"host-unknown", "unknown-endpoint"})
+"""Refusals of who answers at another of the proxy's hosts, or at none."""
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})(s|m|h)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 
@@ -36,6 +39,7 @@ class Api:
             fail(f"{visible(url)!r} is not a URL")
         if address.scheme not in ("http", "https") or not address.host:
             fail(f"{visible(url)!r} is not an http or https URL")
+        self._url = visible(url)
         self._origin = (address.scheme, address.netloc)
         local = is_localhost(address.host)
         if address.scheme == "http" and not local:
@@ -44,6 +48,7 @@ class Api:
             token = token_file.read_text(encoding="utf-8").strip()
         if not token:
             fail("no token: give --token-file, or set OSTIARY_TOKEN")
+        self._token = token
         headers = {"authorization": f"Bearer {token}", "host": address.netloc.decode("ascii")}
         if local and address.host.endswith("localhost"):
             address = address.copy_with(host="127.0.0.1")
@@ -75,14 +80,38 @@ class Api:
     def _answer(self, method: str, path: str, *, refusable: bool = False, **sent: Any) -> Any:
         try:
             response = self._client.request(method, f"/access/{path}", **sent)
+        except httpx.TimeoutException:
+            fail(f"{self._url} does not answer within {_TIMEOUT:g} s", status=1)
+        except httpx.HTTPError as error:
+            fail(f"{self._url} (--url, OSTIARY_URL) cannot be reached: {visible(str(error))}", status=1)
+        try:
             document = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            fail(f"the proxy does not answer: {type(error).__name__}", status=1)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            fail(f"{self._url} (--url, OSTIARY_URL): what answers there is no ostiary", status=1)
         if not response.is_success and not refusable:
-            reasons = ", ".join(document.get("reasons", [str(response.status_code)]))
-            told = document.get("detail") or document.get("title") or ""
-            fail(f"{reasons}: {visible(told)} (decision {document.get('decision_id')})", status=1)
+            self._refused(response.status_code, document)
         return document
+
+    def _refused(self, status: int, document: dict[str, Any]) -> NoReturn:
+        reasons = document.get("reasons", [str(status)])
+        told = document.get("detail") or document.get("title") or ""
+        lines = [f"{', '.join(reasons)}: {visible(told)} (decision {document.get('decision_id')})"]
+        if _ELSEWHERE.intersection(reasons):
+            lines.append(f"{self._url} (--url, OSTIARY_URL) is not the proxy's own host, which own_host names")
+        if status == 401 and (ended := _end_of(self._token)) is not None and ended <= time.time():
+            lines.append(f"the token ended at {instant(ended)}")
+        fail(*lines, status=1)
+
+
+def _end_of(token: str) -> int | None:
+    """When a token ends, as it says itself; None if it does not say so."""
+    try:
+        ends = jwt.decode(token, options={"verify_signature": False})["exp"]
+    except (jwt.PyJWTError, KeyError):
+        return None
+    return ends if isinstance(ends, int) else None
 
 
 def seconds(text: str) -> int:

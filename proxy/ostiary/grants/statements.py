@@ -261,7 +261,7 @@ def sweep_used_up(
     ids: Sequence[str], selection: Selection, transition: Transition, *, told: Told, allowance: int | None
 ) -> Operation[list[Record]]:
     """Change those of these that fit."""
-    moment = yield from _tick(told)
+    moment = yield from tick(told)
     rows: list[Sequence[Any]] = []
     for each in ids:
         rows += yield f"SELECT {_SWEPT_FIELDS} FROM grant_records WHERE id = ? {{lock}}", (each,)
