@@ -13,12 +13,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Final
 
 import orjson
 
-from ostiary.disk import sync_directory
+from ostiary.disk import replacing
 from ostiary.grants.store import HeldBlock
 
 _FORMAT: Final = 1
@@ -41,16 +40,8 @@ class BlockMemory:
     def keep(self, blocks: Sequence[HeldBlock], *, store: str) -> None:
         """Raises `OSError`."""
         document = {"format": _FORMAT, "store": store, "blocks": {one.id: one.mark for one in blocks}}
-        draft = self.path.with_name(f".{self.path.name}.{token_hex(8)}")
-        try:
-            with open(draft, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                file.write(orjson.dumps(document))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_directory(self.path.parent)
+        with replacing(self.path) as file:
+            file.write(orjson.dumps(document))
 
     def heard(self) -> None:
         """The store was heard of, and what the file says holds. Raises `OSError`."""
