@@ -71,7 +71,7 @@ class WorkerGrants:
         seal = DenialSeal(key.derive(DENIALS), name=config.credential_issuer)
         self.recourse: Recourse = Invitations(seal=seal, own_host=own_host)
         self._blocks = BlockService(store=self._store, publisher=publisher, audit=audit)
-        self.blocklist: Blocklist = BoardBlocklist(self._active.blocked, look=self._active.look)
+        self.blocklist: Blocklist = BoardBlocklist(self._board, self._active)
         blocks = BlockApi(service=self._blocks, policy=policy)
         self.reception: Reception = AccessApi(
             service=self.service, policy=policy, seal=seal, own_host=own_host, blocks=blocks

@@ -85,7 +85,7 @@ async def machine(store: DatabaseStore, folder: Path) -> AsyncIterator[Machine]:
     publisher = Publisher(store, board, clock=SystemClock(), memory=memory)
     worker = ActiveGrants(seen, monotonic=SystemClock().monotonic)
     service = BlockService(store=store, publisher=publisher, audit=audit)
-    blocklist = BoardBlocklist(worker.blocked, look=worker.look)
+    blocklist = BoardBlocklist(seen, worker)
     yield Machine(store, board, memory, publisher, service, audit, worker, blocklist)
     await service.close()
     worker.close()

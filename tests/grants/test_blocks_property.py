@@ -143,7 +143,7 @@ class Blocks(RuleBasedStateMachine):
             assert self.refuses(mark) is (mark in blocked)
 
     def refuses(self, mark: Mark) -> bool:
-        blocklist = BoardBlocklist(self.worker.blocked, look=self.worker.look)
+        blocklist = BoardBlocklist(self.board, self.worker)
         subject = mark[2] if mark[0] == "subject" else "somebody"
         identity = Identity(
             issuer=IDP, subject=subject, method="jwt", expires_at=0, proved_by=() if mark[0] == "subject" else (mark,)

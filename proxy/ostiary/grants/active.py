@@ -60,7 +60,7 @@ class ActiveGrants:
         self._board = board
         self._monotonic = monotonic
         self._patience = patience
-        self._epoch = 0
+        self.epoch = 0
         self._journal = -1
         self._held: dict[Owner, tuple[_Held, ...]] = {}
         self._past: deque[tuple[Owner, str]] = deque()  # those in `_held` that have ended, in order
@@ -76,14 +76,14 @@ class ActiveGrants:
 
     def active(self, owner: Owner, time: int) -> tuple[Grant, ...]:
         """Those of this identity at that second, with those that time ended a moment ago, in a stable order."""
-        if self._board.epoch != self._epoch and not self.read():
+        if self._board.epoch != self.epoch and not self.read():
             return ()
         held = self._held.get(owner)
         return () if held is None else self._counting(held, time)
 
     def look(self) -> None:
         """Read what is new, if anything is."""
-        if self._board.epoch != self._epoch:
+        if self._board.epoch != self.epoch:
             self.read()
 
     def end(self, grant: Grant) -> int | None:
@@ -128,7 +128,7 @@ class ActiveGrants:
         return False
 
     def _follow(self, epoch: int) -> None:
-        if self._journal < 0 or generation_of(epoch) != generation_of(self._epoch):
+        if self._journal < 0 or generation_of(epoch) != generation_of(self.epoch):
             self._change_journal(epoch)
         self._read_up_to(epoch)
         self.blocked.settle()
@@ -137,7 +137,7 @@ class ActiveGrants:
         """Three cases: the first journal, one that is shorter and says the same, one that says something else."""
         journal = self._board.journal(epoch)
         before, after = self._board.shortened
-        same = generation_of(before) == generation_of(self._epoch) and generation_of(after) == generation_of(epoch)
+        same = generation_of(before) == generation_of(self.epoch) and generation_of(after) == generation_of(epoch)
         try:
             if self._journal >= 0 and same:
                 self._read_up_to(before)
@@ -148,12 +148,12 @@ class ActiveGrants:
         except BaseException:
             os.close(journal)
             raise
-        self._journal, self._epoch = journal, after
+        self._journal, self.epoch = journal, after
 
     def _read_up_to(self, epoch: int) -> None:
-        for line in read(self._journal, length_of(self._epoch), length_of(epoch)).splitlines():
+        for line in read(self._journal, length_of(self.epoch), length_of(epoch)).splitlines():
             self._take(orjson.loads(line))
-        self._epoch = epoch
+        self.epoch = epoch
 
     def _take(self, line: list[object]) -> None:
         grant, issuer, subject, document, state = line
@@ -190,7 +190,7 @@ class ActiveGrants:
         self._held.clear()
         self._past.clear()
         self.blocked.begin_anew()
-        self._epoch = 0
+        self.epoch = 0
         self.ended(None)
 
 

@@ -12,14 +12,18 @@ read for the first time, nobody is let through.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from ostiary.errors import BlocksUnknown, IdentityBlocked
+from ostiary.grants.board import Board
 from ostiary.marks import Mark
 from ostiary.models import Identity
 
 
 class Blocked:
     """What is blocked. `begun` is called when there is more of it."""
+
+    __slots__ = ("_anew", "_marks", "_more", "begun", "by_mark", "known")
 
     def __init__(self) -> None:
         self.known = False
@@ -72,15 +76,28 @@ class Blocked:
         return None
 
 
-class BoardBlocklist:
-    """Implements `Blocklist`. `look` reads what is new on the board."""
+class Reader(Protocol):
+    """Who reads the board into `blocked`, as far as `epoch`."""
 
-    def __init__(self, blocked: Blocked, *, look: Callable[[], None]) -> None:
-        self._blocked = blocked
-        self._look = look
+    blocked: Blocked
+    epoch: int
+
+    def read(self) -> bool: ...
+
+
+class BoardBlocklist:
+    """Implements `Blocklist`."""
+
+    __slots__ = ("_blocked", "_board", "_reader")
+
+    def __init__(self, board: Board, reader: Reader) -> None:
+        self._board = board
+        self._reader = reader
+        self._blocked = reader.blocked
 
     def check(self, identity: Identity) -> None:
-        self._look()
+        if self._board.epoch != self._reader.epoch:
+            self._reader.read()
         if self._blocked.by_mark:
             found = self._blocked.block_of(identity)
             if found is not None:
