@@ -16,8 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ostiary.grants.openapi import openapi_document
 from ostiary.models import Json
 from support.forwarding import connected, replies, reserved_port, response
+from support.openapi import Described
 from support.proxy import ISSUER, OWN_HOST, PERMISSIONS, RunningProxy, running_proxy
 from support.streams import cut, endless, flows
 from support.upstream import RawUpstream
@@ -50,6 +52,23 @@ def proxy(opa_binary: Path, port: int) -> Iterator[RunningProxy]:
         yield running
 
 
+DESCRIBED = Described(openapi_document())
+
+
+def checked(answer: httpx.Response) -> tuple[int, Json]:
+    """Status and body, which are what the OpenAPI document says."""
+    path = answer.request.url.path
+    if answer.status_code != 404:
+        DESCRIBED.check(
+            answer.request.method,
+            path,
+            status=answer.status_code,
+            content_type=answer.headers["content-type"],
+            body=answer.json(),
+        )
+    return answer.status_code, answer.json()
+
+
 class Person:
     """Somebody who uses the API of the proxy's own host."""
 
@@ -59,12 +78,13 @@ class Person:
         self._headers = {"host": OWN_HOST, "authorization": f"Bearer {proxy.token(subject)}"}
 
     async def get(self, path: str) -> tuple[int, Json]:
-        answer = await self._client.get(f"{self._base}/{path}", headers=self._headers)
-        return answer.status_code, answer.json()
+        return checked(await self._client.get(f"{self._base}/{path}", headers=self._headers))
 
     async def post(self, path: str, **body: Json) -> tuple[int, Json]:
         answer = await self._client.post(f"{self._base}/{path}", headers=self._headers, json=body)
-        return answer.status_code, answer.json()
+        if answer.is_success:
+            DESCRIBED.check_body("POST", answer.request.url.path, body)
+        return checked(answer)
 
     async def block(self, **body: Json) -> Json:
         status, block = await self.post("blocks", reason="an incident", **body)

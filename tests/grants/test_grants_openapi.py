@@ -11,10 +11,10 @@ from typing import Final
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from ostiary.grants import api
+from ostiary.grants import api, block_api
 from ostiary.grants.openapi import OPERATIONS, openapi_document
 
-DISPATCHES: Final[dict[ModuleType, str]] = {api: "/access"}
+DISPATCHES: Final[dict[ModuleType, str]] = {api: "/access", block_api: "/access/blocks"}
 """Modules that answer by `match method, segments`, and below what they do."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ostiary import __version__
-from ostiary.grants import schemas
+from ostiary.grants import block_schemas, schemas
 from ostiary.models import Json
 
 COMPONENTS: Final[Mapping[str, Json]] = {
@@ -24,6 +24,9 @@ COMPONENTS: Final[Mapping[str, Json]] = {
     "Submission": schemas.SUBMISSION,
     "Cancellation": schemas.CANCELLATION,
     "Task": schemas.TASK,
+    "Blocking": block_schemas.BLOCKING,
+    "Lifting": block_schemas.LIFTING,
+    "Block": block_schemas.BLOCK,
     "Problem": schemas.PROBLEM,
 }
 """Schemas by the names that operations have for them."""
@@ -169,6 +172,45 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="showTaskSchema",
         summary="What is said with a denial, as JSON Schema.",
         answers={200: Answer(says="A JSON Schema.", schema=_ANY)},
+    ),
+    Operation(
+        method="post",
+        path="/access/blocks",
+        name="block",
+        summary="Refuse a subject, a token or a key from now on. For operators.",
+        body="Blocking",
+        answers={201: Answer(says="The block, which may have been there.", schema="Block")},
+    ),
+    Operation(
+        method="get",
+        path="/access/blocks",
+        name="listBlocks",
+        summary="What is blocked. For operators.",
+        parameters=(
+            {"name": "state", "in": "query", "description": "States, with commas.", "schema": {"type": "string"}},
+            {
+                "name": "after",
+                "in": "query",
+                "description": "The `next` of the answer before.",
+                "schema": {"type": "string"},
+            },
+        ),
+        answers={200: Answer(says="Those changed last come first.", schema=block_schemas.BLOCKS)},
+    ),
+    Operation(
+        method="get",
+        path="/access/blocks/{id}",
+        name="showBlock",
+        summary="A block. For operators.",
+        answers={200: Answer(says="The block.", schema="Block")},
+    ),
+    Operation(
+        method="post",
+        path="/access/blocks/{id}/lift",
+        name="liftBlock",
+        summary="Lift a block. For operators.",
+        body="Lifting",
+        answers={200: Answer(says="The block.", schema="Block")},
     ),
     Operation(
         method="get",
