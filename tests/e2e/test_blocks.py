@@ -348,6 +348,19 @@ async def test_a_restart_without_the_store_keeps_what_was_blocked(opa_binary: Pa
             assert (status, health["blocks"]["in_force"], health["blocks"]["kept"]) == (200, 1, True)
             assert health["blocks"]["age"] > 0
             assert "store" in health["grants"]
+        (place / "state" / "blocks.json").unlink()
+        (place / "log").unlink()
+        async with made as proxy, incident(proxy, port) as (_, client):
+            answer = await client.get(proxy.url("/orders"), headers=proxy.headers("reporting"))
+            assert (answer.status_code, answer.json()["reasons"]) == (503, ["blocks-unknown"])
+            status, health = proxy.health()
+            assert (status, health["blocks"]) == (503, {"in_force": None, "age": None, "kept": True})
+            (place / "away").rename(place / "store")
+            began = time.monotonic()
+            while proxy.health()[0] != 200:
+                assert time.monotonic() - began < 10
+                await asyncio.sleep(0.1)
+            assert await statuses(client, proxy, proxy.headers(), times=4) == {403: 4}
 
 
 def ostiary(
