@@ -25,7 +25,7 @@ from ostiary.grants.api import AccessApi
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.block_api import BlockApi
 from ostiary.grants.blocking import BlockLog, BlockService
-from ostiary.grants.blocklist import BoardBlocklist, blocked_meanwhile
+from ostiary.grants.blocklist import BoardBlocklist, UnblockedPolicy, blocked_meanwhile
 from ostiary.grants.denials import DenialSeal, Invitations
 from ostiary.grants.memory import BlockMemory
 from ostiary.grants.own_host import OwnHost
@@ -72,6 +72,7 @@ class WorkerGrants:
         self.recourse: Recourse = Invitations(seal=seal, own_host=own_host)
         self._blocks = BlockService(store=self._store, publisher=publisher, audit=audit)
         self.blocklist: Blocklist = BoardBlocklist(self._board, self._active)
+        policy = UnblockedPolicy(policy, self.blocklist)
         blocks = BlockApi(service=self._blocks, policy=policy)
         self.reception: Reception = AccessApi(
             service=self.service, policy=policy, seal=seal, own_host=own_host, blocks=blocks

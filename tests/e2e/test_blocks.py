@@ -242,6 +242,28 @@ async def test_only_operators_block_lift_and_look(proxy: RunningProxy, port: int
         assert (await security.get("blocks"))[1]["blocks"] == []
 
 
+@pytest.mark.parametrize("path", ["requests/g-0/approve", "blocks"])
+async def test_what_was_begun_before_the_block_is_not_done_after_it(proxy: RunningProxy, port: int, path: str) -> None:
+    """A body may be minutes late: an approver, or an operator, keeps none open for when they are found out."""
+    late = "lead" if path.startswith("requests") else "sec"
+    rest = json.dumps({"issuer": ISSUER, "subject": "web", "reason": "revenge"} if late == "sec" else {"digest": ""})
+    async with incident(proxy, port) as (security, client), connected(proxy.port) as parked:
+        headers = proxy.headers(late, jti="t-late", service="ostiary") | {"content-type": "application/json"}
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        await parked.send(f"POST /access/{path} HTTP/1.1\r\n{fields}content-length: {len(rest) + 1}\r\n\r\n ".encode())
+        await asyncio.sleep(0.1)
+        block = await security.block(issuer=ISSUER, jti="t-late")
+        await parked.send(rest.encode())
+        head = await parked.head()
+        assert head.status == 403
+        (decision,) = head.values("ostiary-decision-id")
+        (line,) = await proxy.recorded(decision, lines=1)
+        assert (line["kind"], line["reasons"]) == ("refusal", ["identity-blocked"])
+        await security.lift(block)
+        assert (await security.get("blocks"))[1]["blocks"] == []
+        assert await statuses(client, proxy, proxy.headers(), times=1) == {200: 1}
+
+
 async def test_an_operator_who_would_block_themselves_has_to_say_so(proxy: RunningProxy, port: int) -> None:
     async with incident(proxy, port) as (other, client):
         headers = proxy.headers("sec", jti="t-mine", service="ostiary") | {"content-type": "application/json"}

@@ -106,6 +106,7 @@ async def test_who_acts_is_in_the_marks_and_for_whom_they_act_in_turn(
         subject_mark(ISSUER, "agent"),
         subject_mark("https://other.test", "robot"),
         subject_mark("https://other.test", "base"),
+        subject_mark(ISSUER, "base"),  # whose of the two it is, nobody says
     }
 
 

@@ -81,10 +81,9 @@ class ActiveGrants:
         held = self._held.get(owner)
         return () if held is None else self._counting(held, time)
 
-    def look(self) -> None:
-        """Read what is new, if anything is."""
-        if self._board.epoch != self.epoch:
-            self.read()
+    def look(self) -> bool:
+        """Read what is new, if anything is. False if that cannot be told."""
+        return self._board.epoch == self.epoch or self.read()
 
     def end(self, grant: Grant) -> int | None:
         """The second in which this grant ends, as far as is known now; None if it does not count any more."""

@@ -5,19 +5,24 @@ identity. It comes after the identity was proved and before anything else, so no
 credentials is a way around it.
 
 *Nothing lets go of a block* but the board's word that it is not in force any more. Where the board cannot be read, the
-last known ones stay; where a journal takes the place of another, they stay until all of it was read. And until one was
-read for the first time, nobody is let through.
+last known ones stay; where a journal takes the place of another, they stay until all of it was read. And as long as
+there is something that was not read, be it the first time, nobody is let through: it may be about anybody.
+
+*Who asks for something slowly* is looked at once more when all of it is there (`UnblockedPolicy`): what an approver or
+an operator began to say before they were blocked is not done after that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ostiary.errors import BlocksUnknown, IdentityBlocked
 from ostiary.grants.board import Board
+from ostiary.grants.policy import NOTHING, About, AccessPolicy
+from ostiary.interfaces import Blocklist
 from ostiary.marks import Mark
-from ostiary.models import Identity
+from ostiary.models import AccessRequest, Identity, Json
 
 
 class Blocked:
@@ -82,7 +87,8 @@ class Reader(Protocol):
     blocked: Blocked
     epoch: int
 
-    def read(self) -> bool: ...
+    def read(self) -> bool:
+        """False if what is on the board cannot be told."""
 
 
 class BoardBlocklist:
@@ -96,14 +102,28 @@ class BoardBlocklist:
         self._blocked = reader.blocked
 
     def check(self, identity: Identity) -> None:
-        if self._board.epoch != self._reader.epoch:
-            self._reader.read()
+        current = self._board.epoch == self._reader.epoch or self._reader.read()
         if self._blocked.by_mark:
             found = self._blocked.block_of(identity)
             if found is not None:
                 raise IdentityBlocked(f"{found[0]}: by its {found[1][0]}")
-        elif not self._blocked.known:
-            raise BlocksUnknown("the board was never read")
+        if not (current and self._blocked.known):
+            raise BlocksUnknown("the board cannot be read" if self._blocked.known else "the board was never read")
+
+
+class UnblockedPolicy:
+    """An `AccessPolicy` that has no answer for who was blocked since their request came. It is asked when all is there
+    that they have to say, and nothing is done without its answer."""
+
+    def __init__(self, policy: AccessPolicy, blocklist: Blocklist) -> None:
+        self._policy = policy
+        self._blocklist = blocklist
+
+    async def about(self, request: AccessRequest, asked: Mapping[str, Json] = NOTHING) -> About:
+        """Raises what the policy does, and `IdentityBlocked`."""
+        about = await self._policy.about(request, asked)
+        self._blocklist.check(request.identity)
+        return about
 
 
 def blocked_meanwhile() -> IdentityBlocked:

@@ -58,18 +58,22 @@ def identity_of(claims: Mapping[str, Json], settings: IssuerSettings, now: float
 
 def _acting(claims: Mapping[str, Json], issuer: str) -> tuple[Mark, ...]:
     """Who acts for the subject, and for whom they act in turn (`act`, RFC 8693 section 4.1). Policy sees none of it,
-    but what a blocked actor was given is blocked with it. One that names no issuer is the token's own."""
+    but what a blocked actor was given is blocked with it. One that names no issuer may be of the token's own, or of
+    that of the actor that it stands in: which, nobody has written, so it has the marks of both."""
     found: list[Mark] = []
+    nearest = issuer
     while "act" in claims:
         claims = claims["act"]
         if not isinstance(claims, dict):
             raise IdentityInvalid("claim: act")
-        issuer, subject = claims.get("iss", issuer), claims.get("sub")
+        nearest, subject = claims.get("iss", nearest), claims.get("sub")
         if subject is None:
             continue
-        if not isinstance(subject, str) or not isinstance(issuer, str):
+        if not isinstance(subject, str) or not isinstance(nearest, str):
             raise IdentityInvalid("claim: act")
-        found.append(subject_mark(issuer, subject))
+        found.append(subject_mark(nearest, subject))
+        if "iss" not in claims and nearest != issuer:
+            found.append(subject_mark(issuer, subject))
     return tuple(found)
 
 
