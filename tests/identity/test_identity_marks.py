@@ -135,6 +135,28 @@ async def test_a_bound_token_has_the_marks_of_what_it_is_bound_to(
     assert subject_mark("spiffe://shop.test", "spiffe://shop.test/web") in marks  # whose certificate acts
 
 
+async def test_a_bound_token_has_the_marks_of_whatever_proves_its_certificate(
+    tmp_path: Path, clock: ManualClock, issuer: Issuer, certificates: MtlsAuthenticator
+) -> None:
+    """Also where the token alone says who it is: a key that was stolen is blocked with all that is bound to it."""
+    file = key_file(tmp_path, jwks(KEY))
+    built = build_authenticator([settings(file, algorithms=("ES256",))], clock=clock, certificates=certificates)
+    await built.start()
+    peer = PeerCertificate(WEB.chain)
+    bound, free = issuer.token(claims={"cnf": {"x5t#S256": b64(peer.thumbprint)}}), issuer.token()
+
+    async def identified(token: str) -> Identity:
+        return await built.identify(exchange((b"authorization", b"Bearer " + token.encode()), peer=peer))
+
+    identity, other = await identified(bound), await identified(free)
+    again = await identified(bound)
+    await built.close()
+    shown = (await certificates.identify(exchange(peer=peer))).marks
+    assert set(shown) < set(identity.marks)
+    assert set(shown).isdisjoint(other.marks)
+    assert identity is again
+
+
 async def test_a_certificate_has_its_own_mark_and_that_of_its_key(certificates: MtlsAuthenticator) -> None:
     peer = PeerCertificate(WEB.chain)
     identity = await certificates.identify(exchange(peer=peer))

@@ -18,13 +18,14 @@ import hmac
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ostiary.bounded import BoundedMap
 from ostiary.errors import IdentityInvalid, IdentityMissing
 from ostiary.exchange import Exchange
 from ostiary.identity.mtls import CertificateSource
-from ostiary.models import Json
+from ostiary.models import Identity, Json
 
 _CERTIFICATE: Final = "x5t#S256"
 _KEY: Final = "jkt"
@@ -63,22 +64,51 @@ def _digest(members: Mapping[str, Json], name: str) -> bytes | None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Possession:
     """What a listener demands beside a good token. `certificates` knows whose certificate a request came with, if this
-    listener knows any; with `required`, a token that is bound to nothing is refused."""
+    listener knows any; with `required`, a token that is bound to nothing is refused.
+
+    `_shown` are the identities of tokens with the marks of the certificate that they came with, by the ids of both,
+    which an entry holds: each is made once."""
 
     certificates: CertificateSource | None = None
     required: bool = False
+    _shown: BoundedMap[tuple[int, int], tuple[Identity, Identity, Identity]] = field(
+        default_factory=lambda: BoundedMap(10_000), init=False, repr=False, compare=False
+    )
 
-    def check(self, confirmation: Confirmation | None, exchange: Exchange, *, proved_key: bytes | None = None) -> None:
-        """Raise `IdentityInvalid` unless this request may use a token that is bound so.
+    def proved(
+        self,
+        identity: Identity,
+        confirmation: Confirmation | None,
+        exchange: Exchange,
+        *,
+        proved_key: bytes | None = None,
+    ) -> Identity:
+        """The identity of a token that is bound so, if this request may use it. Raises `IdentityInvalid`.
 
-        `proved_key` is the thumbprint of the key that a verified DPoP proof was signed with.
+        It can be blocked by whatever proves the certificate that the token is bound to: its key, its subject, and a
+        proxy in front that vouches for it. `proved_key` is the thumbprint of the key that a verified DPoP proof was
+        signed with.
         """
+        shown = self._check(confirmation, exchange, proved_key=proved_key)
+        if shown is None:
+            return identity
+        key = (id(identity), id(shown))
+        found = self._shown.get(key)
+        if found is None:
+            found = (identity, shown, replace(identity, proved_by=(*identity.proved_by, *shown.marks)))
+            self._shown.put(key, found)
+        return found[2]
+
+    def _check(
+        self, confirmation: Confirmation | None, exchange: Exchange, *, proved_key: bytes | None
+    ) -> Identity | None:
+        """That of the certificate, where the token is bound to one."""
         if confirmation is None:
             if self.required:
                 raise IdentityInvalid("token: bound to nothing, and this listener takes bound ones alone")
             if proved_key is not None:
                 raise IdentityInvalid("DPoP: the token is bound to no key")  # RFC 9449 section 7.1
-            return
+            return None
         if confirmation.key is None:
             if proved_key is not None:
                 raise IdentityInvalid("DPoP: the token is bound to no key")
@@ -86,15 +116,17 @@ class Possession:
             raise IdentityInvalid("claim: cnf, bound to a key, and no proof of it came along")
         elif not hmac.compare_digest(confirmation.key, proved_key):
             raise IdentityInvalid("claim: cnf, bound to another key")
-        if confirmation.certificate is not None:
-            self._check_certificate(confirmation.certificate, exchange)
+        if confirmation.certificate is None:
+            return None
+        return self._check_certificate(confirmation.certificate, exchange)
 
-    def _check_certificate(self, thumbprint: bytes, exchange: Exchange) -> None:
+    def _check_certificate(self, thumbprint: bytes, exchange: Exchange) -> Identity:
         if self.certificates is None:
             raise IdentityInvalid("claim: cnf, bound to a certificate, and this listener asks for none")
         try:
-            shown = self.certificates.certified(exchange).thumbprint
+            shown = self.certificates.certified(exchange)
         except IdentityMissing:
             raise IdentityInvalid("claim: cnf, bound to a certificate that did not come along") from None
-        if shown is None or not hmac.compare_digest(thumbprint, shown):
+        if shown.thumbprint is None or not hmac.compare_digest(thumbprint, shown.thumbprint):
             raise IdentityInvalid("claim: cnf, bound to another certificate")
+        return shown.identity

@@ -112,22 +112,22 @@ class DpopAuthenticator:
             raise IdentityInvalid("DPoP: no proof")
         proof = await self._tokens.verify(token, exchange.source_ip)
         try:
-            await self._check(proof, shown, token, exchange)
+            return await self._proved(proof, shown, token, exchange)
         except IdentityInvalid:
             self._failures.count(exchange.source_ip)
             raise
-        return proof.identity
 
-    async def _check(self, proof: Proof, shown: bytes, token: bytes, exchange: Exchange) -> None:
+    async def _proved(self, proof: Proof, shown: bytes, token: bytes, exchange: Exchange) -> Identity:
         self._failures.check(exchange.source_ip)
         key, digest, issued_at = self._verify(shown, token, exchange)
-        self._possession.check(proof.confirmation, exchange, proved_key=key)
+        identity = self._possession.proved(proof.identity, proof.confirmation, exchange, proved_key=key)
         now = self._clock.now()
         expires_at = issued_at + self._settings.window + self._settings.leeway + 1
         if not await self._store.spend(digest, issued_at=issued_at, expires_at=expires_at, now=now):
             raise IdentityInvalid("DPoP: the proof was used already, or cannot be told to be new")
         if self._clock.now() >= proof.identity.expires_at:
             raise IdentityInvalid("claim: exp, expired")  # while it waited
+        return identity
 
     def _verify(self, shown: bytes, token: bytes, exchange: Exchange) -> tuple[bytes, bytes, int]:
         """The thumbprint of the proof's key, the proof's own digest, and when it was made. RFC 9449 section 4.3."""

@@ -85,8 +85,7 @@ class BearerAuthenticator:
     async def identify(self, exchange: Exchange) -> Identity:
         """Prove who sends this. Raises as `verify`, `IdentityMissing`, or 400 for a doubled or repeated token."""
         proof = await self._tokens.verify(bearer_token(exchange), exchange.source_ip)
-        self._possession.check(proof.confirmation, exchange)
-        return proof.identity
+        return self._possession.proved(proof.identity, proof.confirmation, exchange)
 
 
 class JwtVerifier:
