@@ -28,6 +28,7 @@ from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.store import HeldBlock
 from ostiary.marks import Mark, key_mark, subject_mark
 from ostiary.models import Identity, Json
+from support.audit import until
 from support.grants import ANN, IDP, draft
 from support.postgresql import PostgresServer, empty
 
@@ -193,6 +194,34 @@ async def test_a_board_that_cannot_be_read_lets_go_of_no_block(here: Machine, tm
     assert here.blocked()
     await here.lift(block)
     assert not here.blocked()
+
+
+@pytest.mark.parametrize("broken", ["content", "gone", "longer"])
+async def test_a_board_that_is_not_what_was_written_is_begun_anew(here: Machine, tmp_path: Path, broken: str) -> None:
+    """Else nobody would be let through until the proxy is started again; and whoever keeps it up to date goes on."""
+    await here.block()
+    assert here.blocked()
+    await here.store.ask(draft())
+    await here.publisher.publish()
+    (journal,) = journals(tmp_path)
+    if broken == "gone":
+        journal.unlink()
+        here.worker.close()
+    elif broken == "content":
+        journal.write_bytes(b"\0" * journal.stat().st_size)
+    else:
+        here.blocked()  # it is found by who makes it shorter, and not by who reads it
+        here.board.add([b"{}\n"] * 1100, change=here.board.change)
+        here.worker._epoch = here.board.epoch
+    if broken != "longer":
+        with pytest.raises(BlocksUnknown):
+            here.blocklist.check(identity("web"))
+    feed = GrantFeed(here.publisher, here.store)
+    await feed.start()
+    await until(lambda: feed.error is None and here.board.change > 0)
+    await feed.close()
+    assert here.blocked()
+    assert not here.blocked(identity("web"))
 
 
 async def test_who_finds_the_board_broken_at_first_lets_nobody_through(here: Machine, tmp_path: Path) -> None:

@@ -118,11 +118,18 @@ class ActiveGrants:
                 self._follow(self._board.epoch)
             except BoardChanged:
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                _log.error("the grants that were published cannot be read: none counts (%s)", error)
-                self._forget()
-                return False
+            except OSError as error:
+                return self._unread(error)
+            except (ValueError, KeyError, TypeError) as error:
+                self._board.doubt()
+                return self._unread(error)
             return True
+        self._board.doubt()  # it is nowhere
+        self._forget()
+        return False
+
+    def _unread(self, error: Exception) -> bool:
+        _log.error("the grants that were published cannot be read: none counts (%s)", error)
         self._forget()
         return False
 

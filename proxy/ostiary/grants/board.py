@@ -204,6 +204,10 @@ class Board:
         with suppress(OSError):
             self._journal(generation).unlink(missing_ok=True)
 
+    def doubt(self) -> None:
+        """Whoever finds that a journal is not what was written says so, and who writes next begins another one."""
+        self._words[_CHANGE] = 0
+
     def count_blocks(self, number: int, *, kept: bool) -> None:
         self._words[_BLOCKS], self._words[_UNKEPT] = number, not kept
 

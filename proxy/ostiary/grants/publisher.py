@@ -17,7 +17,7 @@ from typing import Final, Protocol, runtime_checkable
 import orjson
 
 from ostiary.clock import Clock
-from ostiary.errors import GrantsUnavailable
+from ostiary.errors import ConfigurationError, GrantsUnavailable
 from ostiary.grants.board import Board
 from ostiary.grants.memory import BlockMemory
 from ostiary.grants.store import GrantStore, Held, HeldBlock, News
@@ -85,6 +85,9 @@ class Publisher:
                     board.shorten()
             except OSError as error:
                 raise GrantsUnavailable(f"the board cannot be written: {error.strerror}") from error
+            except ValueError as error:
+                board.doubt()
+                raise GrantsUnavailable("the board is not what was written: it is begun anew") from error
             # The answer was given in between: of what it says of the time, the half is not known.
             elapsed = time.monotonic() - asked
             board.hear(asked, ahead=news.now - (self._clock.now() - elapsed / 2))
@@ -160,15 +163,22 @@ class GrantFeed:
                 await self._store.start()
                 self._opened = True
             await self._publisher.publish(tidy=True)
+        except ConfigurationError:
+            raise
         except GrantsUnavailable as error:
-            if self.error is None:
-                _log.error("no grant counts: %s", error)
-            self.error = error.detail
+            self._failed(error, error.detail)
+        except Exception as error:  # noqa: BLE001 - blocks that are made elsewhere have to be heard of, whatever happens
+            self._failed(error, f"unforeseen {type(error).__name__}")
         else:
             if self.error is not None:
                 _log.warning("grants count again")
             self.error = None
             self._heard()
+
+    def _failed(self, error: Exception, told: str) -> None:
+        if self.error is None:
+            _log.error("no grant counts: %s: %s", type(error).__name__, error)
+        self.error = told
 
     async def _keep_listening(self, store: Listening) -> None:
         while True:
