@@ -15,15 +15,19 @@ import pytest
 
 from ostiary.clock import SystemClock
 from ostiary.errors import AuditUnavailable, BlocksUnknown, GrantsUnavailable, IdentityBlocked
+from ostiary.grants import blocking
+from ostiary.grants import service as granting
 from ostiary.grants.active import ActiveGrants
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.blocking import BlockService
 from ostiary.grants.blocklist import BoardBlocklist
-from ostiary.grants.blocks import BlockDraft
+from ostiary.grants.blocks import Block, BlockDraft
 from ostiary.grants.board import Board
 from ostiary.grants.memory import BlockMemory
 from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.publisher import GrantFeed, Publisher, block_line
+from ostiary.grants.records import Record
+from ostiary.grants.service import GrantService
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.store import HeldBlock
 from ostiary.marks import Mark, key_mark, subject_mark
@@ -222,6 +226,39 @@ async def test_a_board_that_is_not_what_was_written_is_begun_anew(here: Machine,
     await feed.close()
     assert here.blocked()
     assert not here.blocked(identity("web"))
+
+
+class Unlucky(SqliteStore):
+    """Comes upon a mistake of its own, the first time of each."""
+
+    looked = 0
+
+    async def expire(self) -> list[Record]:
+        return await super().expire() if self._lucky() else []
+
+    async def expire_blocks(self) -> list[Block]:
+        return await super().expire_blocks() if self._lucky() else []
+
+    def _lucky(self) -> bool:
+        self.looked += 1
+        if self.looked == 1:
+            raise IndexError
+        return True
+
+
+@pytest.mark.parametrize("kind", [blocking, granting])
+async def test_no_unforeseen_error_ends_the_look_for_what_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    monkeypatch.setattr(kind, "_TIDY", 0.01)
+    store = Unlucky(tmp_path / "grants.db")
+    async with machine(store, tmp_path) as here:
+        service: BlockService | GrantService = here.service
+        if kind is granting:
+            service = GrantService(store=store, publisher=here.publisher, audit=here.audit, patience=60)
+        await service.start()
+        await until(lambda: store.looked > 2)
+        await service.close()
 
 
 async def test_who_finds_the_board_broken_at_first_lets_nobody_through(here: Machine, tmp_path: Path) -> None:

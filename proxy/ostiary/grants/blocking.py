@@ -13,7 +13,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Literal, Protocol
 
@@ -86,8 +85,12 @@ class BlockService:
     async def _keep_tidy(self) -> None:
         while True:
             await asyncio.sleep(_TIDY)
-            with suppress(GrantsUnavailable, AuditUnavailable):
+            try:
                 await self.tidy()
+            except (GrantsUnavailable, AuditUnavailable):
+                continue
+            except Exception:  # noqa: BLE001 - nobody waits for this task: what ends it would be seen by nobody
+                _log.exception("what is due, or not recorded, is looked for again")
 
     async def _record(self, block: Block) -> Block:
         self._busy.add(block.id)

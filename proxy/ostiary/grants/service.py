@@ -16,7 +16,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -172,8 +172,12 @@ class GrantService:
     async def _keep_tidy(self) -> None:
         while True:
             await asyncio.sleep(_TIDY)
-            with suppress(GrantsUnavailable, AuditUnavailable):
+            try:
                 await self.tidy()
+            except (GrantsUnavailable, AuditUnavailable):
+                continue
+            except Exception:  # noqa: BLE001 - nobody waits for this task: what ends it would be seen by nobody
+                _log.exception("what is due, or not recorded, is looked for again")
 
     async def _end(self, id: str, transition: Transition) -> Record:
         record = await self._store.change(id, transition)
