@@ -72,7 +72,7 @@ class WorkerGrants:
         self.recourse: Recourse = Invitations(seal=seal, own_host=own_host)
         self._blocks = BlockService(store=self._store, publisher=publisher, audit=audit)
         self.blocklist: Blocklist = BoardBlocklist(self._board, self._active)
-        policy = UnblockedPolicy(policy, self.blocklist)
+        policy = UnblockedPolicy(policy, self.blocklist, clock=clock)
         blocks = BlockApi(service=self._blocks, policy=policy)
         self.reception: Reception = AccessApi(
             service=self.service, policy=policy, seal=seal, own_host=own_host, blocks=blocks

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
+from ostiary.access import NoBlocklist
 from ostiary.clock import ManualClock
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.query import Answer
 from ostiary.decision.staleness import StalenessLimit
-from ostiary.errors import TooManyDecisions
+from ostiary.errors import IdentityInvalid, TooManyDecisions
+from ostiary.grants.blocklist import UnblockedPolicy
 from ostiary.grants.policy import OpaAccessPolicy
 from ostiary.models import AccessRequest, Decision, Json
 from support.audit import decision, identity, request
@@ -55,3 +58,19 @@ async def test_what_one_may_ask_is_asked_together_with_its_decisions() -> None:
     assert (await first).allow
     assert [about.actor.subject for about in await asyncio.gather(second, other)] == ["web", "ann"]
     assert limited.in_flight == 0
+
+
+async def test_who_expires_while_they_say_what_they_want_gets_no_answer() -> None:
+    """A body may be minutes late."""
+    opa, clock = Opa(), ManualClock()
+    opa.may.set()
+    limited = limited_authorizer(authorizer=opa, clock=clock)
+    staleness = StalenessLimit(freshness=opa, most=60)
+    access = OpaAccessPolicy(opa=opa, staleness=staleness, horizon=PolicyHorizon(), admitted=limited.admitted)
+    policy = UnblockedPolicy(access, NoBlocklist(), clock=clock)
+    asked = request(proven=replace(identity(), expires_at=int(clock.now()) + 60, leeway=5))
+    clock.advance(64)
+    assert (await policy.about(asked)).actor.subject == "web"
+    clock.advance(1)
+    with pytest.raises(IdentityInvalid):
+        await policy.about(asked)

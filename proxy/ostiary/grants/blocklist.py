@@ -9,7 +9,7 @@ last known ones stay; where a journal takes the place of another, they stay unti
 there is something that was not read, be it the first time, nobody is let through: it may be about anybody.
 
 *Who asks for something slowly* is looked at once more when all of it is there (`UnblockedPolicy`): what an approver or
-an operator began to say before they were blocked is not done after that.
+an operator began to say before they were blocked, or while their token held, is not done after that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ostiary.errors import BlocksUnknown, IdentityBlocked
+from ostiary.clock import Clock
+from ostiary.errors import BlocksUnknown, IdentityBlocked, IdentityInvalid
 from ostiary.grants.board import Board
 from ostiary.grants.policy import NOTHING, About, AccessPolicy
 from ostiary.interfaces import Blocklist
@@ -112,16 +113,19 @@ class BoardBlocklist:
 
 
 class UnblockedPolicy:
-    """An `AccessPolicy` that has no answer for who was blocked since their request came. It is asked when all is there
-    that they have to say, and nothing is done without its answer."""
+    """An `AccessPolicy` that has no answer for who was blocked since their request came, or whose identity has ended.
+    It is asked when all is there that they have to say, and nothing is done without its answer."""
 
-    def __init__(self, policy: AccessPolicy, blocklist: Blocklist) -> None:
+    def __init__(self, policy: AccessPolicy, blocklist: Blocklist, *, clock: Clock) -> None:
         self._policy = policy
         self._blocklist = blocklist
+        self._clock = clock
 
     async def about(self, request: AccessRequest, asked: Mapping[str, Json] = NOTHING) -> About:
-        """Raises what the policy does, and `IdentityBlocked`."""
+        """Raises what the policy does, `IdentityBlocked` and `IdentityInvalid`."""
         about = await self._policy.about(request, asked)
+        if self._clock.now() >= request.identity.ends_at:
+            raise IdentityInvalid("it expired while the request was under way")
         self._blocklist.check(request.identity)
         return about
 
