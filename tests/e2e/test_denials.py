@@ -31,6 +31,7 @@ from support.upstream import RawUpstream
 
 ELIGIBLE = f"""\
   lead: {{issuer: {ISSUER}, subject: lead}}
+operators: [lead]
 eligible:
   - {{caller: web, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m}}
   - {{caller: reporting, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m,
@@ -312,6 +313,13 @@ async def test_every_operation_answers_what_its_description_says(proxy: RunningP
         assert urgent["review"] == "open"
         await lead.send("POST", f"{own}/requests/{urgent['id']}/review", json={"reason": "it did burn"})
         await reporting.send("POST", f"{own}/requests/{urgent['id']}/drop", json={})
+
+        nobody = {"issuer": ISSUER, "jti": "t-nobody", "reason": "a test", "duration": 600}
+        block = (await lead.send("POST", f"{own}/blocks", json=nobody)).json()
+        assert (await lead.send("GET", f"{own}/blocks/{block['id']}")).json() == block
+        assert (await lead.send("GET", f"{own}/blocks")).json() == {"blocks": [block], "next": None}
+        await lead.send("POST", f"{own}/blocks/{block['id']}/lift", json={"reason": "done"})
+        assert (await web.send("GET", f"{own}/blocks")).status_code == 403
 
         denied = await web.denied()
         await web.send("GET", denied["access_request"]["request_schema_url"])
