@@ -11,6 +11,7 @@ The server's clock is the time: those of replicas may differ from it and from on
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,9 @@ CHANNEL: Final = "ostiary_grants"
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 _MIGRATING: Final = 7_310_579_241  # an advisory lock: any number that nobody else takes
 _UNREACHABLE: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+# Its pool tells with a traceback, on a line of its own for each of its connections, what is told once by who asks here.
+logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 
 class PostgresStore(DatabaseStore):
