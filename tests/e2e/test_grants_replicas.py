@@ -132,14 +132,12 @@ async def test_what_is_approved_at_one_is_used_at_the_other_and_what_is_revoked_
 
 
 async def test_of_so_many_uses_exactly_so_many_are_let_through_by_both_together(pair: Pair) -> None:
-    async with granted(pair.one, max_uses=9):
+    async with granted(pair.one, max_uses=31):
         began = time.monotonic()
         while await statuses(pair.other, times=1) != {200: 1}:
             assert time.monotonic() - began < FOUND
         at_one, at_other = await asyncio.gather(*(statuses(proxy, times=25) for proxy in pair))
-        assert at_one + at_other == Counter({200: 8, 403: 42})
-        assert at_one[200]
-        assert at_other[200]
+        assert at_one + at_other == Counter({200: 30, 403: 20})  # more than one of them alone was asked for
 
 
 async def test_one_identity_asks_so_often_a_day_at_both_together(pair: Pair) -> None:
