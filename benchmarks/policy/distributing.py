@@ -50,6 +50,7 @@ def serving(place: Path) -> Iterator[Server]:
     tokens.touch(mode=0o600)
     tokens.write_text(_TOKEN, encoding="ascii")
     command = [sys.executable, "-m", "ostiary", "bundle", "serve", place / "published", "--listen", "127.0.0.1:0"]
+    command += ["--connections-per-peer", "10000"]  # all are from one address
     with started([*command, "--publisher-tokens", tokens], ALL, log=log) as process:
         deadline = time.monotonic() + _PATIENCE
         while (found := _SERVING.search(log.read_text(encoding="utf-8"))) is None:
