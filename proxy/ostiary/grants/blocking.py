@@ -22,6 +22,7 @@ from ostiary.grants.blocks import Block, BlockDraft, BlockSelection, shown_mark
 from ostiary.grants.publisher import Publisher
 from ostiary.grants.service import StepLog
 from ostiary.grants.store import BlockStore
+from ostiary.grants.tidying import Tidying
 from ostiary.marks import Mark
 from ostiary.models import Json, Owner
 
@@ -43,17 +44,15 @@ class BlockService:
         self._store = store
         self._publisher = publisher
         self._audit = audit
-        self._tidying: asyncio.Task[None] | None = None
+        self._tidying = Tidying(self.tidy, name="blocks-tidy")
         self._busy: set[str] = set()
         self._marking: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._tidying = asyncio.create_task(self._keep_tidy(), name="blocks-tidy")
+        self._tidying.start(every=_TIDY)
 
     async def close(self) -> None:
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self._tidying.close()
         await asyncio.gather(*self._marking)
 
     async def block(self, mark: Mark, actor: Owner, *, reason: str, duration: int | None = None) -> Block:
@@ -81,16 +80,6 @@ class BlockService:
         for block in await self._store.unrecorded_blocks():
             if block.id not in self._busy:
                 await self._record(block)
-
-    async def _keep_tidy(self) -> None:
-        while True:
-            await asyncio.sleep(_TIDY)
-            try:
-                await self.tidy()
-            except (GrantsUnavailable, AuditUnavailable):
-                continue
-            except Exception:  # noqa: BLE001 - nobody waits for this task: what ends it would be seen by nobody
-                _log.exception("what is due, or not recorded, is looked for again")
 
     async def _record(self, block: Block) -> Block:
         self._busy.add(block.id)

@@ -26,6 +26,7 @@ from ostiary.grants.life import Ruling, Transition
 from ostiary.grants.publisher import Publisher
 from ostiary.grants.records import Actor, Asked, Record
 from ostiary.grants.store import Draft, GrantStore, Selection
+from ostiary.grants.tidying import Tidying
 from ostiary.models import Json, Owner
 
 _log = logging.getLogger("ostiary.grants")
@@ -63,17 +64,15 @@ class GrantService:
         self._publisher = publisher
         self._audit = audit
         self._patience = patience
-        self._tidying: asyncio.Task[None] | None = None
+        self._tidying = Tidying(self.tidy, name="grants-tidy")
         self._busy: set[str] = set()
         self._marking: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._tidying = asyncio.create_task(self._keep_tidy(), name="grants-tidy")
+        self._tidying.start(every=_TIDY)
 
     async def close(self) -> None:
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self._tidying.close()
         await asyncio.gather(*self._marking)
 
     # Giving
@@ -168,16 +167,6 @@ class GrantService:
                 await self._record(record)
         if gone := await self._store.prune():
             _log.debug("%d record(s) of grants were kept long enough", gone)
-
-    async def _keep_tidy(self) -> None:
-        while True:
-            await asyncio.sleep(_TIDY)
-            try:
-                await self.tidy()
-            except (GrantsUnavailable, AuditUnavailable):
-                continue
-            except Exception:  # noqa: BLE001 - nobody waits for this task: what ends it would be seen by nobody
-                _log.exception("what is due, or not recorded, is looked for again")
 
     async def _end(self, id: str, transition: Transition) -> Record:
         record = await self._store.change(id, transition)
