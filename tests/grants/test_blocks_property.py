@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,22 +16,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from ostiary.clock import SystemClock
 from ostiary.errors import AuditUnavailable, IdentityBlocked
 from ostiary.grants.active import ActiveGrants
-from ostiary.grants.base import DatabaseStore
 from ostiary.grants.blocking import BlockService
 from ostiary.grants.blocklist import BoardBlocklist
 from ostiary.grants.blocks import BlockSelection
 from ostiary.grants.board import Board
 from ostiary.grants.memory import BlockMemory
-from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.publisher import Publisher
-from ostiary.grants.sqlite import SqliteStore
 from ostiary.marks import Mark, key_mark, subject_mark
 from ostiary.models import Identity, Json
-from support.grants import ANN, IDP, MovedTime
-from support.postgresql import PostgresServer, empty
+from support.grants import ANN, IDP, Make, MovedTime, on_postgresql, on_sqlite
+from support.postgresql import PostgresServer
 
 T = TypeVar("T")
-Make = Callable[[MovedTime], Awaitable[DatabaseStore]]
 
 MARKS: tuple[Mark, ...] = (subject_mark(IDP, "eve"), subject_mark(IDP, "web"), key_mark(IDP, "k1"))
 marks = st.sampled_from(MARKS)
@@ -166,22 +162,8 @@ def drive(made: Make, *, examples: int) -> None:
 
 def test_with_sqlite_exactly_those_are_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        count = 0
-
-        async def made(time: MovedTime) -> DatabaseStore:
-            nonlocal count
-            count += 1
-            store = SqliteStore(Path(folder) / f"{count}.db", told=time)
-            await store.start()
-            return store
-
-        drive(made, examples=10)
+        drive(on_sqlite(Path(folder)), examples=10)
 
 
 def test_with_postgresql_exactly_those_are_refused(postgresql: PostgresServer) -> None:
-    async def made(time: MovedTime) -> DatabaseStore:
-        store = PostgresStore(await empty(postgresql), told=time, connections=1)
-        await store.start()
-        return store
-
-    drive(made, examples=4)
+    drive(on_postgresql(postgresql), examples=4)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,17 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from ostiary.grants import life
-from ostiary.grants.base import DatabaseStore
 from ostiary.grants.life import Transition
-from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.records import Actor
 from ostiary.grants.refusals import GrantRefused
-from ostiary.grants.sqlite import SqliteStore
-from support.grants import ANN, BEN, CID, EVE, MovedTime, draft, terms
-from support.postgresql import PostgresServer, empty
+from support.grants import ANN, BEN, CID, EVE, Make, MovedTime, draft, on_postgresql, on_sqlite, terms
+from support.postgresql import PostgresServer
 
 T = TypeVar("T")
-Make = Callable[[MovedTime], Awaitable[DatabaseStore]]
 
 people = st.sampled_from((ANN, BEN, CID, EVE))
 numbers = st.integers(0, 2)
@@ -223,22 +219,8 @@ def drive(made: Make, *, examples: int) -> None:
 
 def test_sqlite_does_what_the_model_does() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        count = 0
-
-        async def made(time: MovedTime) -> DatabaseStore:
-            nonlocal count
-            count += 1
-            store = SqliteStore(Path(folder) / f"{count}.db", told=time)
-            await store.start()
-            return store
-
-        drive(made, examples=25)
+        drive(on_sqlite(Path(folder)), examples=25)
 
 
 def test_postgresql_does_what_the_model_does(postgresql: PostgresServer) -> None:
-    async def made(time: MovedTime) -> DatabaseStore:
-        store = PostgresStore(await empty(postgresql), told=time, connections=1)
-        await store.start()
-        return store
-
-    drive(made, examples=12)
+    drive(on_postgresql(postgresql), examples=12)

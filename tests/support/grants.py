@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
+from ostiary.grants.base import DatabaseStore
 from ostiary.grants.life import Moment
+from ostiary.grants.postgresql import PostgresStore
 from ostiary.grants.records import Actor, Asked, Terms
+from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.store import Draft
+from support.postgresql import PostgresServer, empty
 
 IDP = "https://idp.test"
 ANN = Actor(issuer=IDP, subject="ann", callers=frozenset({"support"}))
@@ -52,3 +59,27 @@ class MovedTime:
 
     def __call__(self, now: float) -> float:
         return now + self.moved
+
+
+Make: TypeAlias = Callable[[MovedTime], Awaitable[DatabaseStore]]
+"""Makes an empty store that is open, for one of many runs."""
+
+
+def on_sqlite(folder: Path) -> Make:
+    numbers = itertools.count(1)
+
+    async def made(time: MovedTime) -> DatabaseStore:
+        store = SqliteStore(folder / f"{next(numbers)}.db", told=time)
+        await store.start()
+        return store
+
+    return made
+
+
+def on_postgresql(server: PostgresServer) -> Make:
+    async def made(time: MovedTime) -> DatabaseStore:
+        store = PostgresStore(await empty(server), told=time, connections=1)
+        await store.start()
+        return store
+
+    return made
