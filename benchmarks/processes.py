@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -36,12 +36,20 @@ _PATIENCE: Final = 60.0
 
 
 @contextlib.contextmanager
-def started(command: Sequence[Any], cores: Iterable[int], *, log: Path | None = None) -> Iterator[Process]:
-    """A process for as long as the context is open, with its standard error in `log`."""
+def started(
+    command: Sequence[Any], cores: Iterable[int], *, log: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """A process for as long as the context is open, with its standard error in `log` and `env` beside our own."""
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(log.open("w")) if log else subprocess.DEVNULL
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=pinned(cores)
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=pinned(cores),
         )
         try:
             yield process

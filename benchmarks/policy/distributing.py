@@ -21,6 +21,7 @@ from benchmarks.processes import ALL, Process, started
 from benchmarks.rego.publishing import stamped
 from ostiary import assets
 from ostiary.opa.install import ensure_opa
+from ostiary.opa.process import DEFAULTS
 from ostiary.policy.archive import pack
 from ostiary.policy.bundle import build_bundle
 
@@ -62,7 +63,10 @@ def serving(place: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def waiting_opa(place: Path, server: Server, *, status: int) -> Iterator[Path]:
-    """An OPA that waits at the server, and reports to this port of loopback; its socket. `place` is made."""
+    """An OPA as `deploy/` starts one, which waits at the server and reports to this port of loopback; its socket.
+
+    `place` is made.
+    """
     place.mkdir(mode=0o700)
     socket, config = place / "opa.sock", place / "opa.json"
     polling = {"min_delay_seconds": 1, "max_delay_seconds": 1, "long_polling_timeout_seconds": 60}
@@ -76,7 +80,7 @@ def waiting_opa(place: Path, server: Server, *, status: int) -> Iterator[Path]:
     }
     config.write_text(json.dumps(document), encoding="utf-8")
     command = [ensure_opa(), "run", "--server", "--config-file", config, "--addr", f"unix://{socket}"]
-    with started([*command, "--log-level", "error"], ALL, log=place / "log"):
+    with started([*command, "--log-level", "error"], ALL, log=place / "log", env=DEFAULTS):
         yield socket
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from ostiary.config import load_config
 from ostiary.demo.issuer import AUDIENCE, ISSUER
+from ostiary.opa.process import DEFAULTS
 from support.faults import free_port
 from support.helm import VALUES, documents, named, template
 from support.pods import Container, Processes, mapped
@@ -77,6 +78,15 @@ def test_the_compose_file_starts_what_the_chart_does(tmp_path: Path) -> None:
         ours = {mount["mountPath"] for mount in one["volumeMounts"]} - {"/tmp", "/run/ostiary"}
         assert {path.removesuffix("/signing").removesuffix("/tls") for path in ours} == targets
         assert service["tmpfs"][0].startswith("/tmp:")
+
+
+def test_opa_has_the_environment_of_a_managed_one(tmp_path: Path) -> None:
+    """As fast to decide, and to take up another bundle."""
+    rendered = documents(template(tmp_path, yaml.safe_load(VALUES.read_text(encoding="utf-8"))))
+    (opa, *_) = named(rendered, "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
+    assert {one["name"]: one["value"] for one in opa["env"] if "value" in one} == DEFAULTS
+    assert compose()["services"]["opa"]["environment"] == DEFAULTS
+    assert dict([Unit("ostiary-opa.service")["Service"]["Environment"].split("=")]) == DEFAULTS
 
 
 def test_the_configuration_of_the_compose_file_is_one_that_the_proxy_reads() -> None:

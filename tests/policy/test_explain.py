@@ -89,8 +89,10 @@ def question() -> AccessRequest:
 def test_a_bundle_without_our_rego_gives_no_explanation(tmp_path: Path, opa_binary: Path) -> None:
     (tmp_path / "data.json").write_text("{}")
     with pytest.raises(ConfigurationError) as refused:
-        ask(opa_binary, tmp_path, question())
-    assert refused.value.mistakes == (f"{tmp_path}: OPA gives no explanation: {{}}",)
+        ask(opa_binary, tmp_path, question(), rego_root=assets.rego())
+    assert refused.value.mistakes == (
+        f"{tmp_path}: OPA gives no explanation: undefined function data.ostiary.conditions.failures (rego_type_error)",
+    )
 
 
 def test_a_rule_that_conflicts_is_told_in_opas_words(tmp_path: Path, opa_binary: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_rule_that_conflicts_is_told_in_opas_words(tmp_path: Path, opa_binary:
     source = write_policy(tmp_path / "policy", rego=rego, permissions=permissions)
     build_bundle(source, out, opa=opa_binary, sequence=1, rego_root=assets.rego())
     with pytest.raises(ConfigurationError) as refused:
-        ask(opa_binary, out, question())
+        ask(opa_binary, out, question(), rego_root=assets.rego())
     assert refused.value.mistakes == (
         (
             f"{out}: OPA gives no explanation: rule data.policy.allow produced conflicting values: "
@@ -111,7 +113,7 @@ def test_a_rule_that_conflicts_is_told_in_opas_words(tmp_path: Path, opa_binary:
 
 def test_an_opa_that_does_not_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        ask(tmp_path / "opa", tmp_path, question())
+        ask(tmp_path / "opa", tmp_path, question(), rego_root=assets.rego())
     assert refused.value.mistakes == (f"{tmp_path}/opa: OPA cannot be run: No such file or directory",)
 
 

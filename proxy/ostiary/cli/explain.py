@@ -79,7 +79,7 @@ def command(
         except AccessError as refusal:
             _refused(question, refusal, refusal_hint(refusal, loaded, question), as_json=as_json)
         asked = asker.request(question, target, at=instant, source_ip=address)
-        explanation = ask(needed_opa(), bundle, asked)
+        explanation = ask(needed_opa(), bundle, asked, rego_root=assets.rego())
     notes = [*asker.notes, *assumptions(explanation, caller, claims)]
     if as_json:
         print_json(

@@ -27,7 +27,7 @@ _PASSED_ON: Final = (
     "SSL_CERT_DIR",
 )
 """The variables of our environment that OPA gets. Not all: Rego can read it (`opa.runtime`), and secrets are in it."""
-_DEFAULTS: Final = {"GOGC": "200"}
+DEFAULTS: Final = {"GOGC": "200"}
 """Decisions are garbage as soon as they are answered: collecting half as often saves a tenth of OPA's time, and costs
 27 MB on a map of 100,000 permissions (89 to 116 MB under load). What the environment says goes before."""
 _GRACE: Final = 2  # seconds for OPA to finish what it is answering
@@ -100,7 +100,7 @@ class OpaProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=_DEFAULTS | {name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                env=DEFAULTS | {name: os.environ[name] for name in _PASSED_ON if name in os.environ},
                 start_new_session=True,
                 pass_fds=() if theirs is None else (theirs,),
             )

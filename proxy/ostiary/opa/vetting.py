@@ -10,12 +10,13 @@ that its builder put in (`ostiary.policy.probes`), of which at least one is a no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Final
 
 from ostiary.clock import Clock, SystemClock
-from ostiary.decision.query import EvaluationFailed
+from ostiary.decision.query import Answer, EvaluationFailed
 from ostiary.decision.revision import Revision
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
@@ -95,15 +96,18 @@ class Vetting:
 
 
 async def examine(client: OpaClient, revision: Revision) -> None:
-    """Ask the questions whose answers are known. Raises `BundleRefused`, and `PolicyUnavailable` where OPA does not
-    answer, or answers by another bundle meanwhile."""
-    said = await _allows(client, {}, revision)
+    """Ask the questions whose answers are known, at once: the policy takes effect when they are answered.
+
+    Raises `BundleRefused`, and `PolicyUnavailable` where OPA does not answer, or answers by another bundle meanwhile.
+    """
+    said, listed = await asyncio.gather(_allows(client, {}, revision), client.probes())
     if said is True:
         raise BundleRefused(f"the bundle {revision} allows the empty question, so it would allow anything")
     if said is not False:
         raise BundleRefused(f"the bundle {revision} does not decide: it holds no ostiary policy, or a broken one")
-    for question, expected in await _probes(client, revision):
-        said = await _allows(client, question, revision)
+    probes = _probes(listed, revision)
+    answers = await asyncio.gather(*(_allows(client, question, revision) for question, _ in probes))
+    for (question, expected), said in zip(probes, answers, strict=True):
         if said is not expected:
             told = "allows what it has to deny" if said is True else "does not allow what it has to"
             told = "does not decide" if not isinstance(said, bool) else told
@@ -119,8 +123,7 @@ async def _allows(client: OpaClient, question: dict[str, Json], revision: Revisi
     return answer.result.get("allow") if isinstance(answer.result, dict) else None
 
 
-async def _probes(client: OpaClient, revision: Revision) -> list[tuple[dict[str, Json], bool]]:
-    answer = await client.probes()
+def _probes(answer: Answer, revision: Revision) -> list[tuple[dict[str, Json], bool]]:
     _same(answer.revision, revision)
     listed = answer.result if isinstance(answer.result, list) else []
     found = [

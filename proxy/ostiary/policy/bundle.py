@@ -6,7 +6,8 @@
     OUT/organisation/      the organisation's Rego as it is in the source, without its tests
 
 So OPA loads OUT as it is, and another test is no other revision. The tests are compiled with what was built, and with
-`ostiary.testing`, which is for them alone. Equal sources give equal bytes, whatever the machine.
+`ostiary.testing`, which is for them alone. What no decision needs is not in it: OPA compiles all of a bundle's Rego
+whenever it gets one, and meanwhile decides by the one before. Equal sources give equal bytes, whatever the machine.
 
 OUT is put in place whole: written beside, then renamed. Between the two renames OUT does not exist for an instant,
 during which OPA keeps what it has.
@@ -164,9 +165,9 @@ def in_bundle(path: Path, source: Path, bundle: Path) -> Path:
 
 
 def our_rego(root: Path) -> list[Path]:
-    """Our own Rego, as every bundle has it: without tests, and without what is for tests."""
-    aside = rego_for_tests(root).parent
-    found = [path for path in sorted(root.rglob("*.rego")) if not path.match(TESTS) and path.parent != aside]
+    """Our own Rego, as every bundle has it: without tests, and without what is for tests and for explanations."""
+    aside = (rego_for_tests(root), rego_for_explanations(root))
+    found = [path for path in sorted(root.rglob("*.rego")) if not path.match(TESTS) and path not in aside]
     if not found:
         raise ConfigurationError([f"{root}: there is no Rego of ostiary's here"])
     return found
@@ -175,6 +176,11 @@ def our_rego(root: Path) -> list[Path]:
 def rego_for_tests(root: Path) -> Path:
     """`data.ostiary.testing`, which tests import."""
     return root / "ostiary" / "testing" / "testing.rego"
+
+
+def rego_for_explanations(root: Path) -> Path:
+    """`data.ostiary.explain`, which reads a bundle for people."""
+    return root / "ostiary" / "explain" / "explain.rego"
 
 
 def _copy(path: Path, to: Path) -> None:

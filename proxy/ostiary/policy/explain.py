@@ -1,7 +1,8 @@
 """Explanations: which permission allows a request, or each reason why not and what would.
 
 The bundle itself is asked (`data.ostiary.explain.explanation`), by `opa eval`, so an explanation is the decision that
-the proxy would get, with everything that led to it. Nothing of it is on the request path.
+the proxy would get, with everything that led to it. The Rego that explains is ours and in no bundle. Nothing of it is
+on the request path.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ostiary.clock import written_instant
 from ostiary.errors import REASONS, ConfigurationError, PolicyDenied
 from ostiary.models import AccessRequest, Json, Method
 from ostiary.policy import phrases
+from ostiary.policy.bundle import rego_for_explanations
 from ostiary.policy.compiler import FORMAT
 from ostiary.policy.values import written_duration
 from ostiary.policy.words import closest, quoted
@@ -82,10 +84,14 @@ def _names(callers: Mapping[str, Json]) -> set[str]:
     return {name for table in tables for names in table.values() for name in names}
 
 
-def ask(opa: Path, bundle: Path, request: AccessRequest) -> dict[str, Json]:
-    """The explanation of a request, as Rego gives it. Raises `ConfigurationError` if the bundle has none."""
+def ask(opa: Path, bundle: Path, request: AccessRequest, *, rego_root: Path) -> dict[str, Json]:
+    """The explanation of a request, as Rego gives it. `rego_root` is as in `build_bundle`.
+
+    Raises `ConfigurationError` if there is none of this bundle.
+    """
     command = [
         *(str(opa), "eval", "--format", "json", "--bundle", str(bundle.absolute()), "--ignore", "*_test.rego"),
+        *("--data", str(rego_for_explanations(rego_root))),
         *("--strict-builtin-errors", "--stdin-input", "data.ostiary.explain.explanation"),
     ]
     try:
