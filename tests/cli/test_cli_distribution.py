@@ -115,9 +115,9 @@ def test_a_server_gets_bundles_and_says_who_has_them(server: Process, bundles: l
     assert ran.status == 1
     lines = [line.split() for line in ran.out.splitlines()]
     assert [line[:5] for line in lines[1:]] == [
-        ["audit-1", "[2J", "shop", "2-0a1b2c3d", "failing"],
-        ["billing-1", "shop", "1-0a1b2c3d", "behind", *lines[2][4:5]],
-        ["orders-1", "shop", "2-0a1b2c3d", "current", *lines[3][4:5]],
+        ["audit-1", "[2J", "b", "2-0a1b2c3d", "failing"],
+        ["billing-1", "b", "1-0a1b2c3d", "behind", *lines[2][4:5]],
+        ["orders-1", "b", "2-0a1b2c3d", "current", *lines[3][4:5]],
     ]
     assert ran.err == "audit-1 [2J: no  [2J route\n"
     document = json.loads(ostiary(*rollout, "--json").out)
@@ -131,8 +131,40 @@ def test_a_server_gets_bundles_and_says_who_has_them(server: Process, bundles: l
     assert ostiary("bundle", "rollout", url, environ=token) == Ran(1, "", said)
 
 
-def report(url: str, proxy: str, revision: str, **status: str) -> None:
-    document = {"labels": {"id": proxy}, "bundles": {"shop": {"active_revision": revision, **status}}}
+def test_a_revision_is_current_under_the_name_of_its_own_bundle_alone(server: Process, bundles: list[Path]) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    for bundle, name in ((bundles[3], "shop.tar.gz"), (bundles[2], "stage.tar.gz")):
+        assert ostiary("bundle", "publish", bundle, f"{url}/{name}", "--token-file", "publishers").status == 0
+    rollout = ("bundle", "rollout", url, "--token-file", "publishers")
+
+    def states() -> dict[str, str]:
+        lines = [line.split() for line in ostiary(*rollout).out.splitlines()[1:]]
+        return {proxy: state for proxy, _, _, state, *_ in lines}
+
+    report(url, "a", "3-0a1b2c3d", bundle="shop")
+    report(url, "b", "2-0a1b2c3d", bundle="stage.tar.gz")
+    report(url, "c", "2-0a1b2c3d", bundle="any", resource="stage.tar.gz")
+    report(url, "d", "2-0a1b2c3d", bundle="shop", resource="policies/stage.tar.gz")
+    assert states() == dict.fromkeys("abcd", "current")
+    assert ostiary(*rollout).status == 0
+
+    report(url, "a", "2-0a1b2c3d", bundle="shop")
+    report(url, "b", "3-0a1b2c3d", bundle="stage.tar.gz")
+    report(url, "c", "2-0a1b2c3d", bundle="any", resource="shop.tar.gz")
+    report(url, "e", "2-0a1b2c3d", bundle="any")
+    ran = ostiary(*rollout)
+    assert ran.status == 1
+    assert ran.err == "e: nothing is published as any: name it so in OPA's bundles, or by the label 'resource'\n"
+    assert states() == {"a": "behind", "b": "behind", "c": "behind", "d": "current", "e": "unknown"}
+    proxies = json.loads(ostiary(*rollout, "--json").out)["proxies"]
+    assert [one["published"] for one in proxies] == ["shop.tar.gz", "stage.tar.gz", "shop.tar.gz", "stage.tar.gz", None]
+
+
+def report(
+    url: str, proxy: str, revision: str, *, bundle: str = "b", resource: str | None = None, **status: str
+) -> None:
+    labels = {"id": proxy} if resource is None else {"id": proxy, "resource": resource}
+    document = {"labels": labels, "bundles": {bundle: {"active_revision": revision, **status}}}
     answer = httpx.post(f"{url}/status", json=document, headers={"authorization": f"Bearer {READER}"})
     assert answer.status_code == 200
 

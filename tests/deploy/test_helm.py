@@ -203,6 +203,7 @@ def test_opa_is_told_what_the_values_say_of_the_policy(everything: list[dict[str
     }
     assert list(opa["keys"]) == ["release"]
     assert opa["status"] == {"prometheus": True, "service": "policy"}
+    assert opa["labels"] == {"proxy": "${POD_NAME}", "resource": "shop.tar.gz"}  # what a rollout is told by
 
 
 def test_another_configuration_is_another_pod(tmp_path: Path, example: list[dict[str, Any]]) -> None:

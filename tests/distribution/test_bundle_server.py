@@ -65,6 +65,8 @@ def test_opas_wait_for_another_bundle_and_tell_what_they_have(
             return found
 
         config = long_polling(server.port, token=READER, proxy="orders-1")
+        config["bundles"] = {"ostiary": config["bundles"]["shop"]}
+        config["labels"]["resource"] = "shop.tar.gz"
         with opa_client(opa_binary, tmp_path / "opa", config) as opa:
             wait_until(lambda: opa.revision() == "1-0a1b2c3d")
             wait_until(lambda: rollout()["bundles"]["shop.tar.gz"]["waiting"] == 1)  # type: ignore[index]
@@ -77,7 +79,8 @@ def test_opas_wait_for_another_bundle_and_tell_what_they_have(
 
             wait_until(lambda: rollout()["proxies"][0]["revision"] == "3-0a1b2c3d")  # type: ignore[index]
             [proxy] = rollout()["proxies"]  # type: ignore[misc]
-            assert (proxy["proxy"], proxy["bundle"], proxy["error"]) == ("orders-1", "shop", None)
+            assert (proxy["proxy"], proxy["bundle"], proxy["error"]) == ("orders-1", "ostiary", None)
+            assert proxy["published"] == "shop.tar.gz"
             assert proxy["since"] == pytest.approx(time.time(), abs=10)
             assert proxy["version"]
 
@@ -279,6 +282,7 @@ async def test_reports_are_kept_by_what_they_say_last(published: Path) -> None:
         assert await say({"labels": {"id": "starting"}}) == 200
         expected = {
             "proxy": "o-1", "id": "o-1", "version": "1.22.2", "address": "127.0.0.1", "bundle": "shop",
+            "resource": None, "published": "shop.tar.gz",
             "revision": "1-0a1b2c3d", "since": 1_790_000_000, "heard": 1_790_000_060, "error": "no route",
         }  # fmt: skip
         assert (await client.get(server.url("status"))).json()["proxies"] == [expected]

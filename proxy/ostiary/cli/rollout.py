@@ -16,7 +16,7 @@ from ostiary.distribution.publishing import PublishFailed
 from ostiary.distribution.reports import SILENT
 from ostiary.distribution.web import Connection, answers, said
 
-State: TypeAlias = Literal["current", "behind", "failing", "silent"]
+State: TypeAlias = Literal["current", "behind", "failing", "unknown", "silent"]
 
 _PAUSE: Final = 0.5
 _HEADINGS: Final = ("proxy", "bundle", "revision", "state", "for", "heard")
@@ -26,6 +26,7 @@ _HEADINGS: Final = ("proxy", "bundle", "revision", "state", "for", "heard")
 class Row:
     proxy: str
     bundle: str
+    resource: str
     revision: str
     state: State
     since: float
@@ -46,9 +47,10 @@ def command(
 ) -> None:
     """Show which proxy has which revision of its policy, and for how long.
 
-    `current` has a revision that is published; `behind` has another one; `failing` has one, but could not get or load
-    the latest; `silent` has not reported for 15 minutes, and does not count. Exit status 0: all are current. 1: not
-    all are, none has reported, or nobody answers.
+    `current` has the revision of its bundle that is published; `behind` has another one; `failing` has one, but could
+    not get or load the latest; of the bundle of an `unknown` one nothing is published under its name, or its label
+    `resource`; `silent` has not reported for 15 minutes, and does not count. Exit status 0: all are current. 1: not all
+    are, none has reported, or nobody answers.
     """
     refuse_unsafe(url)
     connection = connect(token_file, ca_file=ca_file, certificate=certificate, key=key)
@@ -79,11 +81,12 @@ def is_done(rows: list[Row]) -> bool:
 
 def rows_of(document: Mapping[str, Any], *, now: float) -> list[Row]:
     """What a server's `/status` says at this instant."""
-    published = {one["revision"] for one in document["bundles"].values()}
+    published = {name: one["revision"] for name, one in document["bundles"].items()}
     return [
         Row(
             proxy=one["proxy"],
             bundle=one["bundle"],
+            resource=one["resource"] or one["bundle"],
             revision=one["revision"] or "-",
             state=_state(one, published, now=now),
             since=one["since"],
@@ -94,12 +97,14 @@ def rows_of(document: Mapping[str, Any], *, now: float) -> list[Row]:
     ]
 
 
-def _state(one: Mapping[str, Any], published: set[str], *, now: float) -> State:
+def _state(one: Mapping[str, Any], published: Mapping[str, str], *, now: float) -> State:
     if now - one["heard"] > SILENT:
         return "silent"
     if one["error"] is not None:
         return "failing"
-    return "current" if one["revision"] in published else "behind"
+    if one["published"] is None:
+        return "unknown"
+    return "current" if one["revision"] == published[one["published"]] else "behind"
 
 
 def _status(url: str, connection: Connection) -> dict[str, Any]:
@@ -134,6 +139,9 @@ def _print(rows: list[Row]) -> None:
     for row in rows:
         if row.error is not None:
             typer.echo(f"{visible(row.proxy)}: {visible(row.error)}", err=True)
+        elif row.state == "unknown":
+            told = f"nothing is published as {visible(row.resource)}: name it so in OPA's bundles"
+            typer.echo(f"{visible(row.proxy)}: {told}, or by the label 'resource'", err=True)
 
 
 def _span(seconds: float) -> str:

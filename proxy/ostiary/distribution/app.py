@@ -191,7 +191,7 @@ class BundleServer:
             }
             for one in self._store.all()
         }
-        proxies = [one.document() for one in self._reports.latest()]
+        proxies = [{**one.document(), "published": one.published_as(bundles)} for one in self._reports.latest()]
         return JSONResponse({"bundles": bundles, "proxies": proxies}, headers={"cache-control": "no-store"})
 
     def _role(self, request: Request) -> Role | None:

@@ -6,7 +6,7 @@ the one that was silent the longest makes room. Since when it has its revision i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,8 +36,9 @@ class NoReport(Exception):
 class Report:
     """What one OPA said last of one bundle. Instants are Unix seconds.
 
-    `proxy` is its label of that name, or else its id, which is another one after each start. `error` is why its last
-    attempt to get or to activate a bundle failed, None if it did not.
+    `proxy` is its label of that name, or else its id, which is another one after each start. `resource` is the last
+    part of its label of that name: what it gets its bundle as, where that is not the bundle's name. `error` is why its
+    last attempt to get or to activate a bundle failed, None if it did not.
     """
 
     id: str
@@ -45,10 +46,19 @@ class Report:
     version: str
     address: str
     bundle: str
+    resource: str | None
     revision: str | None
     since: float
     heard: float
     error: str | None
+
+    def published_as(self, names: Collection[str]) -> str | None:
+        """Which of these published bundles is the one that it gets; None if it is none of them.
+
+        OPA does not report from where it has a bundle, so its name has to say it, or the label.
+        """
+        name = self.resource or self.bundle
+        return next((each for each in (name, f"{name}.tar.gz") if each in names), None)
 
     def document(self) -> dict[str, Json]:
         return {
@@ -57,6 +67,7 @@ class Report:
             "version": self.version,
             "address": self.address,
             "bundle": self.bundle,
+            "resource": self.resource,
             "revision": self.revision,
             "since": self.since,
             "heard": self.heard,
@@ -96,6 +107,7 @@ class Reports:
                     version=_text(labels.get("version")) or "",
                     address=address,
                     bundle=bundle,
+                    resource=_last_part(labels.get("resource")),
                     revision=_text(status.get("active_revision")),
                     since=now,
                     heard=now,
@@ -123,6 +135,10 @@ def _error(status: dict[str, Json]) -> str | None:
     if not code:
         return None
     return _text(status.get("message"), _MESSAGE) or code
+
+
+def _last_part(path: Json) -> str | None:
+    return _text(path.rpartition("/")[2]) if isinstance(path, str) else None
 
 
 def _text(value: Json, most: int = _TEXT) -> str | None:

@@ -61,7 +61,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $status := dict "prometheus" true -}}
 {{- if $policy.reports }}{{ $_ := set $status "service" "policy" }}{{ end -}}
 {{- $opa := dict
-  "labels" (dict "proxy" "${POD_NAME}")
+  "labels" (dict "proxy" "${POD_NAME}" "resource" $policy.resource)
   "services" (dict "policy" $service)
   "persistence_directory" "/var/lib/opa"
   "status" $status -}}
