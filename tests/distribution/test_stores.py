@@ -9,14 +9,17 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import botocore.session
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
+from werkzeug.serving import make_server
 
 from support.cli import Ran, ostiary
 from support.distribution import archive, opa_client, wait_until
@@ -229,6 +232,71 @@ def test_of_two_publishers_the_second_is_told(store: str, bundles: list[Path]) -
         target.put(read[2], instead_of=found, force=False)
         with pytest.raises(TargetChanged):
             target.put(read[3], instead_of=found, force=False)
+
+
+@dataclass
+class Unconditional:
+    """A store that knows no conditions: what is put with one is answered 501, in S3's words or in none. With `nothing`
+    so is all that is put. `puts` are the conditions that came."""
+
+    worded: bool
+    nothing: bool = False
+    url: str = ""
+    puts: list[str | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1:
+            match, none_match = environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH")
+            self.puts.append(match or none_match)
+            if match or none_match or self.nothing:
+                environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+                words = "<Error><Code>NotImplemented</Code><Message>A header is not known.</Message></Error>"
+                start_response("501 Not Implemented", [("content-type", "application/xml")])
+                return [words.encode()] if self.worded else []
+        answer: Iterable[bytes] = self._moto(environ, start_response)
+        return answer
+
+
+@contextlib.contextmanager
+def unconditional(*, worded: bool) -> Iterator[Unconditional]:
+    store = Unconditional(worded)
+    server = make_server("127.0.0.1", 0, store, threaded=True)
+    store.url = f"http://127.0.0.1:{server.server_port}"
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        client(store.url).create_bucket(Bucket="unconditional")
+        yield store
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("worded", [True, False])
+def test_a_store_that_knows_no_conditions_is_asked_without(bundles: list[Path], worded: bool) -> None:
+    """Once for each publication; and an older bundle still takes no newer one's place."""
+    with unconditional(worded=worded) as store:
+        place = (f"s3://unconditional/{worded}.tar.gz", "--endpoint", store.url)
+        assert publish(bundles[1], *place, environ=KEYS) == Ran(0, f"{place[0]}: revision 1-0a1b2c3d published\n", "")
+        assert store.puts == ["*", None]
+        assert publish(bundles[3], *place, environ=KEYS).status == 0
+        [tag] = store.puts[2:-1]
+        assert tag is not None
+        assert tag.startswith('"')
+        assert store.puts[-1] is None
+        assert "2-0a1b2c3d is older than 3-0a1b2c3d" in publish(bundles[2], *place, environ=KEYS).err
+        stored = client(store.url).get_object(Bucket="unconditional", Key=f"{worded}.tar.gz")["Body"]
+        with contextlib.closing(stored):
+            assert stored.read() == bundles[3].read_bytes()
+
+        store.nothing = True
+        ran = publish(bundles[2], *place, "--force", environ=KEYS)
+        assert (ran.status, ran.out) == (1, "")
+        assert ran.err.startswith(f"{place[0]}: the store says {'NotImplemented' if worded else '501'}: ")
 
 
 @pytest.mark.parametrize(
