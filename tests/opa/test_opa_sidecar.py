@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ostiary.decision.revision import Revision
 from ostiary.errors import PolicyUnavailable
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.client import OpaClient
@@ -157,6 +158,61 @@ async def test_one_that_cannot_come_back_is_tried_again_ever_more_slowly(
     pauses = [record.args[0] for record in caplog.records if record.args and "next attempt" in record.msg]  # type: ignore[index]
     assert pauses[:3] == [pytest.approx(0.04), pytest.approx(0.08), pytest.approx(0.1)]
     assert "cannot be started: No such file or directory" in caplog.text
+
+
+class Forgetful:
+    """Is told of bundles that are active, and fails at the given times."""
+
+    def __init__(self, *fails: int) -> None:
+        self._fails = fails
+        self.told: list[str] = []
+
+    def __call__(self, revision: Revision) -> None:
+        self.told.append(str(revision))
+        if len(self.told) in self._fails:
+            raise IndexError
+
+
+async def test_no_unforeseen_error_leaves_it_without_anybody_who_looks_after_it(
+    opa_binary: Path, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither after a death nor after a new bundle, which whoever could not be told of it is told of again."""
+    active, others = Forgetful(2, 3), children(os.getpid())
+    async with ManagedOpa(
+        binary=opa_binary,
+        bundle=bundle,
+        directory=tmp_path / "run",
+        on_active=active,
+        interval=0.05,
+        first_pause=0.05,
+        longest_pause=0.2,
+    ) as managed:
+        first = managed.pid or 0
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len(active.told) == 2)
+        assert managed.state == "down"
+        await until(lambda: managed.state == "serving")
+        second = managed.pid or 0
+        write_bundle(bundle, revision="8-ff")
+        await until(lambda: len(active.told) == 3)
+        assert managed.state == "down"
+        await until(lambda: managed.revision == "8-ff")
+        assert (managed.state, active.told) == ("serving", [REVISION, REVISION, "8-ff", "8-ff"])
+        await until(lambda: children(os.getpid()) == [*others, managed.pid])
+        assert second not in (first, managed.pid)
+        os.kill(managed.pid or 0, signal.SIGKILL)
+        await until(lambda: managed.restarts == 2 and managed.state == "serving")
+    assert caplog.text.count("OPA could not be looked after") == 2
+
+
+async def test_whoever_cannot_be_told_of_the_first_bundle_leaves_nothing_behind(
+    opa_binary: Path, bundle: Path, tmp_path: Path
+) -> None:
+    before = children(os.getpid())
+    with pytest.raises(IndexError):
+        async with ManagedOpa(binary=opa_binary, bundle=bundle, directory=tmp_path / "run", on_active=Forgetful(1)):
+            pass
+    assert children(os.getpid()) == before
 
 
 @pytest.mark.parametrize("with_pipe", [False, True], ids=["prctl", "pipe"])

@@ -117,9 +117,9 @@ class ManagedOpa:
         """Raises `OpaNotReady`, with OPA's own words, if OPA does not come up with this bundle."""
         try:
             self._prepare_directory()
-            self._process = await self._revive()
+            await self._revive()
         except BaseException:
-            self._resources.close()
+            await self._end()
             raise
         self.state = "serving"
         self._spawn(self._supervise(), "ostiary-opa-supervisor")
@@ -132,6 +132,9 @@ class ManagedOpa:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end()
+
+    async def _end(self) -> None:
         try:
             if self._process is not None:
                 await self._process.stop()
@@ -163,17 +166,17 @@ class ManagedOpa:
         for socket in self._directory.glob("opa*.sock"):
             socket.unlink(missing_ok=True)
 
-    async def _revive(self) -> OpaProcess:
+    async def _revive(self) -> None:
         """Start an OPA with what is published or, if that may not be, with the archive that was active last."""
         try:
-            return await self._launch(self._bundle)
+            await self._launch(self._bundle)
         except OpaNotReady as error:
             kept = self._kept()
             if kept is None:
                 raise
             self.refused = str(error)
             _log.error("the published bundle is not taken over, the one that was active last is: %s", error)
-            return await self._launch(kept)
+            await self._launch(kept)
 
     def _kept(self) -> PublishedBundle | None:
         """What was active last, if there is something. Where a signature is wanted, it has to have one, too."""
@@ -192,8 +195,10 @@ class ManagedOpa:
         forms = (True,) if self._verification is not None else (True, False)
         return [PublishedBundle(self._directory / _KEPT[form]) for form in forms]
 
-    async def _launch(self, bundle: PublishedBundle) -> OpaProcess:
-        """Start an OPA with that bundle as it is now, wait until it is ready, and give it the socket's name."""
+    async def _launch(self, bundle: PublishedBundle) -> None:
+        """Start an OPA with that bundle as it is now, wait until it is ready, and give it the socket's name.
+
+        The one before it is ended a moment later."""
         self._vetting.admit(self._stated(bundle))
         staged = await asyncio.to_thread(self._stage, bundle)
         self._generation += 1
@@ -212,15 +217,17 @@ class ManagedOpa:
             await process.stop()
             socket.unlink(missing_ok=True)
             raise
-        before, self._revision = self._revision, revision
+        replaced, self._process = self._process, process
+        if replaced is not None and not replaced.ended:
+            self._spawn(self._retire(replaced), "ostiary-opa-retire")
         if bundle is self._bundle:
             self.refused = None
         self._on_active(revision)
+        before, self._revision = self._revision, revision  # after it: who could not be told is told again
         if before is not None and before != revision:
             _log.info("the bundle %s is active, it was %s (OPA is process %d)", revision, before, process.pid)
         else:
             _log.info("OPA (process %d) serves the bundle %s", process.pid, revision)
-        return process
 
     def _take_over(self, staged: PublishedBundle, revision: Revision, socket: Path) -> None:
         """From now on it is what counts. It is kept and remembered before anybody reaches it."""
@@ -267,6 +274,16 @@ class ManagedOpa:
             raise OpaNotReady(str(error)) from error
 
     async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._look_after()
+            except Exception:  # noqa: BLE001 - a dead OPA would stay dead, and an old bundle active, without a word
+                self.state = "down"
+                _log.exception("OPA could not be looked after, the next attempt is in %.1f s", self._longest_pause)
+            await asyncio.sleep(self._longest_pause)
+
+    async def _look_after(self) -> None:
+        self.state = "down" if self.pid is None else "serving"
         loop = asyncio.get_running_loop()
         pause, since = self._first_pause, loop.time()
         retry_at = 0.0
@@ -277,7 +294,7 @@ class ManagedOpa:
                 pause = self._first_pause if loop.time() - since > _STABLE else pause
                 pause = await self._restart(pause)
                 since = loop.time()
-            elif self._is_outdated() and loop.time() >= retry_at and not await self._replace(self._process):
+            elif self._is_outdated() and loop.time() >= retry_at and not await self._replace():
                 retry_at = loop.time() + self._longest_pause
 
     async def _ended_within(self, process: OpaProcess, seconds: float) -> str | None:
@@ -294,7 +311,7 @@ class ManagedOpa:
             pause = min(pause * 2, self._longest_pause)
             self.restarts += 1
             try:
-                self._process = await self._revive()
+                await self._revive()
             except OpaNotReady as error:
                 _log.error("OPA is down, the next attempt is in %.1f s: %s", pause, error)
             else:
@@ -307,15 +324,14 @@ class ManagedOpa:
         except BundleError:
             return False  # being replaced, or gone: the monitor sees how long that lasts
 
-    async def _replace(self, old: OpaProcess) -> bool:
+    async def _replace(self) -> bool:
         """Put an OPA with the new bundle in the place of the old one; False if that one has to stay."""
         try:
-            self._process = await self._launch(self._bundle)
+            await self._launch(self._bundle)
         except OpaNotReady as error:
             self.refused = str(error)
             _log.error("the new bundle is not taken over, %s stays active: %s", self._revision, error)
             return False
-        self._spawn(self._retire(old), "ostiary-opa-retire")
         return True
 
     async def _retire(self, old: OpaProcess) -> None:
