@@ -6,7 +6,6 @@ in the store and publishes it by itself.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ostiary.grants.block_api import BlockApi
 from ostiary.grants.blocking import BlockLog, BlockService
 from ostiary.grants.blocklist import BoardBlocklist, UnblockedPolicy, blocked_meanwhile
 from ostiary.grants.denials import DenialSeal, Invitations
+from ostiary.grants.looking import Looking
 from ostiary.grants.memory import BlockMemory
 from ostiary.grants.own_host import OwnHost
 from ostiary.grants.policy import AccessPolicy
@@ -77,7 +77,7 @@ class WorkerGrants:
         self.reception: Reception = AccessApi(
             service=self.service, policy=policy, seal=seal, own_host=own_host, blocks=blocks
         )
-        self._looking: asyncio.Task[None] | None = None
+        self._looking = Looking(self._look, name="blocks-look")
 
     def cut(self, exchanges: OpenExchanges) -> None:
         """From now on what is open is cut there when it is blocked."""
@@ -88,18 +88,14 @@ class WorkerGrants:
         self._active.read()  # before requests come: of a hundred thousand grants it takes a second
         await self.service.start()
         await self._blocks.start()
-        self._looking = asyncio.create_task(self._keep_looking(), name="blocks-look")
+        self._looking.start(every=_LOOK)
 
-    async def _keep_looking(self) -> None:
+    async def _look(self) -> None:
         """What is open is cut, whether or not there are requests."""
-        while True:
-            await asyncio.sleep(_LOOK)
-            self._active.look()
+        self._active.look()
 
     async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._looking.close()
         await self._blocks.close()
         await self.service.close()
         await self._store.close()

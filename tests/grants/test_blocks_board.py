@@ -261,6 +261,25 @@ async def test_no_unforeseen_error_ends_the_look_for_what_is_due(
         await service.close()
 
 
+async def test_what_nobody_foresaw_while_it_is_read_lets_nobody_through_and_is_read_again(here: Machine) -> None:
+    await here.publisher.publish()
+    assert not here.blocked()
+    began: list[int] = []
+
+    def begun() -> None:
+        began.append(len(here.worker.blocked.by_mark))
+        if len(began) == 1:
+            raise IndexError
+
+    here.worker.blocked.begun = begun
+    await here.block()
+    assert not here.worker.look()
+    assert here.worker.epoch == 0  # nothing counts that was read by halves
+    assert here.worker.look()
+    assert began == [1, 1]
+    assert here.blocked()
+
+
 async def test_who_finds_the_board_broken_at_first_lets_nobody_through(here: Machine, tmp_path: Path) -> None:
     await here.block()
     (journal,) = journals(tmp_path)

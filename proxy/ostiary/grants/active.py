@@ -120,7 +120,7 @@ class ActiveGrants:
                 continue
             except OSError as error:
                 return self._unread(error)
-            except (ValueError, KeyError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, what was not read does not count
                 self._board.doubt()
                 return self._unread(error)
             return True
@@ -129,7 +129,8 @@ class ActiveGrants:
         return False
 
     def _unread(self, error: Exception) -> bool:
-        _log.error("the grants that were published cannot be read: none counts (%s)", error)
+        told = f"{type(error).__name__}: {error}"
+        _log.error("the grants that were published cannot be read: none counts (%s)", told)
         self._forget()
         return False
 

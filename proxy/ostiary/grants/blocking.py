@@ -19,10 +19,10 @@ from typing import Final, Literal, Protocol
 from ostiary.errors import AuditUnavailable, GrantsUnavailable
 from ostiary.grants import blocks
 from ostiary.grants.blocks import Block, BlockDraft, BlockSelection, shown_mark
+from ostiary.grants.looking import Looking
 from ostiary.grants.publisher import Publisher
 from ostiary.grants.service import StepLog
 from ostiary.grants.store import BlockStore
-from ostiary.grants.tidying import Tidying
 from ostiary.marks import Mark
 from ostiary.models import Json, Owner
 
@@ -44,15 +44,15 @@ class BlockService:
         self._store = store
         self._publisher = publisher
         self._audit = audit
-        self._tidying = Tidying(self.tidy, name="blocks-tidy")
+        self._looking = Looking(self.tidy, name="blocks-tidy")
         self._busy: set[str] = set()
         self._marking: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._tidying.start(every=_TIDY)
+        self._looking.start(every=_TIDY)
 
     async def close(self) -> None:
-        await self._tidying.close()
+        await self._looking.close()
         await asyncio.gather(*self._marking)
 
     async def block(self, mark: Mark, actor: Owner, *, reason: str, duration: int | None = None) -> Block:

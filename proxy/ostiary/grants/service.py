@@ -23,10 +23,10 @@ from typing import Final, Protocol
 from ostiary.errors import AuditUnavailable, GrantsUnavailable
 from ostiary.grants import life
 from ostiary.grants.life import Ruling, Transition
+from ostiary.grants.looking import Looking
 from ostiary.grants.publisher import Publisher
 from ostiary.grants.records import Actor, Asked, Record
 from ostiary.grants.store import Draft, GrantStore, Selection
-from ostiary.grants.tidying import Tidying
 from ostiary.models import Json, Owner
 
 _log = logging.getLogger("ostiary.grants")
@@ -64,15 +64,15 @@ class GrantService:
         self._publisher = publisher
         self._audit = audit
         self._patience = patience
-        self._tidying = Tidying(self.tidy, name="grants-tidy")
+        self._looking = Looking(self.tidy, name="grants-tidy")
         self._busy: set[str] = set()
         self._marking: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._tidying.start(every=_TIDY)
+        self._looking.start(every=_TIDY)
 
     async def close(self) -> None:
-        await self._tidying.close()
+        await self._looking.close()
         await asyncio.gather(*self._marking)
 
     # Giving
