@@ -70,12 +70,12 @@ _HOST_NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[
 _FORBIDDEN: Final = frozenset("/\\;%?# ")
 
 
-def canonicalise(raw_path: bytes, limit: int = TARGET_BYTES) -> tuple[str, ...]:
+def canonicalise(raw_path: bytes) -> tuple[str, ...]:
     """The decoded segments of a raw path: `/a/b` is `("a", "b")`, `/a/` is `("a", "")` and `/` is `("",)`.
 
-    Raises `TargetTooLong` above `limit` bytes and `TargetMalformed` for all that has more than one reading.
+    Raises `TargetTooLong` above `TARGET_BYTES` and `TargetMalformed` for all that has more than one reading.
     """
-    if len(raw_path) > limit:
+    if len(raw_path) > TARGET_BYTES:
         raise TargetTooLong(f"a path of {len(raw_path)} bytes")
     _check_segments(raw_path)
     if _PLAIN.fullmatch(raw_path):

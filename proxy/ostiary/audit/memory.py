@@ -18,13 +18,13 @@ from ostiary.models import Owner
 
 
 class MemoryAuditLog:
-    """An `AuditLog` that keeps what it is given in `documents`. With `available` False nothing can be committed."""
+    """An `AuditLog` that keeps what it is given in `documents`. While `available` is False nothing can be committed."""
 
-    def __init__(self, *, clock: Clock | None = None, available: bool = True) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = SystemClock() if clock is None else clock
         self._stamps = Timestamps()
         self._parts = Parts()
-        self.available = available
+        self.available = True
         self.documents: list[dict[str, Any]] = []
 
     def record(self, exchange: Exchange) -> AbstractContextManager[Record]:

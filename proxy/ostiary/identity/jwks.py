@@ -1,6 +1,6 @@
 """The keys of one issuer, kept fresh in the background.
 
-- A request whose key is known never waits: refreshes happen ahead of need, every `interval` with jitter.
+- A request whose key is known never waits: refreshes happen ahead of need, every `interval` or a little sooner.
 - Attempts are counted, not successes: at most one per `cooldown`, whoever asks for it and however it ends
   (PyJWKClient's cool-down starts only on success). Those who ask together share one.
 - A key id that the set lacks may be one that was just rotated in. It asks for an attempt, if one is due, and its
@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -32,6 +31,10 @@ from ostiary.models import Json
 _log = logging.getLogger("ostiary.identity")
 
 _UNKNOWN_CAPACITY: Final = 4096
+_UNKNOWN_AGE: Final = 60.0
+"""Seconds for which a key id that the issuer did not have is not asked for again."""
+_JITTER: Final = 0.1
+"""The share of a pause by which it varies, so that the workers of many machines do not ask all at once."""
 _chance: Final = random.SystemRandom().random
 
 
@@ -73,7 +76,6 @@ class JwksStore:
         reader: KeyReader,
         clock: Clock,
         refresh: RefreshSettings,
-        chance: Callable[[], float] = _chance,
         memory: KeyMemory | None = None,
     ) -> None:
         self._issuer = issuer
@@ -82,7 +84,6 @@ class JwksStore:
         self._reader = reader
         self._clock = clock
         self._refresh = refresh
-        self._chance = chance
         self._current = NO_KEYS
         self._document: bytes | None = None
         self._loaded_at: float | None = None
@@ -151,7 +152,7 @@ class JwksStore:
         current = self.current
         key = current.keys.get(key_id)
         if key is None and self._successes != successes:
-            self._unknown.put(key_id, self._clock.monotonic() + self._refresh.unknown_age)
+            self._unknown.put(key_id, self._clock.monotonic() + _UNKNOWN_AGE)
         return current, key
 
     def _is_known_unknown(self, key_id: str) -> bool:
@@ -180,7 +181,7 @@ class JwksStore:
         now = self._clock.monotonic()
         self._attempts += 1
         self._next_allowed = now + self._refresh.cooldown
-        self._due = now + self._refresh.interval * (1 - self._refresh.jitter * self._chance())
+        self._due = now + self._refresh.interval * (1 - _JITTER * _chance())
         self._due = max(self._due, self._next_allowed)
         self._attempt = asyncio.create_task(self._load(), name=f"fetch keys of {self._issuer}")
         return self._attempt
@@ -246,6 +247,6 @@ class JwksStore:
     def _failed(self, cause: str, message: str) -> None:
         """Keep what there is, and try again as soon as the cool-down lets it: the next one may be the good one."""
         self._failure = cause
-        late = self._refresh.cooldown * self._refresh.jitter * self._chance()
+        late = self._refresh.cooldown * _JITTER * _chance()
         self._due = min(self._due, self._next_allowed + late)
         _log.warning("issuer %s: keys not refreshed (%s): %s", self._issuer, cause, message)

@@ -9,7 +9,7 @@ certificate that has ended is no identity from that second on, however long its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
@@ -19,6 +19,9 @@ from ostiary.identity.certificates import CertificateTrust, Certified
 from ostiary.interfaces import Authenticator
 from ostiary.models import Identity
 from ostiary.peer import PeerCertificate, peer_certificate
+
+_COMBINED: Final = 10_000
+"""Combinations of a token's identity and a certificate's that are kept."""
 
 
 class CertificateSource(Authenticator, Protocol):
@@ -80,12 +83,12 @@ class ActingAuthenticator:
     The identity ends with whichever ends first.
     """
 
-    def __init__(self, *, tokens: Authenticator, certificates: CertificateSource, capacity: int = 10_000) -> None:
+    def __init__(self, *, tokens: Authenticator, certificates: CertificateSource) -> None:
         self._tokens = tokens
         self._certificates = certificates
         # By the ids of two identities, which the entry holds, so that neither id is anybody else's: each combination
         # is made once, and stages that keep what they made of an identity find it again.
-        self._combined: BoundedMap[tuple[int, int], tuple[Identity, Identity, Identity]] = BoundedMap(capacity)
+        self._combined: BoundedMap[tuple[int, int], tuple[Identity, Identity, Identity]] = BoundedMap(_COMBINED)
 
     async def identify(self, exchange: Exchange) -> Identity:
         actor = self._certificates.certified(exchange).identity

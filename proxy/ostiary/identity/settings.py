@@ -116,28 +116,26 @@ class IssuerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshSettings:
-    """How a key set is kept. All in seconds but `jitter`, a share of `interval`.
+    """How a key set is kept. Times in seconds.
 
     `interval`: between refreshes in the background. `cooldown`: between attempts, whatever their outcome.
     `deadline`: for one attempt, from name look-up to last byte. `max_age`: how long the last good set is used while
-    refreshing fails. `wait`: how long a request waits for an attempt that may know its key. `unknown_age`: how long a
-    key id that the issuer did not have is not asked for again. `max_waiting`: requests that wait at one time.
+    refreshing fails. `wait`: how long a request waits for an attempt that may know its key. `max_waiting`: requests
+    that wait at one time.
     """
 
     interval: float = 300.0
-    jitter: float = 0.1
     cooldown: float = 30.0
     deadline: float = 5.0
     max_age: float = 86_400.0
     wait: float = 2.0
-    unknown_age: float = 60.0
     max_waiting: int = 128
 
     def __post_init__(self) -> None:
         if self.max_age <= self.interval:
             raise ValueError("keys would be dropped before they are refreshed: max_age is to exceed interval")
-        if not 0 <= self.jitter < 1 or min(self.interval, self.cooldown, self.deadline) <= 0:
-            raise ValueError("interval, cooldown and deadline are above 0, jitter is 0 to below 1")
+        if min(self.interval, self.cooldown, self.deadline) <= 0:
+            raise ValueError("interval, cooldown and deadline are above 0")
 
 
 FILE_REFRESH: Final = RefreshSettings(interval=5.0, cooldown=2.0)

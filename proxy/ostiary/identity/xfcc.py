@@ -29,6 +29,8 @@ from ostiary.spiffe import SpiffeId
 HEADER: Final = b"x-forwarded-client-cert"
 
 _MAX_BYTES: Final = 16 * 1024  # certificates may stand in it, URL-encoded
+_REMEMBERED: Final = 10_000
+"""Headers that were read, each with what is certified by it."""
 _KEYS: Final = frozenset({"by", "hash", "cert", "chain", "subject", "uri", "dns"})
 _REPEATED: Final = frozenset({"by", "dns"})
 # In quotes, a quote is escaped by a backslash, and backslashes are not: `\\"` has two readings and matches nothing.
@@ -95,14 +97,13 @@ class XfccAuthenticator:
         connections: CertificateSource,
         peers: Iterable[tuple[str, str]],
         trust_domains: Iterable[str],
-        capacity: int = 10_000,
     ) -> None:
         self._connections = connections
         self._peers = frozenset(peers)
         self._trust_domains = frozenset(trust_domains)
         if not self._peers or not self._trust_domains:
             raise ValueError("nobody may forward, or nobody's name: nobody could be identified")
-        self._known: BoundedMap[tuple[bytes, int, bytes | None], Certified] = BoundedMap(capacity)
+        self._known: BoundedMap[tuple[bytes, int, bytes | None], Certified] = BoundedMap(_REMEMBERED)
 
     async def identify(self, exchange: Exchange) -> Identity:
         return self.certified(exchange).identity
