@@ -157,7 +157,7 @@ def compose(config: Config, *, name: str, port: int, policy: Policy, clock: Cloc
     if candidate is not None:
         authorizer = ComparingAuthorizer(authorizer=authorizer, comparison=candidate.comparison)
     requests = AccessRequestBuilder(clock=clock, grants=grants.reader, endpoints=policy.predictor)
-    warden = PolicyWarden(authorizer=policy.authorizer, requests=requests, horizon=policy.horizon, clock=clock)
+    warden = PolicyWarden(authorizer=policy.judging, requests=requests, horizon=policy.horizon, clock=clock)
     grants.cut(warden)
     swapping: CredentialSwapper = CachingSwapper(swapper, clock=clock)
     upstream: Upstream = forwarder

@@ -29,12 +29,15 @@ from ostiary.stage_settings import policy_record
 
 _LOOK_INTERVAL: Final = 5.0
 """Seconds between two looks at OPA, at most."""
+_JUDGED: Final = 10_000
+"""Allowed decisions about what is open that are kept, so that many of one kind are one question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionFacts:
-    """`in_flight` decisions are waited for, `queued` of them not sent yet; `asked` questions went out in `sent` calls
-    since the start. `trusted` is false while predictions and kept decisions are off for the bundle that counts."""
+    """`in_flight` decisions are waited for by requests; `queued` questions are not sent yet, and `asked` went out in
+    `sent` calls since the start. `trusted` is false while predictions and kept decisions are off for the bundle that
+    counts."""
 
     in_flight: int
     queued: int
@@ -45,11 +48,13 @@ class DecisionFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Who decides, and by which bundle (`horizon`); who knows the endpoints, of what is asked and of what was decided;
+    """Who decides, and by which bundle (`horizon`); who decides again about what is open, however much those have asked
+    whose it is (`judging`); who knows the endpoints, of what is asked and of what was decided;
     and who says what can be asked for (`access`). `lifespan` is open while requests are served. `facts` tells what is
     asked now."""
 
     authorizer: Authorizer
+    judging: Authorizer
     horizon: PolicyHorizon
     catalog: EndpointCatalog
     predictor: EndpointPredictor
@@ -72,7 +77,10 @@ def opa_policy(
     record = policy_record(config)
     client, monitor = policy_monitor(config, address, clock=clock, horizon=horizon, remembered=record.remembered)
     catalog = OpaEndpointCatalog(source=client, clock=clock, horizon=horizon)
-    batching, asking = _asking(config, client=client, monitor=monitor, horizon=horizon, clock=clock)
+    staleness = StalenessLimit(freshness=monitor, most=config.opa.max_policy_age)
+    batching = _batching(config, client)
+    asking = _limited(config, OpaAuthorizer(policy=batching, staleness=staleness, horizon=horizon), clock=clock)
+    judging = OpaAuthorizer(policy=batching.aside, staleness=staleness, horizon=horizon)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -90,13 +98,15 @@ def opa_policy(
         )
 
     return Policy(
-        authorizer=_kept(config, asking, monitor=monitor, horizon=horizon),
+        authorizer=_kept(config, asking, staleness=staleness, horizon=horizon),
+        # By itself: who waits together with a question of the caller's would wait for that one's turn.
+        judging=_kept(config, judging, staleness=staleness, horizon=horizon, most=_JUDGED),
         horizon=horizon,
         catalog=catalog,
         predictor=catalog,
         access=OpaAccessPolicy(
             opa=client,
-            staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age),
+            staleness=staleness,
             horizon=horizon,
             admitted=asking.admitted,
         ),
@@ -109,19 +119,19 @@ def opa_authorizer(
     config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
 ) -> Authorizer:
     """From the outside in: the cache, the limits on what is asked, the questions, batched."""
-    _, asking = _asking(config, client=client, monitor=monitor, horizon=horizon, clock=clock)
-    return _kept(config, asking, monitor=monitor, horizon=horizon)
+    staleness = StalenessLimit(freshness=monitor, most=config.opa.max_policy_age)
+    asking = OpaAuthorizer(policy=_batching(config, client), staleness=staleness, horizon=horizon)
+    return _kept(config, _limited(config, asking, clock=clock), staleness=staleness, horizon=horizon)
 
 
-def _asking(
-    config: Config, *, client: OpaClient, monitor: PolicyMonitor, horizon: PolicyHorizon, clock: Clock
-) -> tuple[BatchingPolicy, LimitedAuthorizer]:
-    """The questions, batched, and the limits on what is asked, in front of them."""
-    opa, limits = config.opa, config.limits
-    batching = BatchingPolicy(policy=client, deadline=opa.deadline, lanes=min(2, len(cores())))
-    staleness = StalenessLimit(freshness=monitor, most=opa.max_policy_age)
-    return batching, LimitedAuthorizer(
-        authorizer=OpaAuthorizer(policy=batching, staleness=staleness, horizon=horizon),
+def _batching(config: Config, client: OpaClient) -> BatchingPolicy:
+    return BatchingPolicy(policy=client, deadline=config.opa.deadline, lanes=min(2, len(cores())))
+
+
+def _limited(config: Config, authorizer: Authorizer, *, clock: Clock) -> LimitedAuthorizer:
+    limits = config.limits
+    return LimitedAuthorizer(
+        authorizer=authorizer,
         clock=clock,
         in_flight=limits.decisions_in_flight,
         rate=limits.decisions_per_second,
@@ -129,16 +139,18 @@ def _asking(
     )
 
 
-def _kept(config: Config, asking: Authorizer, *, monitor: PolicyMonitor, horizon: PolicyHorizon) -> Authorizer:
-    """The same, behind the cache if there is to be one."""
+def _kept(
+    config: Config, asking: Authorizer, *, staleness: StalenessLimit, horizon: PolicyHorizon, most: int | None = None
+) -> Authorizer:
+    """The same, behind a cache if there is to be one. `most` is for a smaller one than is configured."""
     limits = config.limits
     if limits.cached_decisions == 0:
         return asking
     return CachingAuthorizer(
         authorizer=asking,
         horizon=horizon,
-        staleness=StalenessLimit(freshness=monitor, most=config.opa.max_policy_age),
-        allows=limits.cached_decisions,
+        staleness=staleness,
+        allows=limits.cached_decisions if most is None else min(most, limits.cached_decisions),
         denials=limits.cached_denials,
         per_identity=limits.cached_per_identity,
     )

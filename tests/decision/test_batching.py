@@ -103,6 +103,23 @@ async def test_identities_take_turns() -> None:
     ]
 
 
+async def test_what_is_asked_aside_waits_for_none_of_its_identity_s_own() -> None:
+    echo = Echo()
+    echo.held.clear()
+    policy = BatchingPolicy(policy=echo, deadline=5, most=3, lanes=1)
+    asked = [asyncio.create_task(policy.query(asked_by(n, "greedy"))) for n in range(6)]
+    await asyncio.sleep(0.01)
+    asked += [asyncio.create_task(policy.aside.query(asked_by(n, "greedy"))) for n in range(6, 8)]
+    await asyncio.sleep(0.01)
+    echo.held.set()
+    await asyncio.gather(*asked)
+    assert echo.calls == [
+        ["greedy-0", "greedy-1", "greedy-2"],
+        ["greedy-3", "greedy-6", "greedy-4"],
+        ["greedy-7", "greedy-5"],
+    ]
+
+
 @pytest.mark.parametrize(("query", "groups"), [(256, 0), (0, 512)])
 async def test_questions_that_hold_a_lot_fill_a_call_sooner(query: int, groups: int) -> None:
     echo = Echo()

@@ -13,7 +13,7 @@ from ostiary.access import AccessRequestBuilder, NoPrediction
 from ostiary.clock import ManualClock
 from ostiary.decision.horizon import PolicyHorizon
 from ostiary.decision.warden import PATIENCE, PolicyWarden
-from ostiary.errors import AccessError, GrantExpired, PermissionMissing, PolicyUnavailable, TooManyDecisions
+from ostiary.errors import AccessError, GrantExpired, PermissionMissing, PolicyUnavailable
 from ostiary.exchange import GRANT_EXPIRES
 from ostiary.models import AccessRequest, Decision, Grant, Owner
 from support.audit import decision, exchange, request, until
@@ -158,7 +158,7 @@ async def test_a_grant_that_was_extended_is_asked_about_and_what_else_has_ended_
     await by_grant.end()
 
 
-@pytest.mark.parametrize("error", [TooManyDecisions("many"), PolicyUnavailable("gone"), ZeroDivisionError()])
+@pytest.mark.parametrize("error", [PolicyUnavailable("gone"), ZeroDivisionError()])
 async def test_what_is_no_answer_lets_nothing_go_on_for_ever(worker: Worker, error: Exception) -> None:
     def fail(_: AccessRequest) -> Decision:
         raise error
@@ -203,26 +203,6 @@ async def test_a_policy_that_answers_again_is_asked_about_all(worker: Worker) ->
     assert await opened[-1].goes_on()
     for one in opened:
         await one.end()
-
-
-async def test_nobody_waits_for_those_who_ask_for_too_much(worker: Worker) -> None:
-    """Who has many open, and no questions left, keeps nobody else's from being cut."""
-
-    def answer(asked: AccessRequest) -> Decision:
-        if asked.source_ip == "192.0.2.9":
-            raise TooManyDecisions("this identity asks for more decisions than one may")
-        return decision(allow=False, reasons=("permission-missing",), revision="8-def")
-
-    greedy = [await worker.open(source_ip="192.0.2.9") for _ in range(40 * AT_ONCE)]
-    worker.answer = answer
-    worker.announce("8-def")
-    await until(lambda: len(worker.asked) > AT_ONCE)
-    late = await worker.open()  # behind all of them
-    async with asyncio.timeout(5):
-        assert isinstance(await late.cut(), PermissionMissing)
-    assert await greedy[0].goes_on()
-    worker.clock.advance(PATIENCE)
-    assert {type(await one.cut()) for one in greedy} == {PolicyUnavailable}
 
 
 async def test_the_first_refusal_counts_and_takes_back_what_was_told_of_the_grant(worker: Worker) -> None:

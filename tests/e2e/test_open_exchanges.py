@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -77,7 +78,7 @@ async def clients(proxy: RunningProxy, number: int) -> AsyncIterator[list[Client
 
 
 async def begin(
-    proxy: RunningProxy, client: Client, line: str, *, subject: str = "web", fields: str = "", **claims: int
+    proxy: RunningProxy, client: Client, line: str, *, subject: str = "web", fields: str = "", **claims: int | str
 ) -> None:
     headers = "".join(f"{name}: {value}\r\n" for name, value in proxy.headers(subject, **claims).items())  # type: ignore[arg-type]
     await client.send(f"{line} HTTP/1.1\r\n{headers}{fields}\r\n".encode())
@@ -123,6 +124,44 @@ async def test_a_bundle_that_allows_it_no_longer_ends_what_is_open_and_leaves_wh
     assert (completion["kind"], completion["outcome"], completion["status"]) == ("completion", "aborted", 200)
     assert completion["reasons"] == ["permission-missing"]
     assert completion["detail"] == f"judged again, by the bundle {revision}"
+
+
+@asynccontextmanager
+async def asked_all_the_while(proxy: RunningProxy) -> AsyncIterator[list[int]]:
+    """One after the other, denied requests of `web`, each of which takes a decision of its own; what was answered."""
+    answers: list[int] = []
+
+    async def keep_asking(client: Client, number: int) -> None:
+        for each in itertools.count():
+            await begin(proxy, client, "DELETE /orders/42", tenant=f"{number}-{each}")
+            answers.append((await client.response()).status)
+
+    async with clients(proxy, 2) as several:
+        asking = [asyncio.create_task(keep_asking(client, number)) for number, client in enumerate(several)]
+        try:
+            yield answers
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_nobody_keeps_a_stream_by_asking_for_too_many_decisions(opa_binary: Path) -> None:
+    """Whether what is open may go on is a question of the proxy, and not of the caller who has none left."""
+    async with RawUpstream(Orders()).running() as upstream:
+        with running_proxy(
+            upstreams={"orders": upstream.port},
+            opa_extra="deadline: 5s",
+            config_extra="limits: {decisions_per_second: 1}\n",
+        ) as proxy:
+            policy = Policy(proxy, opa_binary)
+            async with clients(proxy, 1) as (stream,):
+                await streamed(proxy, stream, "GET /orders/42")
+                async with asked_all_the_while(proxy) as answers:
+                    await until(lambda: answers.count(429) > 10)
+                    await policy.publish(WITHOUT_WEB)
+                    assert await cut(stream) < 1
+                    assert answers[-1] == 429
 
 
 async def test_a_stream_ends_when_its_token_is_accepted_no_longer(proxy: RunningProxy, port: int) -> None:

@@ -7,6 +7,8 @@ what comes while they all are goes out, at most `most` at a time, as soon as one
 Nobody's company is forced on others. Identities take turns, so that one which asks a thousand questions at once is
 ahead of nobody; and questions that hold a lot (parameters, segments, groups) fill a call sooner, so that a call with
 some of them is not late for the others in it.
+
+What the proxy asks by itself about an identity (`aside`) takes turns of its own, so that nobody delays it by asking.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ostiary.decision.query import Answer, EvaluationFailed
+from ostiary.decision.query import Answer, EvaluationFailed, PolicyQuery
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
 
@@ -58,10 +60,12 @@ class BatchingPolicy:
         self._deadline = deadline
         self._most = most
         self._lanes = lanes
-        self._waiting: OrderedDict[Hashable, deque[_Question]] = OrderedDict()  # by identity, whose turn it is first
+        self._waiting: OrderedDict[Hashable, deque[_Question]] = OrderedDict()  # by whose turn it is, first
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self.asked = self.sent = 0
+        self.aside: PolicyQuery = _Aside(self)
+        """For questions that wait for none of those which their identity has asked."""
 
     @property
     def queued(self) -> int:
@@ -69,9 +73,13 @@ class BatchingPolicy:
         return sum(map(len, self._waiting.values()))
 
     async def query(self, document: Mapping[str, Json]) -> Answer:
+        return await self.ask(document, turn=_asker(document))
+
+    async def ask(self, document: Mapping[str, Json], *, turn: Hashable) -> Answer:
+        """Ask when it is that one's turn."""
         loop = asyncio.get_running_loop()
         question = _Question(document, loop.create_future())
-        self._waiting.setdefault(_asker(document), deque()).append(question)
+        self._waiting.setdefault(turn, deque()).append(question)
         if not self._scheduled and len(self._calls) < self._lanes:
             # At the end of this turn, so that those who come in the same turn go along.
             self._scheduled = True
@@ -141,6 +149,16 @@ class BatchingPolicy:
         else:
             if not question.answer.done():
                 question.answer.set_result(answer)
+
+
+class _Aside:
+    """A `PolicyQuery`."""
+
+    def __init__(self, policy: BatchingPolicy) -> None:
+        self._policy = policy
+
+    async def query(self, document: Mapping[str, Json]) -> Answer:
+        return await self._policy.ask(document, turn=("aside", _asker(document)))
 
 
 def _fail(question: _Question, error: Exception) -> None:

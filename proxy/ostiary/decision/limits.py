@@ -13,7 +13,8 @@ from ostiary.shares import Buckets, Places, half
 
 
 class LimitedAuthorizer:
-    """Puts an authorizer under a cap; stands beneath the cache, so that a hit costs nothing here.
+    """Puts an authorizer under a cap; stands beneath the cache, so that a hit costs nothing here. What the proxy asks
+    by itself does not come here.
 
     At most `in_flight` decisions are under way, half of them for one identity, which gets at most `rate` a second with
     `burst` at once: else who asks for many at once leaves no place to others, for as long as its burst lasts.

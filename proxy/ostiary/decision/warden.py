@@ -15,10 +15,11 @@ which is only observed. Both are known beforehand, so nobody is asked. Of a gran
 
 *Somebody else knows better*, by `interfaces.OpenExchanges`.
 
-Questions go the way that all do: kept, batched, within the rate of the identity; so many at a time, that those who wait
-to be let in are not late. Where no answer comes it is asked again for `PATIENCE` seconds, after which nobody knows any
-more whether an exchange may go on, and it may not. A policy that answers nobody is asked about one exchange at a time,
-and all that wait for it have waited as long as that one.
+Questions are batched with all others, and no identity has to have one left for them: who asks for too much would keep
+what it has. They are so many at a time that those who wait to be let in are not late. Where no answer comes
+it is asked again for `PATIENCE` seconds, after which nobody knows any more whether an exchange may go on, and it may
+not. A policy that answers nobody is asked about one exchange at a time, and all that wait for it have waited as long as
+that one.
 
 A request that is over before the next look costs a set one entry, and no timer.
 """
@@ -42,7 +43,6 @@ from ostiary.errors import (
     PermissionMissing,
     PolicyStale,
     PolicyUnavailable,
-    TooManyDecisions,
     denial,
 )
 from ostiary.exchange import GRANT_EXPIRES, Exchange
@@ -150,7 +150,8 @@ class Admitted:
 class PolicyWarden:
     """Implements `interfaces.Warden` and `interfaces.OpenExchanges`; one per worker.
 
-    `authorizer` answers the questions that `requests` makes anew. `horizon` knows which bundle counts.
+    `authorizer` answers the questions that `requests` makes anew, and refuses none: there are as many as exchanges are
+    open. `horizon` knows which bundle counts.
     """
 
     def __init__(
@@ -319,8 +320,6 @@ class PolicyWarden:
         self._failure = failure
         if one.failing is None:
             one.failing = now
-        if isinstance(failure, TooManyDecisions):
-            return  # it is who asks that is refused: others are not to wait for them
         self._failures += 1
         self._silent = min(self._silent, now)
         if self._failures >= _AT_ONCE and not self._paused:
