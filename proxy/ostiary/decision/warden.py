@@ -316,12 +316,11 @@ class PolicyWarden:
         return True
 
     def _failed(self, one: Admitted, failure: AccessError) -> None:
-        now = self._clock.monotonic()
         self._failure = failure
-        if one.failing is None:
-            one.failing = now
         self._failures += 1
-        self._silent = min(self._silent, now)
+        self._silent = min(self._silent, self._clock.monotonic())
+        if one.failing is None:  # it waited for that since then, asked or not
+            one.failing = max(one.due, self._silent)
         if self._failures >= _AT_ONCE and not self._paused:
             self._paused = True
             asyncio.get_running_loop().call_later(_PAUSE, self._resume)
