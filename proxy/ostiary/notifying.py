@@ -1,4 +1,4 @@
-"""Who is told of requests and grants, as `grants.webhooks` says: its templates read, its secrets looked at."""
+"""Who is told of requests, grants and blocks, as `grants.webhooks` says: its templates read, its secrets looked at."""
 
 from __future__ import annotations
 

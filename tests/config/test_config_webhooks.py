@@ -89,6 +89,7 @@ MISTAKES: Final = {
     "{url: 'https://log.test', secret: '${SECRET}', secret_file: t}": f"{CHAT}.secret_file: there is a secret already",
     "{url: 'https://log.test', template: slack, events: [request]}": f"{CHAT}.events[0]: 'request' is not an event (did you mean 'requested'?)",
     "{url: 'https://log.test', template: slack, services: [order]}": f"{CHAT}.services[0]: 'order' is not a service here (did you mean 'orders'?)",
+    "{url: 'https://log.test', template: slack, services: [orders], events: [blocked]}": f"{CHAT}.events[0]: 'blocked' is about all services, and 'services' names some",
     "{url: 'https://log.test', template: slak}": f"{CHAT}.template: 'slak' is not generic, slack or teams (did you mean 'slack'?)",
     "{url: 'http://127.0.0.1:1', template: slack, ca_file: ca.pem}": f"{CHAT}.ca_file: the URL is not https, so no certificate would be checked",
     "{url: 'https://log.test', template: slack, give_up_after: 8d}": f"{CHAT}.give_up_after: '8d' is not a duration, which is written 250ms, 5s, 30m or 24h",

@@ -1,4 +1,5 @@
-"""A proxy tells of access: what waits for an answer, with all that it takes to answer, and what became of it."""
+"""A proxy tells of access: what waits for an answer, with all that it takes to answer, and what became of it; and of
+what is blocked."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from support.webhooks import SECRET, Receiver
 
 ELIGIBLE = f"""\
   lead: {{issuer: {ISSUER}, subject: lead}}
+  security: {{issuer: {ISSUER}, subject: sec}}
+operators: [security]
 eligible:
   - {{caller: web, service: orders, endpoints: [delete-order], approvers: [lead], max_duration: 30m, emergency: 5m}}
 permissions:
@@ -106,6 +109,23 @@ def test_an_emergency_is_told_and_how_it_goes_is_seen(proxy: RunningProxy, recei
         ("ostiary_webhook_waiting", "approvers"): 0,
     }
     assert receiver.url not in proxy.log_text()
+
+
+def test_a_block_is_told_and_so_is_its_end(proxy: RunningProxy, receiver: Receiver) -> None:
+    before = len(receiver.came)
+    wanted = {"issuer": ISSUER, "subject": "reporting", "reason": "a stolen laptop"}
+    answer = ask(proxy, "/access/blocks", "sec", wanted)
+    assert answer.status_code == 201, answer.text
+    until(lambda: len(receiver.came) == before + 1)
+    told = receiver.came[before][1]
+    assert (told["type"], told["data"]["block"]) == ("block.blocked", answer.json()["id"])
+    assert told["data"]["blocked"] == {"issuer": ISSUER, "subject": "reporting"}
+    assert (told["data"]["actor"]["subject"], told["data"]["reason"]) == ("sec", "a stolen laptop")
+    lifted = ask(proxy, f"/access/blocks/{answer.json()['id']}/lift", "sec", {"reason": "found in the sofa"})
+    assert (lifted.status_code, lifted.json()["state"]) == (200, "lifted")
+    until(lambda: len(receiver.came) == before + 2)
+    told = receiver.came[before + 1][1]
+    assert (told["type"], told["data"]["action"], told["data"]["state"]) == ("block.unblocked", "lifted", "lifted")
 
 
 def test_a_webhook_is_tried(proxy: RunningProxy, receiver: Receiver) -> None:

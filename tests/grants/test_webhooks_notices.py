@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from ostiary.grants import life
+from ostiary.grants import blocks, life
+from ostiary.grants.blocks import Block
 from ostiary.grants.life import Ruling, Transition
 from ostiary.grants.records import Record
+from ostiary.grants.webhooks.block_notices import block_notice
 from ostiary.grants.webhooks.notices import EVENTS, NAMES, notice_of
 from support.grants import ANN, BEN, CID, asked, terms
-from support.webhooks import OWN, last_notice, record
+from support.webhooks import OWN, block, block_draft, last_notice, record
 
 DIGEST = asked().digest
 APPROVE = life.approve(CID, digest=DIGEST, reason="seen the charge")
@@ -64,11 +66,13 @@ def test_a_request_is_told_whole() -> None:
     }
 
 
+LIFT = blocks.lift(CID.owner, reason="found in the sofa")
 REVOKE = life.revoke(CID, reason="an incident")
 PROPOSE = life.extend(CID, duration=1200, reason="it takes longer")
 WHAT = "billing: refund"
 EMERGENCY: dict[str, Any] = {"emergency": True, "terms": terms(emergency=600)}
-SAID: dict[str, tuple[Record, str]] = {
+ANN_S = "the subject https://idp.test ann"
+SAID: dict[str, tuple[Record | Block, str]] = {
     "requested": (record(), f"ann (support) asks for {WHAT}, for 10 min: order 42 was charged twice"),
     "approved": (
         record(life.approve(CID, digest=asked(**TWO).digest, reason="seen it"), **TWO),
@@ -116,6 +120,8 @@ SAID: dict[str, tuple[Record, str]] = {
         record(life.review(CID, reason="it was right"), **EMERGENCY),
         f"cid (support-lead) has reviewed what ann (support) did in an emergency, {WHAT}: it was right",
     ),
+    "blocked": (block(), f"cid has blocked {ANN_S} until it is lifted: a stolen laptop"),
+    "unblocked": (block(LIFT), f"cid blocks {ANN_S} no more: found in the sofa"),
 }
 
 
@@ -125,6 +131,43 @@ def test_every_event_is_said_in_a_sentence(event: str) -> None:
     notice = last_notice(found)
     assert (notice.event, notice.values["text"]) == (event, text)
     assert sorted(notice.values) == sorted(NAMES)
+
+
+def test_a_block_is_told_whole() -> None:
+    found = block(LIFT, duration=7200)
+    blocked, lifted = block_notice(found, 0), last_notice(found)
+    assert (blocked.id, lifted.id) == ("b-1-0", "b-1-1")
+    assert blocked.document() == {
+        "type": "block.blocked",
+        "timestamp": "2026-09-21T14:13:20Z",
+        "data": {
+            "block": "b-1",
+            "step": 0,
+            "action": "blocked",
+            "at": 1790000000.25,
+            "actor": {"issuer": "https://idp.test", "subject": "cid"},
+            "reason": "a stolen laptop",
+            "by": "subject",
+            "blocked": {"issuer": "https://idp.test", "subject": "ann"},
+            "ends_at": 1790007201,
+            "state": "active",
+        },
+    }
+    assert (lifted.document()["type"], lifted.data["action"], lifted.data["state"]) == (
+        "block.unblocked",
+        "lifted",
+        "lifted",
+    )
+    assert lifted.values["reason"] == "a stolen laptop"
+
+
+def test_a_block_that_goes_on_for_longer_or_ends_by_time_is_told_as_what_it_is_then() -> None:
+    longer = block(lambda found, now: blocks.again(block_draft(reason="still gone"), found, now), duration=7200)
+    over = block(lambda found, now: blocks.expire(found, replace(now, now=now.now + 7200)), duration=7200)
+    assert [(one.event, one.data["action"], one.values["text"]) for one in map(last_notice, (longer, over))] == [
+        ("blocked", "extended", f"cid keeps {ANN_S} blocked until it is lifted: still gone"),
+        ("unblocked", "expired", f"the time of the block of {ANN_S} is up"),
+    ]
 
 
 def test_what_nobody_answered_is_not_called_time_that_is_up() -> None:

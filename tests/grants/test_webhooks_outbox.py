@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.statements import MIGRATIONS
 from ostiary.models import Json
 from support.grants import CID, MovedTime, asked, draft
+from support.webhooks import block_draft
 
 LEASE = 30.0
 
@@ -110,6 +112,49 @@ async def test_a_webhook_that_nobody_has_any_more_is_forgotten(store: DatabaseSt
     await given(store, "g-2")
     assert await store.waiting("chat") == (0, False)
     assert await store.waiting("log") == (4, True)
+
+
+async def test_what_is_blocked_is_told_once_the_audit_has_it_and_so_is_its_end(
+    store: DatabaseStore, time: MovedTime
+) -> None:
+    await store.know(["chat"])
+    block = await store.block(block_draft(duration=60))
+    assert await store.waiting("chat") == (0, False)
+    await store.block_recorded(block.id, 1)
+    await given(store)  # a grant beside it
+    first = await taken(store)
+    assert (first.record, first.step) == (replace(block, recorded=1), 0)
+    await store.postpone(first, 90, hold=LEASE)
+    time.moved += 61
+    await store.expire_blocks()
+    await store.block_recorded(block.id, 2)
+    await store.block_recorded(block.id, 2)
+    assert (await store.waiting("chat")).number == 4
+    seen = []
+    for _ in range(2):  # the end waits for the beginning
+        found = await taken(store)
+        seen.append((found.record.id, found.step))
+        await store.told(found)
+    assert seen == [("g-1", 0), ("g-1", 2)]
+    assert await store.take("chat", "me", LEASE) is None
+    time.moved += 30
+    for step in (0, 1):
+        found = await taken(store)
+        assert (found.record.id, found.step) == (block.id, step)
+        await store.told(found)
+    assert await store.waiting("chat") == (0, False)
+
+
+async def test_a_block_that_is_let_go_waits_for_nobody(store: DatabaseStore, time: MovedTime) -> None:
+    await store.know(["chat"])
+    block = await store.block(block_draft(duration=60))
+    time.moved += 61
+    await store.expire_blocks()
+    await store.block_recorded(block.id, 2)
+    assert (await store.waiting("chat")).number == 2
+    time.moved += 31 * 86_400
+    assert await store.prune() == 1
+    assert await store.waiting("chat") == (0, False)
 
 
 async def test_what_is_let_go_waits_for_nobody(store: DatabaseStore, time: MovedTime) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ostiary.grants.webhooks.notices import Notice
 from ostiary.grants.webhooks.templates import BUILT_IN, Style, Template
 from support.grants import terms
-from support.webhooks import OWN, last_notice, record
+from support.webhooks import OWN, block, last_notice, record
 
 HOSTILE = 'x", "y": "$digest <!channel> <@U1> @here & [a](https://evil.test) ![b](c) [d][e]\n*To approve it*\u202e\0'
 
@@ -68,6 +68,14 @@ def test_teams_gets_a_card() -> None:
         },
         {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": "g-1, 2026-09-21T14:13:20Z"}]},
     ]
+
+
+@pytest.mark.parametrize("style", ["slack", "teams"])
+def test_a_block_is_said_with_its_id(style: Style) -> None:
+    found = texts(json.loads(BUILT_IN[style].body(last_notice(block()))))
+    assert "b-1, 2026-09-21T14:13:20Z" in found
+    assert "cid has blocked the subject https://idp.test ann until it is lifted: a stolen laptop" in found
+    assert not [text for text in found if "approve" in text]
 
 
 @pytest.mark.parametrize("style", ["slack", "teams"])

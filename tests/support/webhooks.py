@@ -13,11 +13,14 @@ from pytest_httpserver import HTTPServer
 from standardwebhooks import Webhook as Verifier
 from werkzeug import Request, Response
 
-from ostiary.grants import life
+from ostiary.grants import blocks, life
+from ostiary.grants.blocks import Block, BlockDraft, BlockTransition
 from ostiary.grants.life import Transition
 from ostiary.grants.records import Record
+from ostiary.grants.webhooks.block_notices import block_notice
 from ostiary.grants.webhooks.notices import Notice, notice_of
-from support.grants import asked, moment
+from ostiary.marks import subject_mark
+from support.grants import ANN, CID, IDP, asked, moment
 
 SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER: Final = "whsec_" + base64.b64encode(bytes(range(40, 80))).decode()
@@ -35,7 +38,22 @@ def record(*transitions: Transition, **changes: Any) -> Record:
     return found
 
 
-def last_notice(found: Record) -> Notice:
+def block_draft(**changes: Any) -> BlockDraft:
+    given: dict[str, Any] = {"id": "b-1", "mark": subject_mark(IDP, ANN.subject), "reason": "a stolen laptop"}
+    return BlockDraft(actor=CID.owner, **given | changes)
+
+
+def block(*transitions: BlockTransition, duration: int | None = None) -> Block:
+    """One that was blocked, a second before the first of these, and each a second after the other."""
+    found = blocks.begin(block_draft(duration=duration), moment())
+    for seconds, transition in enumerate(transitions, start=1):
+        found = transition(found, moment(seconds, change=1 + seconds))
+    return found
+
+
+def last_notice(found: Record | Block) -> Notice:
+    if isinstance(found, Block):
+        return block_notice(found, len(found.steps) - 1)
     return notice_of(found, len(found.steps) - 1, public_url=OWN)
 
 

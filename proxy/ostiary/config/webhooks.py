@@ -1,4 +1,4 @@
-"""The models of `grants.webhooks`: who is told of requests and grants."""
+"""The models of `grants.webhooks`: who is told of requests, grants and blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, PlainValidator, SecretStr, WithJsonSchema, 
 
 from ostiary.addresses import is_localhost
 from ostiary.config.fields import FilePath, Frozen, Secret, split_url
-from ostiary.grants.webhooks.notices import EVENTS
+from ostiary.grants.webhooks.notices import BLOCK_EVENTS, EVENTS
 from ostiary.grants.webhooks.signature import read_secrets
 from ostiary.policy.mistakes import StandIn
 from ostiary.policy.model import ServiceName, Strict
@@ -45,8 +45,8 @@ Event: TypeAlias = Annotated[str, PlainValidator(_event), WithJsonSchema({"enum"
 
 
 class Webhook(Strict):
-    """One who is told of requests and grants, by POST. Signed as [Standard Webhooks](https://www.standardwebhooks.com)
-    has it."""
+    """One who is told of requests, grants and blocks, by POST. Signed as
+    [Standard Webhooks](https://www.standardwebhooks.com) has it."""
 
     url: Annotated[Secret, AfterValidator(_url), StandIn("https://stand-in.invalid")]
     """Where it is posted to. https, except on a loopback host. Those of chat tools are secrets by themselves."""
@@ -58,7 +58,7 @@ class Webhook(Strict):
     events: Annotated[tuple[Event, ...], Frozen, Distinct, FILLED] | None = None
     """What it is told of. All if left out."""
     services: Annotated[tuple[ServiceName, ...], Frozen, Distinct, FILLED] | None = None
-    """Of which services. All if left out."""
+    """Of which services. All if left out. Whoever is told of some only is told of no blocks: those are about all."""
     template: Literal["generic", "slack", "teams"] = "generic"
     """How it looks. `generic`: all of it, for programs. `slack`: for Slack, and what takes its messages. `teams`: a
     card for a workflow of Microsoft Teams."""
@@ -89,3 +89,6 @@ class Webhook(Strict):
         for index, name in enumerate(self.services or ()):
             if name not in services:
                 yield ("services", index), f"{quoted(name)} is not a service here{closest(name, services)}"
+        for index, event in enumerate(self.events or ()):
+            if self.services is not None and event in BLOCK_EVENTS:
+                yield ("events", index), f"{quoted(event)} is about all services, and 'services' names some"

@@ -12,7 +12,7 @@ from ostiary.grants import blocks, statements
 from ostiary.grants.blocks import Block, BlockDraft, BlockSelection, BlockTransition
 from ostiary.grants.life import Moment
 from ostiary.grants.refusals import BlockUnknown
-from ostiary.grants.statements import Operation, Rows, as_json, tick
+from ostiary.grants.statements import Operation, Rows, as_json, tell, tick
 from ostiary.grants.store import HeldBlock, News, Told
 from ostiary.marks import Mark
 
@@ -72,6 +72,7 @@ def recorded(id: str, steps: int, *, told: Told) -> Operation[None]:
         if after.in_force != before.in_force:  # otherwise it is nothing that anybody has to see
             after = replace(after, change=moment.change)
         yield from _changed(before, after)
+        yield from tell([(id, number) for number in range(before.recorded, after.recorded)], moment)
 
 
 def get(id: str, *, lock: bool = False) -> Operation[Block]:
@@ -107,6 +108,8 @@ def prune(keep: int, *, told: Told) -> Operation[int]:
     """Let go what has been over for so many seconds: its end is in the audit, and on the board."""
     rows = yield "SELECT {now}", ()
     gone = yield "DELETE FROM block_records WHERE over_at <= ? RETURNING id", (int(told(rows[0][0])) - keep,)
+    if gone:
+        yield "DELETE FROM grant_deliveries WHERE grant_id = ?", [(row[0],) for row in gone]
     return len(gone)
 
 

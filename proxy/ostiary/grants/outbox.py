@@ -5,8 +5,9 @@ audit; so nothing is told that the audit does not have, and nothing that it has 
 is removed once it was taken or given up. A webhook is known while some proxy has it: one that nobody asked for in
 `FORGOTTEN` is dropped with what waits for it.
 
-Whoever sends holds the webhook, for a while that is longer than an attempt takes. Of one grant the earliest that waits
-goes first; a later one waits until that was taken or given up.
+Whoever sends holds the webhook, for a while that is longer than an attempt takes. Of one grant, or one block, the
+earliest that waits goes first; a later one waits until that was taken or given up. (Both have their id in the column
+that is called `grant_id`, from when there was nothing to tell of blocks.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
+from ostiary.grants import block_statements
+from ostiary.grants.blocks import Block
 from ostiary.grants.records import Record
 from ostiary.grants.statements import Operation, get
 from ostiary.grants.store import Told
@@ -26,7 +29,7 @@ class Delivery(NamedTuple):
     """One thing that one webhook is to be told. `tries` were made before, `now` is the store's time."""
 
     webhook: str
-    record: Record
+    record: Record | Block
     step: int
     tries: int
     now: float
@@ -99,8 +102,14 @@ def take(webhook: str, holder: str, seconds: float, *, told: Told) -> Operation[
         "UPDATE grant_webhooks SET holder = ?, held_until = ? WHERE webhook = ?",
         (holder, now + seconds, webhook),
     )
-    grant, step, tries = rows[0]
-    return Delivery(webhook, (yield from get(grant)), step, tries, now)
+    id, step, tries = rows[0]  # noqa: A001
+    return Delivery(webhook, (yield from _record(id)), step, tries, now)
+
+
+def _record(id: str) -> Operation[Record | Block]:
+    if (yield "SELECT 1 FROM block_records WHERE id = ?", (id,)):
+        return (yield from block_statements.get(id))
+    return (yield from get(id))
 
 
 def remove(delivery: Delivery) -> Operation[None]:

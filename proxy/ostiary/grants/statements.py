@@ -325,7 +325,8 @@ def recorded(marks: Sequence[tuple[str, int]], *, told: Told) -> Operation[None]
             marked.append((record, steps))
     if changed:
         yield _UPDATE, [_values(record) for record in changed]
-        yield from _tell(marked, moment)
+        told_of = [(record.id, step) for record, until in marked for step in record.changes(record.recorded, until)]
+        yield from tell(told_of, moment)
 
 
 def over(keep: int, *, told: Told) -> Operation[bool]:
@@ -356,15 +357,11 @@ def prune(keep: int, *, told: Told) -> Operation[int]:
     return gone
 
 
-def _tell(marked: Sequence[tuple[Record, int]], moment: Moment) -> Operation[None]:
-    """What is in the audit by now waits to be told, to each webhook that is known (`outbox`)."""
+def tell(steps: Sequence[tuple[str, int]], moment: Moment) -> Operation[None]:
+    """These are in the audit by now, each the step of that number of the grant or block of that id: they wait to be
+    told to each webhook that is known (`outbox`)."""
     rows = yield "SELECT webhook FROM grant_webhooks ORDER BY webhook", ()
-    waiting = [
-        (row[0], record.id, number, moment.change, moment.now)
-        for row in rows
-        for record, steps in marked
-        for number in record.changes(record.recorded, steps)
-    ]
+    waiting = [(row[0], id, number, moment.change, moment.now) for row in rows for id, number in steps]  # noqa: A001
     if waiting:
         yield _TELL, waiting
 

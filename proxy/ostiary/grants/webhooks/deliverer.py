@@ -1,4 +1,5 @@
-"""Brings what is in the outbox to those it is for, beside everything else: at least once, and of one grant in order.
+"""Brings what is in the outbox to those it is for, beside everything else: at least once, and of one grant or block in
+order.
 
 There is one loop for each webhook, so that one that hangs delays no other; it tells one thing at a time. What is not
 taken is tried again after a pause that doubles, with some chance in it, until it is too old; meanwhile it goes on with
@@ -17,7 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ostiary.errors import GrantsUnavailable
+from ostiary.grants.blocks import Block
 from ostiary.grants.outbox import Delivery, Outbox
+from ostiary.grants.webhooks.block_notices import block_notice
 from ostiary.grants.webhooks.notices import Notice, notice_of
 from ostiary.grants.webhooks.sender import DEADLINE, Outcome, Sender, Webhook
 from ostiary.models import Json
@@ -170,7 +173,7 @@ class _Loop:
         delivery = await self._outbox.take(self.name, self._holder, self._lease)
         if delivery is None:
             return self._interval
-        notice = notice_of(delivery.record, delivery.step, public_url=self._public_url)
+        notice = self._notice(delivery)
         if not self._webhook.wants(notice):
             await self._outbox.told(delivery)
             return 0.0
@@ -180,6 +183,11 @@ class _Loop:
             await self._outbox.told(delivery)
             return 0.0
         return await self._failed(delivery, notice, outcome, outcome.failure)
+
+    def _notice(self, delivery: Delivery) -> Notice:
+        if isinstance(delivery.record, Block):
+            return block_notice(delivery.record, delivery.step)
+        return notice_of(delivery.record, delivery.step, public_url=self._public_url)
 
     def _unreadable(self, error: Exception) -> float:
         """What a later version wrote waits for a proxy of that; what was not foreseen, for better luck."""

@@ -1,4 +1,4 @@
-"""What a step of a record means to those who are told of it.
+"""What a step of a request or a grant means to those who are told of it. (Of a block: `block_notices`.)
 
 One change of a record is told once, by its last step: the last approval is told by `activated`, which names all who
 approved; a request that a rule answered at once, by that answer. What is said is what was so after that step, however
@@ -16,7 +16,7 @@ from ostiary.grants.records import Kind, Record, State, Step
 from ostiary.grants.service import step_document
 from ostiary.models import Json
 
-Event: TypeAlias = Literal[
+GrantEvent: TypeAlias = Literal[
     "requested",
     "approved",
     "activated",
@@ -34,7 +34,10 @@ Event: TypeAlias = Literal[
     "reviewed",
 ]
 """The kinds of steps, and `emergency`, which is the activation of a grant that its holder took without an approver."""
-EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+BlockEvent: TypeAlias = Literal["blocked", "unblocked"]
+BLOCK_EVENTS: Final[tuple[BlockEvent, ...]] = get_args(BlockEvent)
+Event: TypeAlias = GrantEvent | BlockEvent
+EVENTS: Final[tuple[Event, ...]] = (*get_args(GrantEvent), *BLOCK_EVENTS)
 
 NAMES: Final = (
     "text",
@@ -63,6 +66,9 @@ NAMES: Final = (
     "digest",
     "command",
     "url",
+    "block",
+    "by",
+    "blocked",
 )
 """Of the values that a template can name."""
 
@@ -76,7 +82,7 @@ _AFTER: Final[Mapping[Kind, State]] = {
     "used-up": "used-up",
     "expired": "expired",
 }
-_TITLES: Final[Mapping[Event, str]] = {
+_TITLES: Final[Mapping[GrantEvent, str]] = {
     "requested": "Access requested",
     "approved": "Access approved by one, another is needed",
     "activated": "Access granted",
@@ -98,24 +104,26 @@ _TITLES: Final[Mapping[Event, str]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """`id` is the event's own, and the same for all who are told and however often. `time` is when it happened (Unix
-    seconds). `data` is all of it for programs, `values` what a template can name, in words."""
+    seconds). `service` is None where it is about all of them. `data` is all of it for programs, `values` what a
+    template can name, in words: every one of `NAMES`, and one that says nothing here is empty."""
 
     id: str
+    about: Literal["grant", "block"] = "grant"
     event: Event | Literal["test"]
     time: float
-    service: str
+    service: str | None
     data: Mapping[str, Json]
     values: Mapping[str, str]
 
     def document(self) -> dict[str, Json]:
         """As the generic template has it: the payload that Standard Webhooks recommends."""
-        return {"type": f"grant.{self.event}", "timestamp": instant(self.time), "data": dict(self.data)}
+        return {"type": f"{self.about}.{self.event}", "timestamp": instant(self.time), "data": dict(self.data)}
 
 
 def notice_of(record: Record, number: int, *, public_url: str) -> Notice:
     """What is told of that step. `public_url` is the origin of the proxy's own host, as approvers reach it."""
     step, seen = record.steps[number], record.steps[: number + 1]
-    event: Event = "emergency" if step.kind == "activated" and record.asked.emergency else step.kind
+    event: GrantEvent = "emergency" if step.kind == "activated" and record.asked.emergency else step.kind
     data = step_document(record, number) | {
         "state": _state(seen),
         "request_reason": record.asked.reason,
@@ -178,7 +186,7 @@ def _review(record: Record, seen: Sequence[Step]) -> str | None:
     return "closed" if any(step.kind == "reviewed" for step in seen) else "open"
 
 
-def _extension(record: Record, event: Event) -> Json:
+def _extension(record: Record, event: GrantEvent) -> Json:
     """The one that is asked for, while it is."""
     extension = record.extension
     if extension is None or event not in ("extension-requested", "extension-approved"):
@@ -205,8 +213,7 @@ def _answer(record: Record, public_url: str) -> Json:
 # In words
 
 
-def _values(record: Record, step: Step, event: Event, data: Mapping[str, Json]) -> dict[str, str]:
-    """Every one of `NAMES`; one that says nothing here is empty."""
+def _values(record: Record, step: Step, event: GrantEvent, data: Mapping[str, Json]) -> dict[str, str]:
     asked, answer, ends, extension = record.asked, data["answer"] or {}, data["expires_at"], data["extension"]
     named = {
         "event": event,
@@ -235,7 +242,7 @@ def _values(record: Record, step: Step, event: Event, data: Mapping[str, Json]) 
         "command": answer.get("command", ""),
         "url": answer.get("url", ""),
     }
-    return named | {"text": _sentence(event, named)}
+    return dict.fromkeys(NAMES, "") | named | {"text": _sentence(event, named)}
 
 
 def _who(step: Step) -> str:
@@ -244,13 +251,13 @@ def _who(step: Step) -> str:
     return step.actor[1] if step.caller is None else f"{step.actor[1]} ({step.caller})"
 
 
-def _sentence(event: Event, named: Mapping[str, str]) -> str:
+def _sentence(event: GrantEvent, named: Mapping[str, str]) -> str:
     holder = f"{named['holder']} ({named['caller']})"
     what = f"{named['service']}: {named['endpoints']}"
     uses = f", {named['uses']} uses" if named["uses"] else ""
     why = f": {named['why']}" if named["why"] else ""
     by = named["actor"] or "a rule"
-    said: dict[Event, str] = {
+    said: dict[GrantEvent, str] = {
         "requested": f"{holder} asks for {what}, for {named['duration']}{uses}{why}",
         "approved": f"{by} approves what {holder} asks for, {what}{why}",
         "activated": f"{holder} has {what} until {named['expires']}{uses}, approved by {named['approvals']}",

@@ -35,8 +35,8 @@ _GONE: Final = 3600.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
     """Somebody who is told. `name` is what it is called in logs and metrics; its `url` may be a secret. Without
-    `services` it is told of all. `secrets` are read from `secret_file` each time, if there is one. `give_up_after` is
-    how old what is told may become, in seconds."""
+    `services` it is told of all, and of what is about no single one. `secrets` are read from `secret_file` each time,
+    if there is one. `give_up_after` is how old what is told may become, in seconds."""
 
     name: str
     url: str = field(repr=False)

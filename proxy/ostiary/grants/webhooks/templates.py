@@ -40,7 +40,10 @@ SLACK: Final[Json] = {
         {"type": "section", "text": {"type": "mrkdwn", "text": ":rotating_light: *$alarm*"}},
         {"type": "section", "text": {"type": "mrkdwn", "text": "$text"}},
         {"type": "section", "text": {"type": "mrkdwn", "text": "To approve it, as $approvers:\n```$command```"}},
-        {"type": "context", "elements": [{"type": "mrkdwn", "text": "$grant, $time"}]},
+        {
+            "type": "context",
+            "elements": [{"type": "mrkdwn", "text": "$grant, $time"}, {"type": "mrkdwn", "text": "$block, $time"}],
+        },
     ],
 }
 
@@ -64,7 +67,13 @@ TEAMS: Final[Json] = {
                         "type": "RichTextBlock",
                         "inlines": [{"type": "TextRun", "text": "To approve it, as $approvers: $command"}],
                     },
-                    {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": "$grant, $time"}]},
+                    {
+                        "type": "RichTextBlock",
+                        "inlines": [
+                            {"type": "TextRun", "text": "$grant, $time"},
+                            {"type": "TextRun", "text": "$block, $time"},
+                        ],
+                    },
                 ],
             },
         }
