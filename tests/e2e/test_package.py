@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from ostiary.cli import COMMANDS, app
+from ostiary.cli.commands import COMMANDS, app
 from support.installed import demo_check
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -116,7 +116,7 @@ def test_the_command_answers_at_once(arguments: list[str]) -> None:
     """The parts of a proxy, which take a second, are not imported to say what the command is."""
     script = (
         "import sys; sys.argv[1:] = " + repr(arguments) + "\n"
-        "from ostiary.cli import app\n"
+        "from ostiary.cli.commands import app\n"
         "app(standalone_mode=False)\n"
         "print(sorted({'uvicorn', 'starlette', 'aiohttp', 'jwt', 'ostiary.app', 'ostiary.config'} & set(sys.modules)))"
     )

@@ -9,6 +9,8 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from ostiary.cli import uncollected
+
 _SENTENCE: Final = 500
 """Characters, more than any has."""
 
@@ -50,7 +52,8 @@ class _Modules(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
-        module = import_module(f"{self._package}.{name}")
+        with uncollected():
+            module = import_module(f"{self._package}.{name}")
         parent = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
         if hasattr(module, "app"):
             parent.add_typer(module.app, name=name)

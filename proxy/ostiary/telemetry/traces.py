@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ostiary import __version__
 from ostiary.errors import AccessError, ConfigurationError
 from ostiary.exchange import TRACE_ID, Exchange
 from ostiary.interfaces import Authorizer, CredentialSwapper, Renew, Upstream
@@ -76,6 +75,8 @@ class Traces:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from ostiary import __version__
 
         self._api = trace
         resource = Resource.create(
