@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ostiary.admin.health import Health
 from ostiary.comparing import CandidateOpa
 from ostiary.crew import Crew
 from ostiary.governing import MachinePolicy
-from ostiary.granting import MachineGrants
-from ostiary.grants.webhooks.deliverer import WebhookFacts
 from ostiary.metering import Meter, Seen, WorkerReport
 from ostiary.page import Page
 from ostiary.turnover import Turnover
+
+if TYPE_CHECKING:  # else it is imported by the supervisor where there are grants
+    from ostiary.granting.machine import MachineGrants
+    from ostiary.grants.webhooks.deliverer import WebhookFacts
 
 _WORKERS_DEADLINE: Final = 3.0
 """Seconds that a worker has to say how it is: it answers between requests, and may have a backlog of them."""

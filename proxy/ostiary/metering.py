@@ -12,14 +12,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ostiary import __version__
+import ostiary
 from ostiary.admin.health import Health, WorkerHealth
 from ostiary.deciding import DecisionFacts
 from ostiary.decision.query import Answer
 from ostiary.errors import PolicyUnavailable
-from ostiary.grants.webhooks.deliverer import WebhookFacts
 from ostiary.telemetry import (
     CONTENT_TYPES,
     Counted,
@@ -34,6 +33,9 @@ from ostiary.telemetry import (
 )
 from ostiary.telemetry.tally import Labels
 from ostiary.telemetry.totals import Value
+
+if TYPE_CHECKING:  # else it is imported by the supervisor where somebody is to be told: with httpx, a tenth of a start
+    from ostiary.grants.webhooks.deliverer import WebhookFacts
 
 _log = logging.getLogger("ostiary.telemetry")
 
@@ -177,7 +179,7 @@ class Meter:
         yield catalogue.WORKER_DEATHS, (), seen.deaths
         yield catalogue.CPU, (_SUPERVISOR,), time.process_time()
         yield catalogue.STARTED, (), self._started
-        yield catalogue.BUILD, (__version__, platform.python_version()), 1
+        yield catalogue.BUILD, (ostiary.__version__, platform.python_version()), 1
         if health.revision is not None:
             yield catalogue.POLICY, (health.revision,), 1
         if seen.policy_age is not None:

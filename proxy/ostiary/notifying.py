@@ -30,10 +30,9 @@ _LARGEST: Final = 64 * 1024
 _DEPTH: Final = 32
 
 
-def webhook_deliverer(config: Config, outbox: Outbox) -> Deliverer | None:
-    """Not started yet; None where nobody is told. Raises `ConfigurationError` with every mistake of all of them."""
-    webhooks = configured(config)
-    return Deliverer(outbox, webhooks, sender=Sender(), public_url=public_url(config)) if webhooks else None
+def webhook_deliverer(config: Config, outbox: Outbox) -> Deliverer:
+    """Not started yet. Raises `ConfigurationError` with every mistake of all who are to be told."""
+    return Deliverer(outbox, configured(config), sender=Sender(), public_url=public_url(config))
 
 
 def public_url(config: Config) -> str:

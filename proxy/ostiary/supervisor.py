@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
@@ -39,19 +40,20 @@ from ostiary.config.fields import TcpAddress, UnixAddress
 from ostiary.credential.keys import ensure_signing_key
 from ostiary.crew import Crew
 from ostiary.governing import MachinePolicy, machine_policy, managed_binary
-from ostiary.granting import MachineGrants
 from ostiary.holding import held
 from ostiary.identity import ReplayTable
 from ostiary.listening import Server, bind, listen, listen_unix, passed_socket, private_directory, quiet
 from ostiary.lookout import Lookout
 from ostiary.metering import Meter
 from ostiary.opa.address import OpaAddress
-from ostiary.opa.relay import ReportRelay
 from ostiary.page import Page
 from ostiary.reloading import refuse_unreadable
 from ostiary.telemetry.traces import demand_opentelemetry
 from ostiary.turnover import Turnover
 from ostiary.worker import WorkerSettings
+
+if TYPE_CHECKING:  # else it is imported where there are grants
+    from ostiary.granting.machine import MachineGrants
 
 _log = logging.getLogger("ostiary.supervisor")
 
@@ -172,6 +174,8 @@ class Supervisor:
     async def _grants(self, stack: AsyncExitStack) -> MachineGrants | None:
         if self._config.grants is None:
             return None
+        from ostiary.granting.machine import MachineGrants
+
         grants = MachineGrants(self._config, self._config.grants, clock=SystemClock())
         stack.push_async_callback(grants.close)
         await grants.start()
@@ -188,6 +192,8 @@ class Supervisor:
         """Serve the administrative listener, and pass OPA's reports on if somebody is to have them."""
         relay, to = None, self._config.opa.report_to
         if to is not None:
+            from ostiary.opa.relay import ReportRelay  # imported here: with httpx, a tenth of a start
+
             relay = ReportRelay(url=to.url, token_file=to.token_file, ca_file=to.ca_file)
             await stack.enter_async_context(relay)
         application = admin_application(

@@ -10,7 +10,7 @@ from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config.fields import SQLITE
 from ostiary.config.model import Grants
 from ostiary.errors import ConfigurationError, GrantsUnavailable
-from ostiary.granting import grant_store
+from ostiary.granting.stores import grant_store
 from ostiary.grants.statements import VERSION
 
 _PART: Final = "grants"

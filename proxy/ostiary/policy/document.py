@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ostiary.errors import ConfigurationError
-from ostiary.policy import notation
-from ostiary.policy.notation import Mapping, Sequence
+from ostiary.policy.lined import Mapping, Sequence
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 
@@ -120,6 +119,8 @@ def read_document(path: Path, *, any_key: bool = False) -> Document:
 
 def parse_document(text: str, *, name: str, any_key: bool = False) -> Document:
     """As `read_document`, from text; `name` stands where the file's path would."""
+    from ostiary.policy import notation  # imported here: a worker, which has read no file, needs no YAML
+
     try:
         value, mistakes = notation.parse(text, any_key=any_key)
     except notation.Unreadable as error:

@@ -140,7 +140,7 @@ def _alternative(value: str) -> str:
 
 _ALTERNATIVES: Final[TypeAdapter[list[str]]] = TypeAdapter(
     Annotated[list[Annotated[Text, AfterValidator(_alternative)]], Distinct],
-    config=ConfigDict(strict=True, hide_input_in_errors=True),
+    config=ConfigDict(strict=True, hide_input_in_errors=True, defer_build=True),
 )
 
 

@@ -9,13 +9,14 @@ that are not text, merge keys (`<<` is a key like any other), aliases that multi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 from yaml import cyaml
 
+from ostiary.policy.lined import Mapping, Sequence
 from ostiary.policy.words import quoted
 
 MAX_DEPTH: Final = 32
@@ -33,37 +34,6 @@ _BASES: Final = {"0o": 8, "0x": 16}
 _LONGEST_INTEGER: Final = 40  # characters; the cost of a conversion grows with their square
 _BREAK: Final = re.compile("\r\n|\r|\n")
 _FOREIGN_BREAKS: Final = re.compile("[\x85\u2028\u2029]")  # line breaks in YAML 1.1, text in 1.2
-
-
-class Mapping(dict[str, Any]):
-    """A mapping that knows the line of each key."""
-
-    __slots__ = ("lines",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: dict[str, int] = {}
-
-    def remove_all(self, keys: Collection[str]) -> None:
-        for key in keys:
-            del self[key]
-
-
-class Sequence(list[Any]):
-    """A list that knows the line of each item, and each item's index as written."""
-
-    __slots__ = ("indices", "lines")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[int] = []
-        self.indices: list[int] = []
-
-    def remove_all(self, places: Collection[int]) -> None:
-        kept = [place for place in range(len(self)) if place not in places]
-        self.lines = [self.lines[place] for place in kept]
-        self.indices = [self.indices[place] for place in kept]
-        self[:] = [self[place] for place in kept]
 
 
 class Unreadable(Exception):
