@@ -2,12 +2,15 @@
 
     kernel <- request stages <- services <- composition
 
-Read from the source text, so that an import inside a function counts too.
+Read from the source text, so that an import inside a function counts too. And what a process imports before it knows
+whether its configuration needs it: nearly all that a start takes, and much of a worker's memory.
 """
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +50,9 @@ COMPOSITION = {
     "metering",
     "notifying",
     "worker",
+    "worker_messages",
     "worker_process",
+    "worker_start",
     "supervisor",
     "turnover",
     "lookout",
@@ -125,3 +130,37 @@ def test_nothing_is_validated_with_assert(path: Path) -> None:
     """`python -O` removes assertions: what must hold is an `if` and a `raise`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
+
+
+# Each is a process's way: a worker begins by importing its supervisor's main module (multiprocessing).
+STARTS = {
+    "worker": "import ostiary.__main__, ostiary.worker_start, ostiary.worker",
+    "supervisor": "import ostiary.__main__, ostiary.cli.commands, ostiary.cli.run",
+}
+OPTIONAL = {
+    "asyncpg",
+    "botocore",
+    "duckdb",
+    "httpcore",
+    "httpx",
+    "jsonschema",
+    "opentelemetry",
+    "ostiary.grants.api",
+    "ostiary.grants.webhooks.sender",
+    "ostiary.policy.bundle",
+    "rich",
+    "sqlite3",
+}
+"""What takes a configuration that asks for it."""
+UNNEEDED = {
+    # It is handed a configuration that has been read and checked.
+    "worker": {"ostiary.cli.commands", "ostiary.supervisor", "pydantic.plugin._loader", "typer", "yaml"},
+    "supervisor": {"ostiary.app", "ostiary.pipeline", "ostiary.worker", "uvloop"},
+}
+
+
+@pytest.mark.parametrize("process", STARTS)
+def test_a_start_imports_nothing_that_it_may_not_need(process: str) -> None:
+    program = f"import sys\n{STARTS[process]}\nprint(*sys.modules)"
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(started.stdout.split()) & (OPTIONAL | UNNEEDED[process]) == set()

@@ -24,7 +24,7 @@ from typing import Final
 from ostiary.errors import ConfigurationError
 from ostiary.metering import WorkerReport
 from ostiary.telemetry import Counted
-from ostiary.worker import WorkerSettings
+from ostiary.worker_messages import WorkerSettings
 from ostiary.worker_process import WorkerProcess
 
 _log = logging.getLogger("ostiary.supervisor")

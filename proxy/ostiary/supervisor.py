@@ -50,7 +50,7 @@ from ostiary.page import Page
 from ostiary.reloading import refuse_unreadable
 from ostiary.telemetry.traces import demand_opentelemetry
 from ostiary.turnover import Turnover
-from ostiary.worker import WorkerSettings
+from ostiary.worker_messages import WorkerSettings
 
 if TYPE_CHECKING:  # else it is imported where there are grants
     from ostiary.granting.machine import MachineGrants

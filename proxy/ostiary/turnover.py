@@ -21,7 +21,7 @@ from ostiary.logs import configure_logging
 from ostiary.opa.background import Background
 from ostiary.reloading import reread
 from ostiary.telemetry.traces import demand_opentelemetry
-from ostiary.worker import WorkerSettings
+from ostiary.worker_messages import WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
 

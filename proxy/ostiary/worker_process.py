@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import pickle
 import signal
 import socket
 import time
@@ -17,9 +18,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Final, Self
 
-from ostiary import worker
+from ostiary import worker_start
 from ostiary.metering import WorkerReport
 from ostiary.telemetry import Counted
+from ostiary.worker_messages import HOW, LOOK, READY, StartFailure, WorkerSettings
 
 _log = logging.getLogger("ostiary.supervisor")
 
@@ -61,7 +63,7 @@ class WorkerProcess:
     @classmethod
     def start(
         cls,
-        settings: worker.WorkerSettings,
+        settings: WorkerSettings,
         *,
         data: socket.socket,
         look: Callable[[], None],
@@ -71,7 +73,9 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         # A daemon: should this process end by an error, the workers are not waited for but ended.
-        process = context.Process(target=worker.main, args=(settings, data, theirs), name=settings.name, daemon=True)
+        process = context.Process(
+            target=worker_start.main, args=(pickle.dumps(settings), data, theirs), name=settings.name, daemon=True
+        )
         try:
             with theirs, _no_interrupt():
                 process.start()
@@ -105,7 +109,7 @@ class WorkerProcess:
         if self._answer is None:
             self._answer = asyncio.get_running_loop().create_future()
             with contextlib.suppress(OSError):  # it has ended, which its sentinel tells too
-                self._pipe.send(worker.HOW)
+                self._pipe.send(HOW)
         return self._answer
 
     async def come_up(self) -> bool:
@@ -143,11 +147,11 @@ class WorkerProcess:
         except (EOFError, OSError):
             self._hang_up()
             return
-        if message == worker.READY:
+        if message == READY:
             self.ready.set()
-        elif message == worker.LOOK:
+        elif message == LOOK:
             self._look()
-        elif isinstance(message, worker.StartFailure):
+        elif isinstance(message, StartFailure):
             self._failure = message.lines
         elif isinstance(message, WorkerReport):
             self._counted(message.counted)
@@ -188,7 +192,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 def _no_interrupt() -> Iterator[None]:
     """What is started in this context begins with the signals blocked that are the supervisor's: a terminal sends them
     to all, or somebody to the whole group. The worker ignores them as soon as it can."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.NOT_FOR_WORKERS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, worker_start.NOT_FOR_WORKERS)
     try:
         yield
     finally:
