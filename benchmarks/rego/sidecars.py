@@ -102,7 +102,7 @@ class _Fetching:
         await self.ready(revision)
 
     async def ready(self, revision: Revision) -> None:
-        def accept(found: Revision) -> None:
+        async def accept(found: Revision) -> None:
             if found != revision:
                 raise PolicyUnavailable(f"{found} is active")
 

@@ -182,7 +182,7 @@ def _service(config: Config, vetting: Vetting, announcer: _Announcer, *, binary:
 def _judge_by(vetting: Vetting, announcer: _Announcer, client: OpaClient) -> Judge:
     async def judge(revision: Revision) -> str | None:
         try:
-            vetting.admit(revision)
+            await vetting.admit(revision)
             await examine(client, revision)
             vetting.took(revision)
         except (BundleRefused, OSError) as refused:

@@ -7,13 +7,14 @@ import ipaddress
 from ostiary.concierge import CorsSettings
 from ostiary.config import Config
 from ostiary.config.issuers import Issuer
-from ostiary.config.opa import BundleVerification, ManagedOpa
+from ostiary.config.opa import BundleVerification, ManagedOpa, Rollback
 from ostiary.config.proofs import Tls, Xfcc
 from ostiary.config.services import ServiceSettings
 from ostiary.identity import Discovery, DpopSettings, IssuerSettings, JwksUrl, KeyFile
 from ostiary.opa.archive import Verification
 from ostiary.opa.record import PolicyRecord
 from ostiary.opa.rollback import statement_beside
+from ostiary.opa.statements import StatementAddress, StatementFile, StatementSource
 from ostiary.opa.vetting import Vetting
 from ostiary.server import ListenerLimits, Proxies
 from ostiary.spiffe import SpiffeId
@@ -154,13 +155,20 @@ def policy_record(config: Config) -> PolicyRecord:
 def policy_vetting(config: Config, record: PolicyRecord) -> Vetting:
     """Which bundles may be used, by what the configuration says and by what was active before."""
     opa = config.opa
-    statement, verification = None, None
+    statement: StatementSource | None = None
+    verification = None
     if opa.managed is not None:
         verification = bundle_verification(opa.managed)
-        statement = statement_beside(opa.managed.bundle)
+        statement = StatementFile(statement_beside(opa.managed.bundle))
     elif opa.rollback is not None:
-        verification, statement = _verification(opa.rollback.verification), opa.rollback.statement
+        verification, statement = _verification(opa.rollback.verification), _statement(opa.rollback)
     return Vetting(record=record, minimum=opa.minimum_revision, statement=statement, verification=verification)
+
+
+def _statement(rollback: Rollback) -> StatementSource | None:
+    if rollback.url is not None:
+        return StatementAddress(rollback.url, token_file=rollback.token_file, ca_file=rollback.ca_file)
+    return None if rollback.statement is None else StatementFile(rollback.statement)
 
 
 def pinned_proxies(config: Config) -> Proxies | None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ostiary.opa.archive import Verification
-from ostiary.opa.rollback import read_statement, statement_beside
+from ostiary.opa.rollback import statement_beside, verified
 from support.cli import REGO, Ran, ostiary, write_policy
 
 
@@ -110,8 +110,7 @@ def test_a_way_back_is_signed(archive: Path, tmp_path: Path) -> None:
     assert (ran.status, ran.err) == (0, "")
     assert re.fullmatch(r"b\.tar\.gz\.rollback: back from 12-a to 11-b, until 20[0-9-]{8}T[0-9:]{8}Z\n", ran.out)
     verification = Verification(key=tmp_path / "key.pub.pem", key_id="release", scope="ostiary", algorithm="ES256")
-    statement = read_statement(statement_beside(archive), verification)
-    assert statement is not None
+    statement = verified(statement_beside(archive).read_bytes(), verification)
     assert (str(statement.back_from), str(statement.to)) == ("12-a", "11-b")
     assert 3500 < statement.expires - time.time() <= 3600
 

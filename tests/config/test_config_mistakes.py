@@ -687,6 +687,72 @@ opa: {managed: {bundle: b}, rollback: {statement: s, verification: {key_file: k,
 """,
         ["ostiary.yaml:6: opa.rollback: a managed OPA finds the statement beside its bundle"],
     ),
+    "a rollback without a statement": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {url: 'http://127.0.0.1:8181', rollback: {verification: {key_file: k, key_id: release}}}
+""",
+        [
+            "ostiary.yaml:6: opa.rollback: needs exactly one of 'statement' and 'url'",
+        ],
+    ),
+    "a rollback with two statements": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {url: 'http://127.0.0.1:8181', rollback: {statement: s, url: 'https://policy.test/b.tar.gz.rollback', verification: {key_file: k, key_id: release}}}
+""",
+        [
+            "ostiary.yaml:6: opa.rollback: needs exactly one of 'statement' and 'url'",
+        ],
+    ),
+    "a token for a statement in a file": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {url: 'http://127.0.0.1:8181', rollback: {statement: s, token_file: t, ca_file: c, verification: {key_file: k, key_id: release}}}
+""",
+        [
+            "ostiary.yaml:6: opa.rollback.ca_file: is for 'url': a file is read as it is",
+            "ostiary.yaml:6: opa.rollback.token_file: is for 'url': a file is read as it is",
+        ],
+    ),
+    "authorities for a statement without https": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {url: 'http://127.0.0.1:8181', rollback: {url: 'http://127.0.0.1:9400/b.tar.gz.rollback', ca_file: c, verification: {key_file: k, key_id: release}}}
+""",
+        [
+            "ostiary.yaml:6: opa.rollback.ca_file: it is not had over https, so no certificate would be checked",
+        ],
+    ),
+    "a statement over http elsewhere": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders: {hosts: [orders.localhost], upstream: "http://127.0.0.1:9001"}
+opa: {url: 'http://127.0.0.1:8181', rollback: {url: 'http://policy.test/b.tar.gz.rollback', verification: {key_file: k, key_id: release}}}
+""",
+        [
+            "ostiary.yaml:6: opa.rollback.url: only https is accepted, except on a loopback host",
+        ],
+    ),
     "authorities for an OPA without https": (
         """\
 listen: {data: 127.0.0.1:8080}

@@ -24,6 +24,7 @@ from ostiary.opa.client import DECISION_LIMIT, OpaClient
 from ostiary.opa.monitor import PolicyMonitor, StatusPublication
 from ostiary.opa.probe import wait_until_ready
 from ostiary.opa.process import OpaProcess
+from ostiary.opa.vetting import Vetting
 from support.opa import (
     ALLOWED,
     DENIED,
@@ -379,7 +380,7 @@ class TestOpa:
         process = await OpaProcess.start(binary=opa_binary, bundle=bundle, socket=tmp_path / "s")
         try:
             async with OpaClient(address=OpaAddress(socket=tmp_path / "s"), deadline=5) as client:
-                await wait_until_ready(client, accept=lambda _: None, patience=20)
+                await wait_until_ready(client, accept=Vetting().admit, patience=20)
                 yield client
         finally:
             await process.stop()

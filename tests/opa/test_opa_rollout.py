@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import stat
@@ -20,14 +21,9 @@ from ostiary.opa.client import OpaClient
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.process import OpaProcess
 from ostiary.opa.record import ConfirmationMemory, PolicyRecord
-from ostiary.opa.rollback import (
-    Statement,
-    StatementError,
-    read_statement,
-    sign_statement,
-    statement_beside,
-)
+from ostiary.opa.rollback import Statement, StatementError, sign_statement, statement_beside, verified
 from ostiary.opa.sidecar import ManagedOpa
+from ostiary.opa.statements import StatementFile
 from ostiary.opa.vetting import BundleRefused, OpaNotReady, Vetting
 from support.opa import NOW, PROBES, REGO, until, write_bundle
 from support.signing import Signer
@@ -57,6 +53,10 @@ def took(path: Path, *revisions: str) -> Vetting:
     for text in revisions:
         vetting.took(revision(text))
     return Vetting(record=record(path))
+
+
+def admit(vetting: Vetting, text: str) -> None:
+    asyncio.run(vetting.admit(revision(text)))
 
 
 # The record.
@@ -121,12 +121,12 @@ def test_a_confirmation_is_remembered_now_and_then(path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["8-b", "8-other", "9-c"])
 def test_what_is_not_older_may_follow(path: Path, text: str) -> None:
-    took(path, "7-a", "8-b").admit(revision(text))
+    admit(took(path, "7-a", "8-b"), text)
 
 
 def test_what_is_older_than_what_was_active_may_not_over_restarts(path: Path) -> None:
     with pytest.raises(BundleRefused, match="the bundle 7-a does not follow 8-b, which was active before"):
-        took(path, "7-a", "8-b").admit(revision("7-a"))
+        admit(took(path, "7-a", "8-b"), "7-a")
 
 
 def test_there_is_a_least_revision_whatever_was_active(path: Path) -> None:
@@ -134,8 +134,8 @@ def test_there_is_a_least_revision_whatever_was_active(path: Path) -> None:
     vetting = Vetting(record=record(path), minimum=8)
     for text in ("6-z", "7-a", "7-b"):
         with pytest.raises(BundleRefused, match=r"older than opa\.minimum_revision, 8"):
-            vetting.admit(revision(text))
-    vetting.admit(revision("8-b"))
+            admit(vetting, text)
+    admit(vetting, "8-b")
 
 
 # Statements.
@@ -162,8 +162,13 @@ def put(statement: Path, signer: Signer, said: Statement, *, key_id: str = "rele
 
 
 def judging(path: Path, statement: Path, verification: Verification, *, minimum: int = 0) -> Vetting:
-    clock = ManualClock(float(NOW))
-    return Vetting(record=record(path), minimum=minimum, statement=statement, verification=verification, clock=clock)
+    return Vetting(
+        record=record(path),
+        minimum=minimum,
+        statement=StatementFile(statement),
+        verification=verification,
+        clock=ManualClock(float(NOW)),
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
@@ -181,22 +186,22 @@ def test_a_signed_statement_goes_back_once(
     put(statement, signer, back())
     vetting = judging(path, statement, signer.verification)
     with pytest.raises(BundleRefused, match="is for 7-a"):
-        vetting.admit(revision("7-other"))
-    vetting.admit(revision("7-a"))
+        admit(vetting, "7-other")
+    admit(vetting, "7-a")
     vetting.took(revision("7-a"))
     assert "rolled back from the bundle 9-c to 7-a, as a signed statement says" in caplog.text
 
     statement.unlink()
     vetting = judging(path, statement, signer.verification)  # it stays so over a restart, without the statement
-    vetting.admit(revision("7-a"))
+    admit(vetting, "7-a")
     for text in ("7-other", "8-b", "9-c", "9-other"):
         with pytest.raises(BundleRefused, match="does not follow 9-c"):
-            vetting.admit(revision(text))
-    vetting.admit(revision("10-d"))
+            admit(vetting, text)
+    admit(vetting, "10-d")
     vetting.took(revision("10-d"))
     put(statement, signer, back())
     with pytest.raises(BundleRefused, match="takes back what is not newer than 9-c"):
-        vetting.admit(revision("7-a"))
+        admit(vetting, "7-a")
 
 
 def test_a_statement_that_does_not_hold_takes_nothing_back(
@@ -208,7 +213,7 @@ def test_a_statement_that_does_not_hold_takes_nothing_back(
 
     def refused(words: str) -> None:
         with pytest.raises(BundleRefused, match=f"7-a does not follow 9-c, which was active before{words}"):
-            vetting.admit(revision("7-a"))
+            admit(vetting, "7-a")
 
     refused("$")
     for content in (b"", b"x" * 20_000, b"eyJ.eyJ.x", b"{}"):
@@ -229,11 +234,11 @@ def test_a_statement_that_does_not_hold_takes_nothing_back(
     refused(", .* it cannot be read: Is a directory")
     statement.rmdir()
     put(statement, signer, back())
-    vetting.admit(revision("7-a"))
+    admit(vetting, "7-a")
     with pytest.raises(BundleRefused, match="minimum_revision"):
-        judging(path, statement, signer.verification, minimum=8).admit(revision("7-a"))
+        admit(judging(path, statement, signer.verification, minimum=8), "7-a")
     with pytest.raises(BundleRefused, match="does not follow"):
-        Vetting(record=record(path), statement=statement).admit(revision("7-a"))  # nobody's signature is believed
+        admit(Vetting(record=record(path), statement=StatementFile(statement)), "7-a")  # nobody's signature is believed
 
 
 def test_no_signature_of_a_bundle_is_a_statement_nor_the_other_way_round(statement: Path, signer: Signer) -> None:
@@ -243,7 +248,7 @@ def test_no_signature_of_a_bundle_is_a_statement_nor_the_other_way_round(stateme
     token = jwt.PyJWS().encode(json.dumps(claims).encode(), pem, "ES256", headers={"kid": "release", "typ": "JWT"})
     statement.write_text(token)
     with pytest.raises(StatementError, match="no statement of a rollback"):
-        read_statement(statement, signer.verification)
+        verified(statement.read_bytes(), signer.verification)
     put(statement, signer, back())
     signed = Contents(files={"data.json": 2}, manifest={}, signature=statement.read_text().strip())
     with pytest.raises(ArchiveError):
@@ -265,7 +270,10 @@ def managed(
     opa_binary: Path, bundle: Path, path: Path, *, verification: Verification | None = None, minimum: int = 0
 ) -> ManagedOpa:
     vetting = Vetting(
-        record=record(path), minimum=minimum, statement=statement_beside(bundle), verification=verification
+        record=record(path),
+        minimum=minimum,
+        statement=StatementFile(statement_beside(bundle)),
+        verification=verification,
     )
     return ManagedOpa(
         binary=opa_binary,

@@ -5,6 +5,7 @@ Nothing is made or changed: a proxy may be running on the same files.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import stat
@@ -205,7 +206,7 @@ def _signing(config: Config) -> list[Finding]:
 def _bundle(bundle: Path, config: Config) -> list[Finding]:
     try:
         revision = PublishedBundle(bundle).revision()
-        policy_vetting(config, policy_record(config)).admit(revision)
+        asyncio.run(policy_vetting(config, policy_record(config)).admit(revision))
     except BundleError as error:
         return wrong("bundle", f"{error} (ostiary bundle build DIR -o {bundle})")
     except BundleRefused as refused:

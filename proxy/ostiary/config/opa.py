@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from ostiary.config.fields import FilePath, PolicyAddress, Secret
+from ostiary.config.fields import FilePath, PolicyAddress, Secret, SecureUrl
 from ostiary.config.reporting import ReportTo
 from ostiary.opa.archive import Algorithm
 from ostiary.policy.mistakes import StandIn
@@ -28,12 +28,34 @@ class BundleVerification(Strict):
 
 
 class Rollback(Strict):
-    """By what an OPA at `url` may go back to an older bundle (`ostiary bundle rollback`)."""
+    """By what an OPA at `opa.url` may go back to an older bundle (`ostiary bundle rollback`). Either `statement` or
+    `url`."""
 
-    statement: FilePath
-    """Where the statement is, or will be."""
+    statement: FilePath | None = None
+    """The file that the statement is in, or will be."""
+    url: Annotated[SecureUrl | None, StandIn("https://stand-in.invalid")] = None
+    """The address that it is at, or will be: that of the bundle with `.rollback` behind it,
+    `https://policy.internal:9400/shop.tar.gz.rollback`. It is asked for when OPA has an older bundle."""
+    token_file: FilePath | None = None
+    """A file with the bearer token for that address, read each time: that of a reader of bundles."""
+    ca_file: FilePath | None = None
+    """PEM file of the authorities that are trusted for it; the system's if left out."""
     verification: BundleVerification
     """Whose signature it must have: that of bundles."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Rollback:
+        if (self.statement is None) == (self.url is None):
+            lacking = ("statement", "url") if self.url is None else ()
+            raise mistake("needs exactly one of 'statement' and 'url'", lacking=lacking)
+        given = [name for name in ("token_file", "ca_file") if getattr(self, name) is not None]
+        if self.url is None and given:
+            told = "is for 'url': a file is read as it is"
+            raise mistakes_at([((name,), told) for name in given], lacking=())
+        if self.ca_file is not None and not str(self.url).startswith("https:"):
+            told = "it is not had over https, so no certificate would be checked"
+            raise mistakes_at([(("ca_file",), told)], lacking=())
+        return self
 
 
 class ManagedOpa(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ostiary.decision.revision import Revision
@@ -18,7 +18,11 @@ __all__ = ["OpaNotReady", "wait_until_ready"]
 
 
 async def wait_until_ready(
-    client: OpaClient, *, accept: Callable[[Revision], None], patience: float, another_may_come: bool = False
+    client: OpaClient,
+    *,
+    accept: Callable[[Revision], Awaitable[None]],
+    patience: float,
+    another_may_come: bool = False,
 ) -> Revision:
     """The active revision, once this OPA is healthy, `accept` takes its bundle, and that has answered as it must.
 
@@ -44,12 +48,12 @@ async def wait_until_ready(
         raise OpaNotReady(f"OPA at {client.address} was not ready within {patience:g} s: {reason}") from error
 
 
-async def _look(client: OpaClient, accept: Callable[[Revision], None]) -> Revision:
+async def _look(client: OpaClient, accept: Callable[[Revision], Awaitable[None]]) -> Revision:
     await client.check_health()
     found = await client.revision()
     revision = Revision.parse(found)
     if revision is None:
         raise PolicyUnavailable(f"its bundle has the revision {found!r}, which is not <sequence>-<digest>")
-    accept(revision)
+    await accept(revision)
     await examine(client, revision)
     return revision

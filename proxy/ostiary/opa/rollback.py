@@ -1,8 +1,9 @@
 """Going back to an older bundle, knowingly: a small document that is signed with the key of bundles.
 
-It lies *beside* the bundle (`shop.tar.gz.rollback`), because the older bundle is then taken over as it was tested and
-signed, byte for byte: put inside, it would be another bundle under the same revision. Whoever can only write bundles
-cannot make one.
+It lies *beside* the bundle (`shop.tar.gz.rollback`), on a disk or on the server that OPA has the bundle from
+(`statements`), because the older bundle is then taken over as it was tested and signed, byte for byte: put inside, it
+would be another bundle under the same revision, and one that was signed anew, since OPA refuses files that are not
+signed. Whoever can only write bundles cannot make one.
 
 The form is a compact JWS. Its `typ` is its own, so that it is never taken for the signature of a bundle, which the same
 key makes, nor that for it. The claims: `to` is the one revision that may be taken over; `from` the last that is taken
@@ -23,13 +24,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
-from ostiary.models import Json
 from ostiary.opa.archive import Algorithm, ArchiveError, Verification
 from ostiary.strictjson import NotStrict, read_object
 
 SUFFIX: Final = ".rollback"
 _TYPE: Final = "ostiary-rollback+jws"
-_LIMIT: Final = 16 * 1024  # bytes
+LARGEST: Final = 16 * 1024
+"""Bytes of a statement."""
 
 
 class StatementError(Exception):
@@ -71,43 +72,49 @@ def sign_statement(statement: Statement, *, key: Path, key_id: str, algorithm: A
         raise ConfigurationError([f"{key}: is no private key (PEM) for {algorithm}"]) from error
 
 
-def read_statement(path: Path, verification: Verification) -> Statement | None:
-    """The statement in the file, None without a file. Raises `StatementError`; whether it is over is not looked at."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LIMIT + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StatementError(f"it cannot be read: {error.strerror}") from error
-    if len(text) > _LIMIT:
-        raise StatementError("it is too long")
-    return _verified(text.strip(), verification)
-
-
-def _verified(text: bytes, verification: Verification) -> Statement:
+def verified(content: bytes, verification: Verification) -> Statement:
+    """What was signed. Raises `StatementError`; whether it is over is not looked at."""
+    text = _bounded(content)
     try:
         token = jwt.PyJWS().decode_complete(text, key=verification.public_key(), algorithms=[verification.algorithm])
     except jwt.PyJWTError as error:
         raise StatementError(f"its signature is none of {verification.algorithm} by the configured key") from error
     except ArchiveError as error:
         raise StatementError(str(error)) from error
-    header = token["header"]
-    if header.get("typ") != _TYPE:
-        raise StatementError("it is no statement of a rollback")
-    if header.get("kid") != verification.key_id:
+    statement = _statement(token)
+    if token["header"].get("kid") != verification.key_id:
         raise StatementError(f"it is not signed as the key {verification.key_id!r}")
+    if statement.scope != verification.scope:
+        raise StatementError(f"it is not signed for the scope {verification.scope!r}")
+    return statement
+
+
+def unverified(content: bytes) -> Statement:
+    """What it says, whoever made it. Raises `StatementError`."""
+    try:
+        token = jwt.PyJWS().decode_complete(_bounded(content), options={"verify_signature": False})
+    except jwt.PyJWTError as error:
+        raise StatementError("it is no JWS") from error
+    return _statement(token)
+
+
+def _bounded(content: bytes) -> bytes:
+    if len(content) > LARGEST:
+        raise StatementError("it is too long")
+    return content.strip()
+
+
+def _statement(token: dict[str, Any]) -> Statement:
+    if token["header"].get("typ") != _TYPE:
+        raise StatementError("it is no statement of a rollback")
     try:
         claims = read_object(token["payload"])
     except NotStrict as error:
         raise StatementError(f"it cannot be read: {error}") from error
-    return _statement(claims, verification)
-
-
-def _statement(claims: dict[str, Json], verification: Verification) -> Statement:
-    if claims.get("scope") != verification.scope:
-        raise StatementError(f"it is not signed for the scope {verification.scope!r}")
-    back_from, to, expires = Revision.parse(claims.get("from")), Revision.parse(claims.get("to")), claims.get("exp")
+    back_from, to = Revision.parse(claims.get("from")), Revision.parse(claims.get("to"))
+    scope, expires = claims.get("scope"), claims.get("exp")
     if back_from is None or to is None or isinstance(expires, bool) or not isinstance(expires, int):
         raise StatementError("a member of it is missing or wrong")
-    return Statement(back_from=back_from, to=to, scope=verification.scope, expires=expires)
+    if not isinstance(scope, str):
+        raise StatementError("a member of it is missing or wrong")
+    return Statement(back_from=back_from, to=to, scope=scope, expires=expires)

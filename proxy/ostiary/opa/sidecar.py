@@ -199,7 +199,7 @@ class ManagedOpa:
         """Start an OPA with that bundle as it is now, wait until it is ready, and give it the socket's name.
 
         The one before it is ended a moment later."""
-        self._vetting.admit(self._stated(bundle))
+        await self._vetting.admit(self._stated(bundle))
         staged = await asyncio.to_thread(self._stage, bundle)
         self._generation += 1
         socket = self._directory / f"opa-{self._generation:06}.sock"
@@ -262,10 +262,10 @@ class ManagedOpa:
                 ending.cancel()
                 await asyncio.gather(waiting, ending, return_exceptions=True)
 
-    def _expect(self, bundle: PublishedBundle, found: Revision) -> None:
+    async def _expect(self, bundle: PublishedBundle, found: Revision) -> None:
         if found != (awaited := self._stated(bundle)):
             raise PolicyUnavailable(f"its bundle is {found} where {awaited} is expected")
-        self._vetting.admit(found)
+        await self._vetting.admit(found)
 
     def _stated(self, bundle: PublishedBundle) -> Revision:
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Final
 
 from ostiary.clock import Clock, SystemClock
@@ -23,7 +22,8 @@ from ostiary.models import Json
 from ostiary.opa.archive import Verification
 from ostiary.opa.client import OpaClient
 from ostiary.opa.record import PolicyRecord
-from ostiary.opa.rollback import StatementError, read_statement
+from ostiary.opa.rollback import StatementError, verified
+from ostiary.opa.statements import StatementSource
 
 _log = logging.getLogger("ostiary.opa")
 
@@ -40,7 +40,7 @@ class BundleRefused(OpaNotReady):
 
 
 class Vetting:
-    """`minimum` is the least sequence that is taken. `statement` is the path of a rollback's statement, and
+    """`minimum` is the least sequence that is taken. `statement` is where a rollback's statement is, and
     `verification` whose signature that must have; without both nothing goes back."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Vetting:
         *,
         record: PolicyRecord | None = None,
         minimum: int = 0,
-        statement: Path | None = None,
+        statement: StatementSource | None = None,
         verification: Verification | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class Vetting:
         self._verification = verification
         self._clock = clock or SystemClock()
 
-    def admit(self, revision: Revision) -> None:
+    async def admit(self, revision: Revision) -> None:
         """Return if its sequence may be active now. Raises `BundleRefused`."""
         if revision.sequence < self._minimum:
             raise BundleRefused(f"the bundle {revision} is older than opa.minimum_revision, {self._minimum}")
@@ -67,7 +67,7 @@ class Vetting:
             return
         if revision.sequence == known.highest.sequence and not known.rolled_back:
             return
-        self._go_back(revision, known.highest)
+        await self._go_back(revision, known.highest)
 
     def took(self, revision: Revision) -> None:
         """It is what counts from now on. Raises `OSError` if that cannot be remembered."""
@@ -76,16 +76,17 @@ class Vetting:
         if known is not None and revision.sequence < known.active.sequence:
             _log.warning("rolled back from the bundle %s to %s, as a signed statement says", known.active, revision)
 
-    def _go_back(self, revision: Revision, highest: Revision) -> None:
+    async def _go_back(self, revision: Revision, highest: Revision) -> None:
         older = f"the bundle {revision} does not follow {highest}, which was active before"
         if self._statement is None or self._verification is None:
             raise BundleRefused(older)
         try:
-            found = read_statement(self._statement, self._verification)
+            content = await self._statement.read()
+            if content is None:
+                raise BundleRefused(older)
+            found = verified(content, self._verification)
         except StatementError as error:
             raise BundleRefused(f"{older}, and the statement {self._statement} is not believed: {error}") from error
-        if found is None:
-            raise BundleRefused(older)
         if found.to != revision:
             raise BundleRefused(f"{older}, and the statement {self._statement} is for {found.to}")
         if found.back_from.sequence < highest.sequence:

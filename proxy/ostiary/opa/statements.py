@@ -1,0 +1,92 @@
+"""Where the statement of a rollback is had from: a file of this machine, or a server.
+
+It is asked for only where a bundle is older than what was active, and that is looked at again four times a second. So
+a server is asked once in a while, and what it said last holds until then: whoever publishes the statement before the
+older bundle waits for nothing. What is had is anybody's until its signature says whose it is (`rollback`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Final, Protocol
+
+from ostiary.identity.fetch import DocumentFetcher
+from ostiary.identity.keys import KeySourceError
+from ostiary.opa.rollback import LARGEST, StatementError
+
+_DEADLINE: Final = 3.0
+_PAUSE: Final = 10.0
+
+
+class StatementSource(Protocol):
+    """`str` of it says where that is."""
+
+    async def read(self) -> bytes | None:
+        """The document, or so much of it that it is seen to be too long; None without one. Raises `StatementError`."""
+
+
+class StatementFile:
+    """A file, which may come and go."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    async def read(self) -> bytes | None:
+        return await asyncio.to_thread(self._content)
+
+    def _content(self) -> bytes | None:
+        try:
+            with self._path.open("rb") as file:
+                return file.read(LARGEST + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StatementError(f"it cannot be read: {error.strerror}") from error
+
+
+class StatementAddress:
+    """A URL: https, or http on loopback. `deadline` is for one attempt, `pause` lies between the end of one and the
+    next; both in seconds. Token and authorities are read each time."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token_file: Path | None = None,
+        ca_file: Path | None = None,
+        deadline: float = _DEADLINE,
+        pause: float = _PAUSE,
+    ) -> None:
+        self._url = url
+        self._fetcher = DocumentFetcher(ca_file=ca_file, token_file=token_file)
+        self._deadline = deadline
+        self._pause = pause
+        self._said: bytes | StatementError | None = None
+        self._again = -1.0
+        self._asking = asyncio.Lock()
+
+    def __str__(self) -> str:
+        return self._url
+
+    async def read(self) -> bytes | None:
+        async with self._asking:
+            if time.monotonic() >= self._again:
+                self._said = await self._ask()
+                self._again = time.monotonic() + self._pause
+        if isinstance(self._said, StatementError):
+            raise self._said
+        return self._said
+
+    async def _ask(self) -> bytes | StatementError:
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._fetcher.get(self._url)
+        except KeySourceError as error:
+            return StatementError(f"it cannot be had: {error}")
+        except TimeoutError:
+            return StatementError(f"it cannot be had: no answer within {self._deadline:g} s")
