@@ -118,7 +118,8 @@ def test_a_way_back_is_signed(archive: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--to", "11", "--to: '11' is no revision: <sequence>-<digest>"),
+        ("--to", "11", "--to: '11' is no revision, <sequence>-<digest>, and no archive of one"),
+        ("--to", "key.pem", "--to: key.pem: it is no whole archive"),
         ("--to", "13-c", "13-c is not older than 12-a"),
         ("--from", "x", "--from: 'x' is no revision"),
         ("--expires", "1d", "--expires: "),

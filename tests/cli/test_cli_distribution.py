@@ -169,6 +169,50 @@ def report(
     assert answer.status_code == 200
 
 
+def test_going_back_publishes_the_statement_and_then_the_older_bundle(
+    server: Process, bundles: list[Path], tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+    def back(back_from: int, to: int) -> None:
+        """A statement in the file `back`. An archive stands for its revision."""
+        revisions = ("--from", f"{back_from}-0a1b2c3d", "--to", bundles[to])
+        signed = ("--key", "key.pem", "--key-id", "release", "--expires", "1h", "-o", "back")
+        assert ostiary("bundle", "rollback", *revisions, *signed).status == 0
+
+    url, beside = f"http://127.0.0.1:{server.port}/b.tar.gz", tmp_path / "served" / "b.tar.gz.rollback"
+    for place, options in ((url, ("--token-file", "publishers")), ("served/b.tar.gz", ())):
+        assert ostiary("bundle", "publish", bundles[2], place, *options, "--force").status == 0
+        beside.unlink(missing_ok=True)
+
+        def publish(number: int, place: str = place, options: tuple[str, ...] = options) -> Ran:
+            return ostiary("bundle", "publish", bundles[number], place, "--rollback", "back", *options)
+
+        back(2, 0)
+        assert publish(1) == Ran(2, "", "back: is for 0-0a1b2c3d, and not for 1-0a1b2c3d\n")
+        back(1, 1)
+        refused = publish(1)
+        assert (refused.status, refused.out) == (1, "")
+        assert "2-0a1b2c3d is published, and the statement takes back what is not newer than 1-0a1b2c3d" in refused.err
+        assert not beside.exists()
+        back(2, 1)
+        assert publish(1) == Ran(0, f"{place}: revision 1-0a1b2c3d published\n", "")
+        assert beside.read_bytes() == (tmp_path / "back").read_bytes()
+        assert (tmp_path / "served" / "b.tar.gz").read_bytes() == bundles[1].read_bytes()
+        # Once more, with another statement.
+        back(3, 1)
+        assert publish(1).out.endswith("was published already\n")
+        assert beside.read_bytes() == (tmp_path / "back").read_bytes()
+
+    assert (
+        "the server says 403"
+        in ostiary("bundle", "publish", bundles[1], url, "--rollback", "back", "--token-file", "readers").err
+    )
+    (tmp_path / "back").write_bytes(b"x" * 20_000)
+    assert publish(1) == Ran(2, "", "back: it is too long\n")
+
+
 def test_nobody_answers(bundles: list[Path]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -232,9 +276,9 @@ def test_clients_are_known_by_certificates_and_bundles_by_signatures(tmp_path: P
     with bundle_server(tmp_path / "served", *options) as server:
         url = f"https://localhost:{server.port}/b.tar.gz"
 
-        def publish(bundle: Path, who: str) -> Ran:
+        def publish(bundle: Path, who: str, *options: str) -> Ran:
             shown = ("--certificate", f"{who}.pem", "--certificate-key", f"{who}-key.pem") if who else ()
-            return ostiary("bundle", "publish", bundle, url, "--ca-file", "ca.pem", *shown)
+            return ostiary("bundle", "publish", bundle, url, "--ca-file", "ca.pem", *shown, *options)
 
         unsigned = publish(bundles[1], "ci")
         assert unsigned == Ran(1, "", f"{url}: the server says 422: the bundle is refused: it is not signed\n")
@@ -245,6 +289,18 @@ def test_clients_are_known_by_certificates_and_bundles_by_signatures(tmp_path: P
         assert "the server says 403: only a publisher" in publish(bundles[1], "opa").err
         assert publish(bundles[1], "ci").status == 0
         assert (tmp_path / "served" / "b.tar.gz").read_bytes() == bundles[1].read_bytes()
+
+        # A statement has to be signed, too.
+        other = ec.generate_private_key(ec.SECP256R1())
+        (tmp_path / "other.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        for signing, said in (
+            ("other.pem", "the server says 422: the statement is refused: its signature"),
+            ("key.pem", ""),
+        ):
+            revisions = ("--from", "2-0a1b2c3d", "--to", "1-0a1b2c3d", "--expires", "1h", "-o", "back")
+            assert ostiary("bundle", "rollback", *revisions, "--key", signing, "--key-id", "release").status == 0
+            assert said in publish(bundles[1], "ci", "--rollback", "back").err
+            assert (tmp_path / "served" / "b.tar.gz.rollback").exists() is not bool(said)
 
         # Another certificate is taken into use without a restart.
         other = root("others")

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ostiary.clock import ManualClock
+from ostiary.decision.revision import Revision
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.distribution.reports import FORGOTTEN, Reports
+from ostiary.opa.rollback import Statement, sign_statement
 from support.distribution import (
     PUBLISHER,
     READER,
@@ -255,6 +259,45 @@ async def test_who_may_read_and_who_may_publish(published: Path, tmp_path: Path)
         (tmp_path / "readers").chmod(0o644)
         assert (await client.get(server.url(), headers=bearer("the-next-token-of-readers"))).status_code == 401
         assert (await client.get(server.url(), headers={})).status_code == 401
+
+
+async def test_a_statement_lies_beside_its_bundle(published: Path, tmp_path: Path) -> None:
+    """For the same readers and publishers, and put there by hand as well."""
+    name, content = "shop.tar.gz.rollback", statement(tmp_path)
+    async with local(published, access=tokens(tmp_path)) as server, httpx.AsyncClient() as client:
+
+        async def put(token: str, content: bytes, name: str = name) -> httpx.Response:
+            return await client.put(server.url(name), headers=bearer(token), content=content)
+
+        assert (await client.get(server.url(name), headers=bearer(READER))).status_code == 404
+        assert (await client.get(server.url(name))).status_code == 401
+        assert (await put("another-token-of-nobody", content)).status_code == 401
+        assert (await put(READER, content)).status_code == 403
+        assert (await put(PUBLISHER, content, ".lock.rollback")).status_code == 404
+        assert (await put(PUBLISHER, b" " * 20_000)).status_code == 413
+        refused = await put(PUBLISHER, b"none")
+        assert (refused.status_code, refused.json()["detail"]) == (422, "the statement is refused: it is no JWS")
+        assert not (published / name).exists()
+
+        answer = await put(PUBLISHER, content)
+        assert (answer.status_code, answer.json()) == (200, {"from": "9-c", "to": "1-0a1b2c3d", "expires": 2**40})
+        assert (published / name).read_bytes() == content
+        found = await client.get(server.url(name), headers=bearer(READER))
+        assert (found.status_code, found.content, found.headers["content-type"]) == (200, content, "application/jose")
+        (published / name).write_bytes(content[:-9])
+        assert (await client.get(server.url(name), headers=bearer(READER))).content == content[:-9]
+        assert [one.name for one in server.store.all()] == ["shop.tar.gz"]
+
+
+def statement(place: Path) -> bytes:
+    key = place / "key.pem"
+    private = ec.generate_private_key(ec.SECP256R1())
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    back_from, to = Revision.parse("9-c"), Revision.parse("1-0a1b2c3d")
+    assert back_from is not None
+    assert to is not None
+    said = Statement(back_from=back_from, to=to, scope="ostiary", expires=2**40)
+    return sign_statement(said, key=key, key_id="release", algorithm="ES256", now=0)
 
 
 async def test_a_server_without_publishers_takes_no_publication(published: Path) -> None:

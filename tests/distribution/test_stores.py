@@ -18,6 +18,8 @@ from typing import Any
 import botocore.session
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
 from werkzeug.serving import make_server
 
@@ -232,6 +234,31 @@ def test_of_two_publishers_the_second_is_told(store: str, bundles: list[Path]) -
         target.put(read[2], instead_of=found, force=False)
         with pytest.raises(TargetChanged):
             target.put(read[3], instead_of=found, force=False)
+
+
+def test_what_goes_back_lies_beside_the_bundle_in_a_store_and_nowhere_in_a_registry(
+    store: str, registry: str, bundles: list[Path], tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    revisions = ("--from", "2-0a1b2c3d", "--to", "1-0a1b2c3d")
+    signed = ("--key", "key.pem", "--key-id", "release", "--expires", "1h", "-o", "back")
+    assert ostiary("bundle", "rollback", *revisions, *signed).status == 0
+
+    place = ("s3://policies/back/b.tar.gz", "--endpoint", store)
+    assert publish(bundles[2], *place, environ=KEYS).status == 0
+    assert publish(bundles[1], *place, "--rollback", "back", environ=KEYS).status == 0
+    for name, content in (("b.tar.gz", bundles[1]), ("b.tar.gz.rollback", tmp_path / "back")):
+        stored = client(store).get_object(Bucket="policies", Key=f"back/{name}")["Body"]
+        with contextlib.closing(stored):
+            assert stored.read() == content.read_bytes()
+
+    place = (f"oci://{registry}/back:latest",)
+    assert publish(bundles[2], *place).status == 0
+    ran = publish(bundles[1], *place, "--rollback", "back")
+    assert (ran.status, ran.out) == (1, "")
+    assert "a registry has nothing beside a bundle" in ran.err
+    assert publish(bundles[2], *place).out.endswith("was published already\n")
 
 
 @dataclass

@@ -24,7 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ostiary import assets
 from ostiary.decision.revision import Revision
 from ostiary.opa.rollback import Statement, sign_statement
+from ostiary.policy.archive import pack
 from ostiary.policy.bundle import build_bundle
+from support.distribution import PUBLISHER, READER, aside, bundle_server, long_polling, opa_client, token_file
 from support.faults import asked, changed_proxy, eventually, status_of
 from support.forwarding import replies, response
 from support.proxy import PERMISSIONS, RunningProxy, running_proxy
@@ -178,6 +180,56 @@ async def test_an_opa_of_another_with_bundles_that_may_not_be_used(opa_binary: P
             await eventually(serves(proxy, shelf.revision(6)))
         remembered = json.loads((proxy.place / "state" / "policy.json").read_text())["bundles"]
         assert [(one["highest"], one["active"]) for one in remembered.values()] == [(str(shelf.revision(6)),) * 2]
+
+
+async def test_a_fleet_goes_back_by_a_statement_that_its_bundle_server_has(opa_binary: Path, place: Path) -> None:
+    """OPA and proxy each have it from `ostiary bundle serve`; nobody touches the machine that they run on."""
+    shelf, published = Shelf(opa_binary, place), place / "published"
+    published.mkdir()
+    readers, publishers = token_file(place / "readers", READER), token_file(place / "publishers", PUBLISHER)
+    key = ec.generate_private_key(ec.SECP256R1())
+    (place / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (place / "key.pub.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (place / "token").write_text(f"{READER}\n")
+    said = Statement(back_from=shelf.revision(4), to=shelf.revision(3), scope="ostiary", expires=2**40)
+    (place / "back").write_bytes(
+        sign_statement(said, key=place / "key.pem", key_id="release", algorithm="ES256", now=0)
+    )
+
+    async def publish(sequence: int, *options: object) -> None:
+        archive = place / f"{sequence}.tar.gz"
+        pack(shelf.bundle(sequence), archive)
+        command = [sys.executable, "-m", "ostiary", "bundle", "publish", archive, url, "--token-file", publishers]
+        ran = await asyncio.create_subprocess_exec(*map(str, [*command, *options]), stdout=subprocess.DEVNULL)
+        assert await ran.wait() == 0
+
+    async with RawUpstream(replies(response())).running() as upstream, contextlib.AsyncExitStack() as stack:
+        serving = bundle_server(published, "--reader-tokens", readers, "--publisher-tokens", publishers)
+        server = await stack.enter_async_context(aside(serving))
+        url = f"http://127.0.0.1:{server.port}/shop.tar.gz"
+        await publish(3)
+        polling = opa_client(opa_binary, place / "opa", long_polling(server.port, token=READER))
+        opa = await stack.enter_async_context(aside(polling))
+        verification = f"verification: {{key_file: {place}/key.pub.pem, key_id: release}}"
+        rollback = f'rollback: {{url: "{url}.rollback", token_file: {place}/token, {verification}}}'
+        proxy = await stack.enter_async_context(
+            changed_proxy(
+                upstreams={"orders": upstream.port},
+                changes={"{managed: {bundle: bundle}}": f'{{url: "unix://{opa.socket}", {rollback}}}'},
+            )
+        )
+        assert await asyncio.to_thread(asked, proxy) == (200, [])
+        await publish(4)
+        await eventually(serves(proxy, shelf.revision(4)))
+
+        await publish(3, "--force")
+        await eventually(is_refused(proxy, "does not follow"))
+        assert f"{url}.rollback is not believed: it cannot be had: answered 404" in health(proxy)["refused"]
+        await publish(3, "--rollback", place / "back")
+        await eventually(serves(proxy, shelf.revision(3)))
+        assert "as a signed statement says" in proxy.log_text()
+        await publish(5)
+        await eventually(serves(proxy, shelf.revision(5)))
 
 
 async def test_a_bundle_that_changes_under_its_revision_is_not_used_any_more(opa_binary: Path, place: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from ostiary.admin.app import LARGEST_REPORT, admin_application
 from ostiary.admin.health import Health
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.opa.relay import ReportRelay
-from support.distribution import PUBLISHER, READER, Opa, archive, local, long_polling, opa_client, token_file
+from support.distribution import PUBLISHER, READER, archive, aside, local, long_polling, opa_client, token_file
 from support.faults import free_port
 from support.opa import until
 from support.served import served
@@ -27,16 +25,6 @@ async def no_metrics(_: str) -> tuple[bytes, str]:
 
 async def no_health() -> Health:
     raise AssertionError("it was not asked for")
-
-
-@contextlib.asynccontextmanager
-async def aside(opa: contextlib.AbstractContextManager[Opa]) -> AsyncIterator[None]:
-    """Started and ended while this loop answers it."""
-    await asyncio.to_thread(opa.__enter__)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(opa.__exit__, None, None, None)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.clock import Clock, SystemClock
@@ -28,6 +28,8 @@ from ostiary.distribution.store import Store
 from ostiary.policy.archive import pack
 from support.opa import REGO, write_bundle
 from support.served import served
+
+Running = TypeVar("Running")
 
 READER = "a-token-that-may-read"
 PUBLISHER = "a-token-that-may-publish"
@@ -169,6 +171,16 @@ def opa_client(binary: Path, place: Path, config: Mapping[str, Any]) -> Iterator
         finally:
             process.terminate()
             process.wait(20)
+
+
+@contextlib.asynccontextmanager
+async def aside(running: contextlib.AbstractContextManager[Running]) -> AsyncIterator[Running]:
+    """Started and ended while this loop answers it."""
+    yielded = await asyncio.to_thread(running.__enter__)
+    try:
+        yield yielded
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
 
 
 def long_polling(

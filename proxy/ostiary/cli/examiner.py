@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import BundleRefused
+from ostiary.distribution.archives import BundleRefused, Statement
 from ostiary.errors import ConfigurationError
 from ostiary.opa.archive import ArchiveError, Verification, read_archive, read_manifest, verify
+from ostiary.opa.rollback import StatementError, unverified, verified
 from ostiary.policy.archive import SUFFIX
 from ostiary.policy.rego import Opa
 
@@ -44,6 +45,13 @@ class ArchiveExaminer:
             return _stated(read_archive(io.BytesIO(content)).revision)
         except ArchiveError as error:
             raise BundleRefused(str(error)) from error
+
+    def statement(self, content: bytes) -> Statement:
+        try:
+            said = unverified(content) if self._verification is None else verified(content, self._verification)
+        except StatementError as error:
+            raise BundleRefused(str(error)) from error
+        return Statement(content=content, back_from=said.back_from, to=said.to, expires=said.expires)
 
     def _compare(self, content: bytes, wanted: Verification, opa: Opa) -> None:
         with tempfile.TemporaryDirectory(prefix="ostiary-bundle-") as directory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,7 +17,7 @@ from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.cli.output import fail, print_json
 from ostiary.cli.registry import login
 from ostiary.distribution.access import TOKEN, read_tokens
-from ostiary.distribution.archives import LARGEST, NAME, Archive, BundleRefused
+from ostiary.distribution.archives import LARGEST, LARGEST_STATEMENT, NAME, Archive, BundleRefused, Statement
 from ostiary.distribution.directory import DirectoryTarget
 from ostiary.distribution.oci import OciTarget, Reference
 from ostiary.distribution.publishing import PublishFailed, Target, publish
@@ -50,6 +51,10 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a newer bundle, or what is none. Proxies refuse an older one.")
     ] = False,
+    rollback: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Go back to ARCHIVE by this statement, which is published beside it."),
+    ] = None,
     token_file: TokenOption = None,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the S3-compatible store is; AWS's if left out.")
@@ -67,6 +72,9 @@ def command(
 ) -> None:
     """Publish ARCHIVE, in the place of an older one, as a whole, and never in the place of a newer one.
 
+    With --rollback it takes the place of a newer one, and proxies go back to it. `ostiary bundle rollback` makes the
+    statement; it is published at the bundle's address with `.rollback` behind it, which proxies have to know.
+
     Credentials for S3 are found as AWS's own tools find them; those for a registry are $OSTIARY_REGISTRY_USER and
     $OSTIARY_REGISTRY_PASSWORD, or what `docker login` has left.
 
@@ -79,6 +87,7 @@ def command(
         read = Archive.read(content, examiner)
     except BundleRefused as error:
         fail(f"{archive}: {error}")
+    statement = None if rollback is None else _statement(rollback, read, examiner)
     try:
         connection = connect(token_file, ca_file=ca_file, certificate=certificate, key=key)
         if endpoint is not None and not destination.startswith("s3://"):
@@ -86,7 +95,7 @@ def command(
         if token_host is not None and not destination.startswith("oci://"):
             fail("--token-host is of a registry, for an oci:// destination")
         with _target(destination, archive, examiner, connection, endpoint=endpoint, token_host=token_host) as target:
-            outcome = publish(read, target, force=force)
+            outcome = publish(read, target, force=force, statement=statement)
     except PublishFailed as error:
         fail(f"{destination}: {error}" if not str(error).startswith(destination) else str(error), status=1)
     if as_json:
@@ -94,6 +103,21 @@ def command(
         return
     done = "published" if outcome == "published" else "was published already"
     typer.echo(f"{destination}: revision {read.revision} {done}")
+
+
+def _statement(path: Path, archive: Archive, examiner: ArchiveExaminer) -> Statement:
+    """One by which proxies would go back to this archive, now."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_STATEMENT + 1)
+    try:
+        statement = examiner.statement(content)
+    except BundleRefused as error:
+        fail(f"{path}: {error}")
+    if statement.to != archive.revision:
+        fail(f"{path}: is for {statement.to}, and not for {archive.revision}")
+    if statement.expires <= time.time():
+        fail(f"{path}: has expired")
+    return statement
 
 
 def connect(token_file: Path | None, *, ca_file: Path | None, certificate: Path | None, key: Path | None) -> Connection:

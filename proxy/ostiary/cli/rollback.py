@@ -10,8 +10,10 @@ from typing import Annotated, Final
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.cli.output import fail
 from ostiary.decision.revision import Revision
+from ostiary.distribution.archives import LARGEST, BundleRefused
 from ostiary.opa.archive import Algorithm
 from ostiary.opa.rollback import SUFFIX, Statement, sign_statement
 from ostiary.policy.values import Duration
@@ -22,9 +24,11 @@ _DURATION: Final[TypeAdapter[int]] = TypeAdapter(Annotated[int, Duration(least=6
 
 
 def command(
-    to: Annotated[str, typer.Option("--to", metavar="REVISION", help="The one revision that may be taken over.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="REVISION", help="The one that may be taken over, or its archive.")
+    ],
     back_from: Annotated[
-        str, typer.Option("--from", metavar="REVISION", help="The newest revision that is taken back.")
+        str, typer.Option("--from", metavar="REVISION", help="The newest that is taken back, or its archive.")
     ],
     key: Annotated[Path, typer.Option(metavar="FILE", help="The private key, PEM: the one that signs bundles.")],
     key_id: Annotated[str, typer.Option("--key-id", metavar="ID", help="The id of the key that bundles name.")],
@@ -37,8 +41,9 @@ def command(
 ) -> None:
     """Sign a statement by which proxies go back to an older bundle. Nothing else makes them.
 
-    The bundle itself is published again as it was. A proxy that has had a bundle active which is newer than --from does
-    not believe the statement; one that went back takes over what is newer than --from, and not that again.
+    The bundle itself is published again as it was: `ostiary bundle publish --rollback` does both. A proxy that has had
+    a bundle active which is newer than --from does not believe the statement; one that went back takes over what is
+    newer than --from, and not that again.
     """
     now = int(time.time())
     statement = Statement(
@@ -59,10 +64,17 @@ def command(
 
 
 def _revision(option: str, text: str) -> Revision:
+    """As it is written, or that of the archive with this name."""
     found = Revision.parse(text)
-    if found is None:
-        fail(f"{option}: {text!r} is no revision: <sequence>-<digest>, as 'ostiary bundle inspect' prints it")
-    return found
+    if found is not None:
+        return found
+    try:
+        with Path(text).open("rb") as file:
+            return ArchiveExaminer().peek(file.read(LARGEST + 1))
+    except OSError:
+        fail(f"{option}: {text!r} is no revision, <sequence>-<digest>, and no archive of one")
+    except BundleRefused as error:
+        fail(f"{option}: {text}: {error}")
 
 
 def _duration(text: str) -> int:

@@ -3,6 +3,8 @@
     GET /<name>.tar.gz     the bundle: 304 where the client has it already (If-None-Match), and, where it asks to wait
                            (`Prefer: …;wait=N`), not before N seconds have passed without another one
     PUT /<name>.tar.gz     publish one (If-Match, If-None-Match)
+    GET, PUT /<name>.tar.gz.rollback
+                           the statement beside it, by which proxies go back to it
     POST /status           what an OPA's status plugin says
     GET /status            which OPA has which revision, for publishers
     GET /livez             whether this runs
@@ -12,7 +14,7 @@ the content type `application/vnd.openpolicyagent.bundles`, by which a server sa
 preferences are separated by semicolons, where RFC 7240 has commas; both are read. A request without a tag that is
 published now is answered at once, so an OPA that starts, or was cut off while a bundle was published, has it at once.
 
-Bundles are passed on as they are: a signature, if there is one, is OPA's and the proxies' to verify.
+Bundles and statements are passed on as they are: a signature, if there is one, is OPA's and the proxies' to verify.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from starlette.types import Receive, Scope, Send
 from ostiary.addresses import unmapped
 from ostiary.distribution import archives, reports
 from ostiary.distribution.access import Access, Role
-from ostiary.distribution.archives import NAME, BundleRefused
+from ostiary.distribution.archives import BESIDE, NAME, BundleRefused
 from ostiary.distribution.protocol import NAMES
 from ostiary.distribution.reports import NoReport, Reports
 from ostiary.distribution.store import Condition, NotExpected, Older, Published, Store
@@ -52,7 +54,7 @@ _PIECE: Final = 256 * 1024
 _REPORTS: Final = 32
 """Reports that are read at a time: each may take its largest size in memory."""
 _READING: Final = 10.0
-"""Seconds that a report may take to come."""
+"""Seconds that a report, or a statement, may take to come."""
 _UPLOAD: Final = 300.0
 """Seconds that a bundle may take to come."""
 
@@ -74,6 +76,8 @@ class BundleServer:
             Route("/status", self._rollout, methods=["GET"]),
             Route("/status", self._status, methods=["POST"]),
             Route("/status/{partition:path}", self._status, methods=["POST"]),
+            Route(f"/{{name}}{BESIDE}", self._get_statement, methods=["GET"]),
+            Route(f"/{{name}}{BESIDE}", self._put_statement, methods=["PUT"]),
             Route("/{name}", self._get, methods=["GET"]),
             Route("/{name}", self._put, methods=["PUT"]),
         ]
@@ -157,6 +161,44 @@ class BundleServer:
             return _problem(507, f"it cannot be written: {error.strerror}")
         headers = {"etag": archive.tag, REVISION: str(archive.revision)}
         return JSONResponse({"revision": str(archive.revision)}, status_code=201 if created else 200, headers=headers)
+
+    # statements, each beside a bundle
+
+    async def _get_statement(self, request: Request) -> Response:
+        if self._role(request) is None:
+            return _unauthorized()
+        name = request.path_params["name"]
+        try:
+            content = await self._store.statement(name) if NAME.fullmatch(name) else None
+        except OSError as error:
+            _log.error("the statement beside %s cannot be read: %s", name, error)
+            return _problem(500, "it cannot be read")
+        if content is None:
+            return _problem(404, "no such statement is published")
+        return Response(content, headers={"content-type": "application/jose", "cache-control": "no-cache"})
+
+    async def _put_statement(self, request: Request) -> Response:
+        refused = self._publisher(request)
+        if refused is not None:
+            return refused
+        name = request.path_params["name"]
+        if not NAME.fullmatch(name):
+            return _problem(404, "a statement is called as its bundle, with .rollback behind it")
+        try:
+            async with asyncio.timeout(_READING):
+                content = await _body(request, archives.LARGEST_STATEMENT)
+        except (ClientDisconnect, TimeoutError):
+            return _problem(408, "the statement did not come whole")
+        if content is None:
+            return _problem(413, f"a statement has {archives.LARGEST_STATEMENT} bytes at most")
+        try:
+            statement = await self._store.publish_statement(name, content)
+        except BundleRefused as error:
+            return _problem(422, f"the statement is refused: {error}")
+        except OSError as error:
+            _log.error("the statement beside %s cannot be published: %s", name, error)
+            return _problem(507, f"it cannot be written: {error.strerror}")
+        return JSONResponse({"from": str(statement.back_from), "to": str(statement.to), "expires": statement.expires})
 
     # reports
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
 from ostiary.decision.revision import Revision
@@ -16,8 +16,25 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.tar\.gz", re.ASCII)
 """What a published bundle may be called."""
 
 
+BESIDE: Final = ".rollback"
+"""What comes behind a bundle's name in that of the statement by which proxies go back to it."""
+
+LARGEST_STATEMENT: Final = 16 * 1024
+"""Bytes of a statement."""
+
+
 class BundleRefused(Exception):
-    """This is no bundle that may be published. The message is a clause, without the bundle's own text."""
+    """This is no bundle, or no statement, that may be published. The message is a clause, without its own text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """That proxies may go back to one bundle, from those up to another. `expires` is in Unix seconds."""
+
+    content: bytes = field(repr=False)
+    back_from: Revision
+    to: Revision
+    expires: int
 
 
 class Examiner(Protocol):
@@ -28,6 +45,9 @@ class Examiner(Protocol):
 
     def peek(self, content: bytes) -> Revision:
         """The revision that a bundle states, whatever else is in it."""
+
+    def statement(self, content: bytes) -> Statement:
+        """What a statement says, which is signed as bundles are where that is demanded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ostiary.distribution import files
-from ostiary.distribution.archives import LARGEST, Archive, Examiner
+from ostiary.distribution.archives import BESIDE, LARGEST, Archive, Examiner, Statement
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 
@@ -37,3 +37,10 @@ class DirectoryTarget:
             raise TargetChanged from None
         except OSError as error:
             raise PublishFailed(f"{self._path}: {error.strerror}") from error
+
+    def put_statement(self, statement: Statement) -> None:
+        path = self._path.with_name(f"{self._path.name}{BESIDE}")
+        try:
+            files.put(path, statement.content)
+        except OSError as error:
+            raise PublishFailed(f"{path}: {error.strerror}") from error

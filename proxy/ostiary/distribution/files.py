@@ -50,9 +50,14 @@ def replace(path: Path, content: bytes, *, expected: Identity | None) -> Identit
     with _locked(path.parent):
         if identify(path) != expected:
             raise FileChanged
-        with replacing(path, mode=0o644) as file:
-            file.write(content)
+        put(path, content)
         return Identity.of(path.stat())
+
+
+def put(path: Path, content: bytes) -> None:
+    """Put a file there, in the place of whatever is there, and make it last. Blocks; raises OSError."""
+    with replacing(path, mode=0o644) as file:
+        file.write(content)
 
 
 @contextlib.contextmanager

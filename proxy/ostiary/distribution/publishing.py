@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import Archive, BundleRefused, Examiner
+from ostiary.distribution.archives import Archive, BundleRefused, Examiner, Statement
 
 Outcome: TypeAlias = Literal["published", "unchanged"]
 
@@ -56,27 +56,42 @@ class Target(Protocol):
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
         """Publish in the place of what was found. Raises `TargetChanged`."""
 
+    def put_statement(self, statement: Statement) -> None:
+        """Publish beside the bundle, in the place of whatever is there. Raises as `put` does."""
 
-def publish(archive: Archive, target: Target, *, force: bool = False) -> Outcome:
-    """`force` lets an older bundle replace a newer one, or what is none. Blocks; raises `PublishFailed`."""
+
+def publish(archive: Archive, target: Target, *, force: bool = False, statement: Statement | None = None) -> Outcome:
+    """`force` lets an older bundle replace a newer one, or what is none. Blocks; raises `PublishFailed`.
+
+    So does a `statement` by which proxies go back to this bundle. It is published first: a proxy that has the bundle
+    looks for it.
+    """
     for _ in range(_ATTEMPTS):
         found = target.find()
-        if found is not None and found.digest == archive.digest:
-            return "unchanged"
-        if found is not None and not force:
-            _refuse_older(archive, found)
+        unchanged = found is not None and found.digest == archive.digest
+        if found is not None and not unchanged and not force:
+            _refuse_what_does_not_follow(archive, found, statement)
         try:
-            target.put(archive, instead_of=found, force=force)
+            if statement is not None:
+                target.put_statement(statement)
+            if unchanged:
+                return "unchanged"
+            target.put(archive, instead_of=found, force=force or statement is not None)
         except TargetChanged:
             continue
         return "published"
     raise PublishFailed("somebody else publishes there all the time")
 
 
-def _refuse_older(archive: Archive, found: Found) -> None:
+def _refuse_what_does_not_follow(archive: Archive, found: Found, statement: Statement | None) -> None:
     if found.revision is None:
         raise PublishFailed("what is there is no bundle that says its revision; --force replaces it")
-    if not archive.revision.may_follow(found.revision):
+    if statement is not None and found.revision.sequence > statement.back_from.sequence:
+        raise PublishFailed(
+            f"{found.revision} is published, and the statement takes back what is not newer than "
+            f"{statement.back_from}: proxies that had the newer one do not believe it"
+        )
+    if statement is None and not archive.revision.may_follow(found.revision):
         raise PublishFailed(
             f"{archive.revision} is older than {found.revision}, which is published; build the older policy again "
             "with a higher sequence, or replace it with --force, and proxies that had the newer one refuse it"

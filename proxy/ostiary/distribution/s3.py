@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import LARGEST, Archive, Examiner
+from ostiary.distribution.archives import BESIDE, LARGEST, Archive, Examiner, Statement
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 try:
@@ -79,12 +79,12 @@ class S3Target:
         return Found.read(content, self._examiner, token=told.get("ETag"))
 
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
-        request = {
+        request: dict[str, Any] = {
             "Body": archive.content,
             "ContentType": "application/gzip",
             "Metadata": {_REVISION: str(archive.revision), _DIGEST: archive.digest},
         }
-        condition = {"IfNoneMatch": "*"} if instead_of is None else {"IfMatch": instead_of.token}
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if instead_of is None else {"IfMatch": instead_of.token}
         try:
             try:
                 self._ask("put_object", **request, **condition)
@@ -97,9 +97,16 @@ class S3Target:
                 raise TargetChanged from refused
             raise PublishFailed(refused.line) from refused
 
-    def _ask(self, operation: str, **arguments: Any) -> Any:
+    def put_statement(self, statement: Statement) -> None:
+        key = f"{self._key}{BESIDE}"
         try:
-            return getattr(self._client, operation)(Bucket=self._bucket, Key=self._key, **arguments)
+            self._ask("put_object", key=key, Body=statement.content, ContentType="application/jose")
+        except _Refused as refused:
+            raise PublishFailed(refused.line) from refused
+
+    def _ask(self, operation: str, *, key: str | None = None, **arguments: Any) -> Any:
+        try:
+            return getattr(self._client, operation)(Bucket=self._bucket, Key=key or self._key, **arguments)
         except botocore.exceptions.ClientError as error:
             raise _Refused(error.response.get("Error", {})) from error
         except botocore.exceptions.BotoCoreError as error:

@@ -19,7 +19,16 @@ from typing import Final
 
 from ostiary.decision.revision import Revision
 from ostiary.distribution import files
-from ostiary.distribution.archives import LARGEST, NAME, Archive, BundleRefused, Examiner
+from ostiary.distribution.archives import (
+    BESIDE,
+    LARGEST,
+    LARGEST_STATEMENT,
+    NAME,
+    Archive,
+    BundleRefused,
+    Examiner,
+    Statement,
+)
 
 _log = logging.getLogger("ostiary.distribution")
 
@@ -151,6 +160,27 @@ class Store:
                 self._serve(name, archive)
                 return archive
         raise NotExpected
+
+    async def statement(self, name: str) -> bytes | None:
+        """What lies beside the bundle of this name; None where nothing does. Raises OSError."""
+        return await asyncio.to_thread(self._beside, name)
+
+    async def publish_statement(self, name: str, content: bytes) -> Statement:
+        """Put it beside the bundle of this name; when it returns, the file will survive.
+
+        Raises `BundleRefused` and OSError, and then nothing has changed.
+        """
+        statement = await asyncio.to_thread(self._examiner.statement, content)
+        await asyncio.to_thread(files.put, self._directory / f"{name}{BESIDE}", content)
+        _log.warning("%s: proxies may go back from %s to %s by a statement", name, statement.back_from, statement.to)
+        return statement
+
+    def _beside(self, name: str) -> bytes | None:
+        try:
+            with (self._directory / f"{name}{BESIDE}").open("rb") as file:
+                return file.read(LARGEST_STATEMENT + 1)
+        except FileNotFoundError:
+            return None
 
     def _scan(self) -> dict[str, files.Identity]:
         found = {}

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
 
 from ostiary.decision.revision import Revision
 from ostiary.distribution.app import FORCE, REVISION
-from ostiary.distribution.archives import LARGEST, Archive, Examiner
+from ostiary.distribution.archives import BESIDE, LARGEST, Archive, Examiner, Statement
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 _DEADLINE: Final = 60.0  # seconds for one step: connecting, a piece that is sent, a piece that is read
@@ -116,14 +117,19 @@ class WebTarget:
             headers["if-match"] = instead_of.token
         if force:
             headers[FORCE] = "older"
-        with (
-            answers(self._url),
-            self._client.stream("PUT", self._url, content=archive.content, headers=headers) as response,
-        ):
+        self._put(self._url, archive.content, headers)
+
+    def put_statement(self, statement: Statement) -> None:
+        parts = urlsplit(self._url)
+        beside = parts._replace(path=f"{parts.path}{BESIDE}").geturl()
+        self._put(beside, statement.content, {"content-type": "application/jose"})
+
+    def _put(self, url: str, content: bytes, headers: Mapping[str, str]) -> None:
+        with answers(url), self._client.stream("PUT", url, content=content, headers=headers) as response:
             if response.status_code == 412:
                 raise TargetChanged
             if not response.is_success:
-                raise PublishFailed(said(self._url, response.status_code, whole(response, most=_LARGEST_ERROR)))
+                raise PublishFailed(said(url, response.status_code, whole(response, most=_LARGEST_ERROR)))
 
 
 @contextlib.contextmanager
