@@ -25,7 +25,7 @@ METRICS = {
     "readers": [{"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"}],
     "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
 }
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "metrics": METRICS,
     "policy": {
         "verification": {"keyId": "release", "publicKey": "-----BEGIN PUBLIC KEY-----\nAA\n-----END PUBLIC KEY-----\n"},
@@ -202,8 +202,58 @@ def test_opa_is_told_what_the_values_say_of_the_policy(everything: list[dict[str
         "signing": {"keyid": "release", "scope": "ostiary"},
     }
     assert list(opa["keys"]) == ["release"]
-    assert opa["status"] == {"prometheus": True, "service": "policy"}
+    assert opa["status"] == {"prometheus": True, "service": "proxy"}
     assert opa["labels"] == {"proxy": "${POD_NAME}", "resource": "shop.tar.gz"}  # what a rollout is told by
+
+
+def test_the_proxy_hears_from_opa_and_may_go_back(everything: list[dict[str, Any]]) -> None:
+    """At once, by OPA's reports, which it passes on; and by a statement beside the bundle, of the key that signs."""
+    files = named(everything, "ConfigMap")["data"]
+    opa, config = yaml.safe_load(files["opa.yaml"]), yaml.safe_load(files["ostiary.yaml"])
+    (proxy, *_) = pod_of(everything)["containers"]
+
+    assert opa["services"]["proxy"] == {"url": f"http://{config['listen']['admin']}"}
+    assert opa["services"][opa["status"]["service"]] == opa["services"]["proxy"]
+    token = "/run/secrets/ostiary/bundles/token"
+    assert config["opa"] == {
+        "url": "unix:///run/opa/opa.sock",
+        "report_to": {"url": "https://bundles.example", "token_file": token},
+        "rollback": {
+            "url": "https://bundles.example/shop.tar.gz.rollback",
+            "token_file": token,
+            "verification": {
+                "key_file": "/etc/ostiary/release.pub.pem",
+                "key_id": "release",
+                "scope": "ostiary",
+                "algorithm": "ES256",
+            },
+        },
+    }
+    assert files["release.pub.pem"] == EVERYTHING["policy"]["verification"]["publicKey"]
+    mounted = {each["mountPath"] for each in proxy["volumeMounts"]}
+    assert {"/etc/ostiary/release.pub.pem", "/run/secrets/ostiary/bundles"} <= mounted
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"url": "http://bundles.shop.svc"},
+        {"opa": {"services": {"policy": {"type": "oci"}}}},
+        {"verification": {}},
+    ],
+    ids=["in clear", "a registry", "unsigned"],
+)
+def test_a_statement_is_had_only_where_there_can_be_one(tmp_path: Path, policy: dict[str, Any]) -> None:
+    signed = {"policy": {"verification": EVERYTHING["policy"]["verification"]}}
+    values = merged(merged(EXAMPLE, signed), {"policy": policy})
+    values["policy"] |= {"verification": {}} if policy == {"verification": {}} else {}
+    config = yaml.safe_load(named(documents(template(tmp_path, values)), "ConfigMap")["data"]["ostiary.yaml"])
+    assert config["opa"] == {"url": "unix:///run/opa/opa.sock"}
+
+
+def test_reports_are_not_passed_on_in_clear(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="reports on over https"):
+        template(tmp_path, merged(EXAMPLE, {"policy": {"url": "http://bundles.shop.svc", "reports": True}}))
 
 
 def test_another_configuration_is_another_pod(tmp_path: Path, example: list[dict[str, Any]]) -> None:

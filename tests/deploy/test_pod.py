@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,12 @@ import httpx
 import pytest
 import yaml
 
+from ostiary import assets
+from ostiary.decision.revision import Revision
 from ostiary.demo.issuer import AUDIENCE, ISSUER
+from ostiary.opa.rollback import Statement, sign_statement, statement_beside
+from ostiary.policy.archive import pack
+from ostiary.policy.bundle import build_bundle
 from support.faults import free_port
 from support.helm import VALUES, documents, merged, named, template
 from support.pods import POD, Processes, Volumes, containers_of, publish, until
@@ -54,6 +60,7 @@ def values(surroundings: Surroundings, port: int) -> dict[str, Any]:
         yaml.safe_load(VALUES.read_text(encoding="utf-8")),
         {
             "containerPort": port,
+            "adminPort": free_port(),
             "config": {
                 "issuers": [
                     {
@@ -149,6 +156,37 @@ def test_a_renewed_certificate_is_taken_into_use(pod: Pod) -> None:
     publish(pod.root / "tls", renewed, mode=0o440)
 
     until(lambda: ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("localhost", pod.port))) == served)
+
+
+def revision_of(pod: Pod) -> str:
+    health = pod.processes.probe("proxy", ["ostiary", "health", "--config", "/etc/ostiary/ostiary.yaml"])
+    found: str = json.loads(health.stdout)["revision"]
+    return found
+
+
+def test_it_goes_back_by_a_statement_beside_the_bundle(
+    pod: Pod, surroundings: Surroundings, opa_binary: Path, tmp_path: Path
+) -> None:
+    """Signed with the key of bundles, and had from where OPA has them: nothing of the pod is changed for it."""
+    archive = surroundings.published / "shop.tar.gz"
+    before, first = archive.read_bytes(), revision_of(pod)
+    built = build_bundle(assets.demo_bundle(), tmp_path / "bundle", opa=opa_binary, sequence=2, rego_root=assets.rego())
+    pack(built.path, tmp_path / "second.tar.gz")
+    surroundings.sign(tmp_path / "second.tar.gz", opa=opa_binary)
+    (tmp_path / "second.tar.gz").replace(archive)
+    until(lambda: revision_of(pod) == built.revision)
+
+    now = int(time.time())
+    back_from, to = map(Revision.parse, (built.revision, first))
+    assert back_from is not None
+    assert to is not None
+    said = Statement(back_from=back_from, to=to, scope="ostiary", expires=now + 3600)
+    signed = sign_statement(said, key=surroundings.release, key_id="release", algorithm="ES256", now=now)
+    statement_beside(archive).write_bytes(signed)
+    (tmp_path / "first.tar.gz").write_bytes(before)
+    (tmp_path / "first.tar.gz").replace(archive)
+    until(lambda: revision_of(pod) == first)
+    assert pod.get("/orders/42", surroundings.issuer.token("web")).status_code == 200
 
 
 def test_without_opa_it_is_alive_and_not_ready(pod: Pod) -> None:

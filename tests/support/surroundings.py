@@ -24,13 +24,19 @@ from ostiary.policy.rego import Opa
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What a deployment finds: an issuer, a server of signed bundles, and one of the services. `signing_key` is for
-    the proxy, `release_key` the public half of what bundles are signed with."""
+    the proxy, `release_key` the public half of what bundles are signed with. `published` is the server's directory,
+    and `release` the file with the private half."""
 
     issuer: DemoIssuer
     bundles: str
     service: str
     signing_key: bytes
     release_key: str
+    published: Path
+    release: Path
+
+    def sign(self, archive: Path, *, opa: Path) -> None:
+        sign(archive, key=self.release, key_id="release", scope="ostiary", algorithm="ES256", opa=Opa(opa))
 
 
 class Orders(http.server.BaseHTTPRequestHandler):
@@ -61,21 +67,23 @@ def surrounded(place: Path, *, opa: Path) -> Iterator[Surroundings]:
     published = place / "published"
     built = build_bundle(assets.demo_bundle(), place / "bundle", opa=opa, sequence=1, rego_root=assets.rego())
     pack(built.path, published / "shop.tar.gz")
-    signature = {"key": place / "release.pem", "key_id": "release", "scope": "ostiary", "algorithm": "ES256"}
-    sign(published / "shop.tar.gz", opa=Opa(opa), **signature)
     with (
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), Orders) as orders,
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Published, directory=published)) as bundles,
     ):
         for server in (orders, bundles):
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield Surroundings(
+        found = Surroundings(
             issuer=DemoIssuer(place),
             bundles=f"http://127.0.0.1:{bundles.server_port}",
             service=f"http://127.0.0.1:{orders.server_port}",
             signing_key=pem(signing),
             release_key=release.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+            published=published,
+            release=place / "release.pem",
         )
+        found.sign(published / "shop.tar.gz", opa=opa)
+        yield found
         orders.shutdown()
         bundles.shutdown()
 

@@ -20,7 +20,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "ostiary.admin" -}}
-{{ if .Values.metrics.enabled }}127.0.0.1:8081{{ else }}unix:/run/ostiary/admin/admin.sock{{ end }}
+127.0.0.1:{{ .Values.adminPort }}
 {{- end }}
 
 {{- /* ostiary.yaml: what the pod decides, over what the values say. */ -}}
@@ -41,16 +41,36 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range . }}{{ $files = append $files (printf "%s/%s" $signing .) }}{{ end -}}
 {{- $_ := set $key "extra_keys" $files -}}
 {{- end -}}
+{{- $opa := dict "url" "unix:///run/opa/opa.sock" -}}
+{{- $policy := .Values.policy -}}
+{{- $private := regexMatch "^(https://|http://(127\\.0\\.0\\.1|localhost|\\[::1\\])([:/]|$))" $policy.url -}}
+{{- $token := ternary (dict "token_file" "/run/secrets/ostiary/bundles/token") dict (not (empty $policy.tokenSecret)) -}}
+{{- if $policy.reports -}}
+{{- if not $private }}{{ fail "policy.reports: the proxy passes reports on over https, and policy.url is not that" }}{{ end -}}
+{{- $_ := set $opa "report_to" (merge (dict "url" $policy.url) $token) -}}
+{{- end -}}
+{{- /* Beside the bundle, if it is on a server that has files: the way back to an older one, by the same key. */ -}}
+{{- $files := ne (dig "services" "policy" "type" "" $policy.opa) "oci" -}}
+{{- if and $policy.verification $private $files -}}
+{{- $statement := printf "%s/%s.rollback" (trimSuffix "/" $policy.url) $policy.resource -}}
+{{- $verification := dict
+  "key_file" "/etc/ostiary/release.pub.pem"
+  "key_id" $policy.verification.keyId
+  "scope" (default "ostiary" $policy.verification.scope)
+  "algorithm" (default "ES256" $policy.verification.algorithm) -}}
+{{- $_ := set $opa "rollback" (merge (dict "url" $statement "verification" $verification) $token) -}}
+{{- end -}}
 {{- $own := dict
   "listen" $listen
   "state" "/var/lib/ostiary/state"
   "audit" (dict "path" "/var/lib/ostiary/audit")
-  "opa" (dict "url" "unix:///run/opa/opa.sock")
+  "opa" $opa
   "signing" $key
   "secrets" (dict "group_readable" true) -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $own) }}
 {{- end }}
 
+{{- /* Its reports go to the proxy, which so knows at once of another bundle. */ -}}
 {{- define "ostiary.opa" -}}
 {{- $policy := .Values.policy -}}
 {{- $service := dict "url" $policy.url -}}
@@ -58,13 +78,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $service "credentials" (dict "bearer" (dict "token_path" "/run/secrets/ostiary/bundles/token")) -}}
 {{- end -}}
 {{- $bundle := dict "service" "policy" "resource" $policy.resource "persist" true "polling" $policy.polling -}}
-{{- $status := dict "prometheus" true -}}
-{{- if $policy.reports }}{{ $_ := set $status "service" "policy" }}{{ end -}}
 {{- $opa := dict
   "labels" (dict "proxy" "${POD_NAME}" "resource" $policy.resource)
-  "services" (dict "policy" $service)
+  "services" (dict "policy" $service "proxy" (dict "url" (printf "http://%s" (include "ostiary.admin" .))))
   "persistence_directory" "/var/lib/opa"
-  "status" $status -}}
+  "status" (dict "prometheus" true "service" "proxy") -}}
 {{- with $policy.verification -}}
 {{- $_ := set $bundle "signing" (dict "keyid" .keyId "scope" (default "ostiary" .scope)) -}}
 {{- $_ := set $opa "keys" (dict .keyId (dict "algorithm" (default "ES256" .algorithm) "key" .publicKey)) -}}
