@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
-from ostiary.identity.fetch import DocumentFetcher
 from ostiary.identity.keys import KeySourceError
 from ostiary.opa.rollback import LARGEST, StatementError
 
@@ -62,6 +61,8 @@ class StatementAddress:
         deadline: float = _DEADLINE,
         pause: float = _PAUSE,
     ) -> None:
+        from ostiary.identity.fetch import DocumentFetcher  # imported here: with httpx, a tenth of a start
+
         self._url = url
         self._fetcher = DocumentFetcher(ca_file=ca_file, token_file=token_file)
         self._deadline = deadline
