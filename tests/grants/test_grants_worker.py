@@ -9,7 +9,8 @@ from ostiary.clock import SystemClock
 from ostiary.config import load_config
 from ostiary.credential import SigningKey
 from ostiary.errors import AccessError
-from ostiary.granting import WorkerGrants, grant_store
+from ostiary.granting.stores import grant_store
+from ostiary.granting.worker import WorkerGrants
 from ostiary.grants import Board, GrantFeed, Publisher
 from ostiary.grants.blocking import BlockService
 from ostiary.grants.policy import NOTHING, About
