@@ -76,12 +76,13 @@ def _message(case: Case) -> Plan:
     raw = exact(case)
 
     async def attempt(lab: Lab) -> Findings:
-        """Whole, and then line by line: what one read brings is nobody's choice but the client's."""
+        """Whole, and then line by line: what one read brings is nobody's choice but the client's. So a chunked body
+        that is clean as far as it has come may be on its way to the service by then, where it has no end."""
         found = []
         for split in (False, True):
             message, secrets = with_token(raw, lab)
             pieces: Iterable[bytes] = message.splitlines(keepends=True) if split else [message]
-            wrong = await sent(lab, case, message, secrets, pieces=pieces)
+            wrong = await sent(lab, case, message, secrets, pieces=pieces, streamed=split and _is_chunked(message))
             found += [f"line by line: {one}" for one in wrong] if split else wrong
         if "listeners" in lab.known:
             found += await forwarded_by_peers(lab, case, with_token(raw, lab)[0])
@@ -107,6 +108,13 @@ async def sent(
         secrets=[*secrets, *presented],
         **more,
     )
+
+
+def _is_chunked(message: bytes) -> bool:
+    """Whether its head says so and nothing else of its framing."""
+    lines = message.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    framing = [line for line in lines if line.startswith((b"transfer-encoding", b"content-length"))]
+    return framing == [b"transfer-encoding: chunked"]
 
 
 @generator("raw")
