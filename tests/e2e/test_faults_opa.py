@@ -175,11 +175,13 @@ def _of_another(document: dict[str, Any]) -> None:
         decision["endpoint"] = "export"
 
 
+DEADLINE = 2
+"""Seconds that OPA has for an answer: many more than it takes, on a machine that is busy."""
 UNAVAILABLE = (503, ["policy-unavailable"])
 DENIED = (403, ["policy-denied"])
 
 SPOILT = {
-    "nothing, for longer than the deadline": (late(1), UNAVAILABLE),
+    "nothing, for longer than the deadline": (late(2 * DEADLINE), UNAVAILABLE),
     "one byte at a time": (_trickles, UNAVAILABLE),
     "nothing, and closes": (says_and_closes(b""), UNAVAILABLE),
     "half a head, and closes": (says_and_closes(b"HTTP/1.1 200 OK\r\nContent-"), UNAVAILABLE),
@@ -254,7 +256,7 @@ async def between(opa_binary: Path, place: Path) -> AsyncIterator[tuple[RunningP
         await eventually((place / "opa.sock").exists)
         async with changed_proxy(
             upstreams={"orders": upstream.port},
-            changes={"{managed: {bundle: bundle}}": f'{{url: "{address}"}}'},
+            changes={"{managed: {bundle: bundle}}": f'{{url: "{address}", deadline: {DEADLINE}s}}'},
             config_extra="limits: {cached_decisions: 0}\n",
         ) as proxy:
             yield proxy, middle, upstream

@@ -30,6 +30,8 @@ from support.proxy import RunningProxy, Trusted, alive, passing, running_proxy
 from support.shipped import listener_limits
 from support.upstream import RawUpstream, Seen, UpstreamConnection
 
+PATIENT = "deadline: 5s"  # a busy machine is no reason to refuse
+
 
 def requests_of(proxy: RunningProxy) -> Callable[[], bytes]:
     """A GET, or a POST with a body in two pieces, in turn."""
@@ -62,7 +64,7 @@ async def test_a_rolling_restart_of_the_workers_costs_no_request(opa_binary: Pat
     """Twice, under load on kept-alive and on new connections: every worker is another, and OPA is the same."""
     async with (
         RawUpstream(slowly).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}, workers=workers) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, workers=workers, opa_extra=PATIENT) as proxy,
         under_load(proxy.port, requests_of(proxy)) as load,
     ):
         before, opa = proxy.worker_pids, proxy.opa_pid
@@ -86,7 +88,7 @@ async def test_workers_that_are_ended_one_by_one_cost_no_request(opa_binary: Pat
     """By whoever sends them SIGTERM: they drain, and the supervisor starts others."""
     async with (
         RawUpstream(slowly).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, workers=2, opa_extra=PATIENT) as proxy,
         under_load(proxy.port, requests_of(proxy)) as load,
     ):
         for _ in range(2):
@@ -121,7 +123,9 @@ async def test_a_proxy_takes_over_from_another_on_a_passed_socket(
     async with RawUpstream(slowly).running() as upstream:
 
         def starting() -> running_proxy:
-            return running_proxy(upstreams={"orders": upstream.port}, workers=2, listener=listener, trusted=trusted)
+            return running_proxy(
+                upstreams={"orders": upstream.port}, workers=2, listener=listener, trusted=trusted, opa_extra=PATIENT
+            )
 
         current = starting()
         proxy = await current.__aenter__()
@@ -147,7 +151,9 @@ async def test_a_restart_on_a_passed_socket_makes_clients_wait_and_loses_none(
     async with RawUpstream(slowly).running() as upstream:
 
         def starting() -> running_proxy:
-            return running_proxy(upstreams={"orders": upstream.port}, listener=listener, trusted=trusted)
+            return running_proxy(
+                upstreams={"orders": upstream.port}, listener=listener, trusted=trusted, opa_extra=PATIENT
+            )
 
         current = starting()
         proxy = await current.__aenter__()
@@ -167,7 +173,7 @@ async def test_a_drain_answers_all_that_is_asked_on_open_connections(opa_binary:
     """Each client is told which answer is the last; then the port is closed."""
     async with (
         RawUpstream(slowly).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, workers=2, opa_extra=PATIENT) as proxy,
     ):
         async with under_load(proxy.port, requests_of(proxy), kept=16, short=0, pause=0, until_last=True) as load:
             await load.more(100)
@@ -193,13 +199,13 @@ async def draining(config_extra: str = "") -> AsyncIterator[tuple[RunningProxy, 
     """A proxy that was told to end, a connection on which something was asked before, and one on which nothing was."""
     async with (
         RawUpstream(replies(response())).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}, config_extra=config_extra) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, config_extra=config_extra, opa_extra=PATIENT) as proxy,
         connected(proxy.port) as used,
         connected(proxy.port) as fresh,
     ):
         assert await asks(used, proxy) == (200, [])
         proxy.process.send_signal(signal.SIGTERM)
-        await eventually(lambda: proxy.health()[1]["draining"])
+        await eventually(lambda: "draining" in proxy.log_text())  # by itself it may have ended by now
         await eventually(lambda: refused(proxy.port))
         yield proxy, used, fresh
         assert await ended(proxy.process) == 0
@@ -223,10 +229,10 @@ async def test_an_idle_connection_has_one_more_answer_within_the_grace(opa_binar
 
 async def test_an_idle_connection_ends_with_the_grace(opa_binary: Path) -> None:
     """However long it might have stayed idle, so it does not hold the end up."""
-    began = time.monotonic()
     async with draining() as (_, used, fresh):
+        began = time.monotonic()
         assert [await client.ended() for client in (used, fresh)] == [b"", b""]
-    assert time.monotonic() - began < 25  # with the start; until the drain's deadline it would be 30 s longer
+    assert time.monotonic() - began < 25  # until the drain's deadline it would be 30 s
 
 
 async def test_without_a_grace_idle_connections_end_at_once(opa_binary: Path) -> None:
@@ -249,7 +255,9 @@ async def test_a_response_that_had_begun_does_not_cost_the_request_after_it(opa_
     upstream = RawUpstream(streams)
     async with (
         upstream.running(),
-        running_proxy(upstreams={"orders": upstream.port}, config_extra="limits: {drain_grace: 20s}\n") as proxy,
+        running_proxy(
+            upstreams={"orders": upstream.port}, config_extra="limits: {drain_grace: 20s}\n", opa_extra=PATIENT
+        ) as proxy,
         connected(proxy.port) as client,
     ):
         await client.send(requests_of(proxy)())
@@ -267,7 +275,7 @@ async def test_connections_that_were_not_accepted_yet_are_answered(opa_binary: P
     """They wait in the kernel when the proxy is told to end."""
     async with (
         RawUpstream(replies(response())).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, opa_extra=PATIENT) as proxy,
     ):
         request = requests_of(proxy)()
         waiting = []
@@ -315,7 +323,7 @@ async def test_a_worker_without_a_successor_stays(opa_binary: Path) -> None:
     """What is wrong is said once, and the next restart is tried again."""
     async with (
         RawUpstream(replies(response())).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, workers=2, opa_extra=PATIENT) as proxy,
     ):
         before = proxy.worker_pids
         key = proxy.place / "state" / "signing-key.pem"
@@ -338,7 +346,7 @@ async def test_a_worker_without_a_successor_stays(opa_binary: Path) -> None:
 async def test_a_restart_that_is_under_way_is_no_obstacle_to_an_end(opa_binary: Path) -> None:
     async with (
         RawUpstream(replies(response())).running() as upstream,
-        running_proxy(upstreams={"orders": upstream.port}, workers=2) as proxy,
+        running_proxy(upstreams={"orders": upstream.port}, workers=2, opa_extra=PATIENT) as proxy,
     ):
         os.kill(proxy.pid, signal.SIGUSR2)
         await eventually(lambda: "restarting 2 worker(s)" in proxy.log_text())

@@ -241,16 +241,14 @@ def test_a_preamble_of_whom_is_not_pinned_is_no_handshake(directory: Path, conte
 def test_a_preamble_has_a_deadline_and_so_has_the_handshake(
     contexts: Contexts, begin: bytes, reasons: list[str]
 ) -> None:
-    with (
-        behind(Recorder(), contexts, listener_limits(header_timeout=0.2)) as served,
-        socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as sock,
-    ):
-        started = time.monotonic()
-        sock.sendall(begin)
-        assert cut(sock)
-        assert 0.15 < time.monotonic() - started < 2.0
+    with behind(Recorder(), contexts, listener_limits(header_timeout=0.5)) as served:
+        started = time.monotonic()  # before there is a connection, whose time begins when the server has it
+        with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as sock:
+            sock.sendall(begin)
+            assert cut(sock)
+        assert 0.45 < time.monotonic() - started < 5.0
         eventually(lambda: not served.server.server_state.connections)
-        assert served.reasons == reasons
+    assert served.reasons == reasons  # what is refused is reported behind the end of its connection
 
 
 def test_bytes_do_not_move_the_deadline_of_a_preamble(contexts: Contexts) -> None:
