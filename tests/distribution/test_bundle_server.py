@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.clock import ManualClock
 from ostiary.decision.revision import Revision
 from ostiary.distribution.access import Access, TokenFile
@@ -103,6 +104,31 @@ def test_opas_wait_for_another_bundle_and_tell_what_they_have(
             server.process.terminate()
             assert server.process.wait(20) == 0
             assert time.monotonic() - began < 2  # who waits is let go
+
+
+class Startled(ArchiveExaminer):
+    """Comes upon a mistake of its own in what holds a word."""
+
+    def examine(self, content: bytes) -> Revision:
+        if b"startling" in content:
+            raise IndexError
+        return super().examine(content)
+
+
+async def test_a_file_that_breaks_the_examiner_keeps_no_other_from_being_served_nor_the_next_of_its_name(
+    published: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with local(published, examiner=Startled()) as server:
+
+        def served() -> dict[str, int]:
+            return {one.name: one.archive.revision.sequence for one in server.store.all()}
+
+        (published / "a.tar.gz").write_bytes(b"startling")
+        await until(lambda: "a.tar.gz is not served" in caplog.text)
+        archive(published / "shop.tar.gz", 2)
+        await until(lambda: served() == {"shop.tar.gz": 2})
+        archive(published / "a.tar.gz", 1)
+        await until(lambda: served() == {"a.tar.gz": 1, "shop.tar.gz": 2})
 
 
 async def test_a_client_that_has_the_bundle_gets_another_one_only(published: Path) -> None:

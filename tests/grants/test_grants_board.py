@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ostiary.clock import SystemClock
-from ostiary.errors import GrantsUnavailable
-from ostiary.grants import life
+from ostiary.errors import ConfigurationError, GrantsUnavailable
+from ostiary.grants import life, publisher
 from ostiary.grants.active import ActiveGrants
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.board import Board
@@ -380,6 +380,46 @@ async def test_a_store_that_is_away_makes_grants_void_and_is_found_again(
         assert feed.error is None
         await feed.close()
     server.close()
+
+
+class Odd(SqliteStore):
+    """Has `troubles`, one at each start. Listening to it fails once as nobody foresaw."""
+
+    troubles: tuple[Exception, ...] = ()
+    listened = 0
+
+    async def start(self) -> None:
+        if self.troubles:
+            trouble, *left = self.troubles
+            self.troubles = tuple(left)
+            raise trouble
+        await super().start()
+
+    @asynccontextmanager
+    async def listening(self, heard: object) -> AsyncIterator[asyncio.Event]:
+        self.listened += 1
+        if self.listened == 1:
+            raise IndexError
+        yield asyncio.Event()
+
+
+async def test_neither_a_store_that_cannot_be_used_nor_an_unforeseen_error_is_the_end_of_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher, "_UNFORESEEN", 0.01)
+    store = Odd(tmp_path / "grants.db")
+    async with machine(store, tmp_path) as made:
+        store.troubles = (GrantsUnavailable("away"), ConfigurationError(["of a later version"]))
+        feed = GrantFeed(made.publisher, store, listening=store)
+        await feed.start()
+        assert feed.error == "away"
+        await until(lambda: feed.error == "of a later version")
+        await until(lambda: feed.error is None)
+        await until(lambda: store.listened == 2)
+        await made.give()
+        await until(lambda: made.held() == ["g-1"])
+        await feed.close()
+    assert "ConfigurationError: of a later version" in caplog.text
 
 
 def test_who_has_the_board_before_this_one_open_writes_nothing_into_it(tmp_path: Path) -> None:

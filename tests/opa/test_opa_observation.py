@@ -12,6 +12,7 @@ from ostiary.decision.query import Answer
 from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
 from ostiary.opa.observation import ObservationWatch
+from support.opa import until
 from support.policy import NOW
 
 
@@ -44,6 +45,14 @@ async def test_what_is_observed_now_is_told_with_its_end() -> None:
     assert await watch.look() == {}
     source.result = PolicyUnavailable("gone")
     assert await watch.look() is None
+
+
+async def test_no_unforeseen_error_ends_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(IndexError())
+    async with ObservationWatch(source=source, clock=ManualClock(float(NOW))):
+        await until(lambda: "ostiary-observation-watch failed, and is begun again" in caplog.text)
+        source.result = {"orders": NOW + 1000}
+        await until(lambda: "orders is only observed until" in caplog.text)
 
 
 async def test_it_is_said_when_it_begins_again_and_again_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:

@@ -209,6 +209,8 @@ class Store:
                 _log.error("%s cannot be read: %s", name, error.strerror)
             except BundleRefused as error:
                 _log.error("%s is not served: %s", name, error)
+            except Exception:  # noqa: BLE001 - one file keeps no other from being served, now or later
+                _log.exception("%s is not served", name)
             else:
                 self._serve(name, archive)
 

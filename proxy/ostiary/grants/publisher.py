@@ -26,6 +26,8 @@ _log = logging.getLogger("ostiary.grants")
 
 INTERVAL: Final = 0.5
 """Seconds between two looks at the store."""
+_UNFORESEEN: Final = 10.0
+"""Seconds before it is listened again after what nobody foresaw. It is looked all the while."""
 _TURN: Final = 0.0005
 """Seconds after which it is tried again to write, while another process does."""
 
@@ -155,7 +157,10 @@ class GrantFeed:
                 async with asyncio.timeout(INTERVAL):
                     await self._wake.wait()
             self._wake.clear()
-            await self._look()
+            try:
+                await self._look()
+            except ConfigurationError as error:  # of a store that could not be reached until now
+                self._failed(error, str(error))
 
     async def _look(self) -> None:
         try:
@@ -163,6 +168,7 @@ class GrantFeed:
                 await self._store.start()
                 self._opened = True
             await self._publisher.publish(tidy=True)
+            self._heard()
         except ConfigurationError:
             raise
         except GrantsUnavailable as error:
@@ -173,10 +179,9 @@ class GrantFeed:
             if self.error is not None:
                 _log.warning("grants count again")
             self.error = None
-            self._heard()
 
     def _failed(self, error: Exception, told: str) -> None:
-        if self.error is None:
+        if self.error != told:
             _log.error("no grant counts: %s: %s", type(error).__name__, error)
         self.error = told
 
@@ -188,6 +193,9 @@ class GrantFeed:
                     await gone.wait()
             except GrantsUnavailable as error:
                 _log.debug("not listening: %s", error)
+            except Exception:  # noqa: BLE001 - it would be listened no more, and nobody would know
+                _log.exception("it is not listened to changes, which are heard of by looking")
+                await asyncio.sleep(_UNFORESEEN)
             await asyncio.sleep(INTERVAL)
 
 
