@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from ostiary.addresses import unmapped
 from ostiary.errors import AccessError
@@ -120,6 +123,76 @@ def test_how_a_message_is_cut_into_segments_makes_no_difference(size: int) -> No
             client.send(raw[start : start + size])
             time.sleep(0.0005)
         assert [client.response().body, client.response().body] == [b"/a abcde", b"/a "]
+    assert served.refused == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("before", [b"", GET, b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"])
+@pytest.mark.parametrize(
+    ("lines", "refused"),
+    [
+        (b"\r\n", False),
+        (b"\r\n" * 4, False),
+        (b"\r\n" * 5, True),
+        (b"\r\n" * 100_000, True),
+        (b"\n", True),
+        (b"\r", True),
+        (b"\r\n\n", True),
+        (b"\r\r\n", True),
+    ],
+    ids=["one", "four", "five", "many", "LF", "CR", "LF behind one", "CR before one"],
+)
+def test_a_few_empty_lines_before_a_request_are_ignored(
+    before: bytes, lines: bytes, size: int, *, refused: bool
+) -> None:
+    """RFC 9112, section 2.2. They cost a client nothing, so any number would keep a worker from everybody else."""
+    raw = before + lines[: size * 100] + b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n"
+    with listener(Recorder()) as served, served.connect() as client:
+        client.sock.setsockopt(6, 1, 1)  # TCP_NODELAY
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for start in range(0, len(raw), size):
+                client.send(raw[start : start + size])
+                if size < 1000:
+                    time.sleep(0.0005)
+        if before:
+            assert client.response().body == b"/a"
+        answer = client.response()
+        assert (answer.status, client.closed() if refused else False) == ((400, True) if refused else (200, False))
+        assert refused or answer.body == b"/b"
+    told = [(refusal.reason, facts.phase, facts.method, facts.target) for refusal, facts in served.refused]
+    assert told == ([("message-malformed", "head", None, None)] if refused else [])
+
+
+@pytest.mark.parametrize(
+    ("chunk", "count"),
+    [(b"1\r\nx\r\n", 60_000), (b"4000\r\n" + b"\r\n\r\n" * 4096 + b"\r\n", 8)],
+    ids=["tiny", "empty"],
+)
+def test_a_body_that_costs_more_than_it_weighs_is_worked_off_beside_the_others(chunk: bytes, count: int) -> None:
+    """The others have a turn after a few pieces of it, however much of it has come at once."""
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    took: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        ticking, began = asyncio.create_task(tick()), turns
+        await recorder(scope, receive, send)
+        took.append(turns - began)
+        ticking.cancel()
+
+    recorder = Recorder(lambda seen: str(len(seen.body)).encode())
+    with listener(app) as served, served.connect() as client:
+        client.send(CHUNKED + chunk * count + b"0\r\n\r\n" + GET)
+        content = count if len(chunk) < 10 else count * 16384
+        assert client.response().body == str(content).encode()
+        assert client.response().status == 200
+    assert took[0] > 40
     assert served.refused == []
 
 

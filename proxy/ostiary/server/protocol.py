@@ -4,7 +4,11 @@ What is not one clean request never reaches the application: it is refused here,
 Requests that are pipelined are decided one by one, in order; a refusal waits for the answers before it.
 
 The parser takes more than one form of request line (several spaces, RTSP for HTTP), so what was read of each has to be
-where the one form has it. Empty lines before it are ignored (RFC 9112 section 2.2), whatever ends them.
+where the one form has it. It takes any number of empty lines before it, too, and anything for their ends; a few whole
+ones are ignored here (RFC 9112 section 2.2), because some clients send one behind a body.
+
+What costs more than it weighs, tiny chunks and empty lines in a chunked body, is worked off a little at a time, and
+everybody else has a turn in between.
 """
 
 from __future__ import annotations
@@ -35,9 +39,19 @@ from ostiary.server.cycle import Cycle
 from ostiary.server.head import check_headers, check_method, split_target
 
 _HEAD_END: Final = b"\r\n\r\n"
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 _VERSION: Final = b" HTTP/1."
 _LINE_OVERHEAD: Final = 4  # ": " and CR LF
-_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/")
+_EMPTY_LINES: Final = 4
+"""Before a request."""
+_TURN: Final = 16
+"""Pieces of what was read that are fed to the parser before others have a turn."""
+_STRIDE: Final = 64 * 1024
+_SMALL_STRIDE: Final = 256
+"""Bytes of a chunked body that are fed at once; the latter once it has shown to be of `_CHUNKS` tiny ones."""
+_CHUNKS: Final = 64
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/")
 EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({WHOLE_RESPONSE: MappingProxyType({})})
 """What every scope says that the listener can do."""
 
@@ -62,13 +76,27 @@ class StrictProtocol(ListenerConnection):
         self._line_open = False  # that line has not ended
         self._length: int | None = 0  # of the body that is being read; None for a chunked one
         self._overhead = 0  # bytes around the content of a chunked body
+        self._chunks = 0  # of the piece that is being fed
+        self._stride = _STRIDE
+        self._empty_lines = 0  # before the request that comes next
+        self._half_line = False  # the CR of one has come
+        self._rest = b""  # what was read and has not had its turn
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
         if self._held:
             self.send_held()
-        if data.endswith(_HEAD_END) and data.rfind(_HEAD_END, 0, -1) < 0 and not self._in_message():
+        if self._rest:
+            self._rest += data
+            return
+        if (
+            data.endswith(_HEAD_END)
+            and data.rfind(_HEAD_END, 0, -1) < 0
+            and data[0] not in b"\r\n"
+            and not self._in_message()
+            and not self._half_line
+        ):
             self._feed(data)  # one head, and nothing else: nearly always
         else:
             self._feed_in_pieces(data)
@@ -87,25 +115,70 @@ class StrictProtocol(ListenerConnection):
     def _feed_in_pieces(self, data: bytes) -> None:
         """Feed the parser so that no piece goes on behind the end of a message: it would not say where the next began.
 
-        Heads and chunked bodies end where an empty line does, which a read can have cut.
+        Heads and chunked bodies end where an empty line does, which a read can have cut. What is not fed when the turn
+        is over is the rest.
         """
-        at = 0
+        at = fed = 0
         if self._in_message() and data[0] in b"\r\n":
             while at < min(len(_HEAD_END) - 1, len(data)) and self._in_message() and not self._deaf:
                 self._feed(data[at : at + 1])
                 at += 1
         while at < len(data) and not self._deaf:
-            cycle = self._receiving
-            if not self._in_head and cycle is not None and cycle.more_body and self._length is not None:
-                end = at + max(self._length - cycle.received, 1)
-            else:
-                found = data.find(_HEAD_END, at)
-                end = len(data) if found < 0 else found + len(_HEAD_END)
+            if fed == _TURN:
+                self._leave(data[at:])
+                return
+            if self._half_line or (data[at] in b"\r\n" and not self._in_message()):
+                at = self._skip_empty_line(data, at)
+                continue
+            end = self._end_of_piece(data, at)
             self._feed(data[at:end])
             at = end
+            fed += 1
+
+    def _end_of_piece(self, data: bytes, at: int) -> int:
+        cycle = self._receiving
+        in_body = not self._in_head and cycle is not None and cycle.more_body
+        if in_body and cycle is not None and self._length is not None:
+            return at + max(self._length - cycle.received, 1)
+        found = data.find(_HEAD_END, at)
+        end = len(data) if found < 0 else found + len(_HEAD_END)
+        if not in_body or end - at <= self._stride:
+            return end
+        end = at + self._stride
+        return found if 0 <= found < end else end  # an empty line is not cut: where it ends is looked for
+
+    def _skip_empty_line(self, data: bytes, at: int) -> int:
+        """Where it ends, which is the end of what was read if only its CR has come."""
+        end = at if self._half_line else at + 1
+        cr, self._half_line = self._half_line or data[at] == _CR, False
+        if cr and end == len(data):
+            self._half_line = True
+            return end
+        self._empty_lines += 1
+        if not cr or data[end] != _LF or self._empty_lines > _EMPTY_LINES:
+            self.url, self.headers, self._method = b"", [], None  # nothing of the request before
+            self._refuse(MessageMalformed("empty lines before the request line"), "head")
+        return end + 1
+
+    def _leave(self, rest: bytes) -> None:
+        """Go on with this when others have had a turn. More is read after that."""
+        self._rest = rest
+        self.flow.pause_reading()
+        self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        rest, self._rest = self._rest, b""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()  # also if it is not listened to: that the client goes is read
+            self.data_received(rest)
+
+    def _resume(self) -> None:
+        if not self._rest:
+            super()._resume()
 
     def _feed(self, piece: bytes) -> None:
         self._piece = piece
+        self._chunks = 0
         try:
             self.parser.feed_data(piece)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -131,6 +204,7 @@ class StrictProtocol(ListenerConnection):
         self._in_head = True
         self._head_begins = True
         self._head_fed = 0
+        self._empty_lines = 0
         self._began = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
@@ -186,6 +260,7 @@ class StrictProtocol(ListenerConnection):
         self._reading.clear()
         self._overhead = -fed  # of this piece, what is head does not count
         self._length = framing.length
+        self._stride = _STRIDE
         self._receiving = cycle = Cycle(
             self,
             scope,
@@ -199,6 +274,7 @@ class StrictProtocol(ListenerConnection):
         if cycle is None or cycle.response_complete or cycle.disconnected:
             return
         self._window += len(body)
+        self._chunks += 1
         self._overhead -= 8 * len(body)
         if cycle.received + len(body) > self._limits.body_bytes:
             raise BodyTooLarge
@@ -222,10 +298,10 @@ class StrictProtocol(ListenerConnection):
             raise HeadersTooLarge
 
     def _check_request_line(self, target_end: int) -> None:
-        """Of a head that came in several pieces, or behind empty lines."""
+        """Of a head that came in several pieces."""
         head = self._piece if self._head_begins else self._begun + self._piece
         self._begun = b""
-        if not head.lstrip(b"\r\n").startswith(_VERSION, target_end):
+        if not head.startswith(_VERSION, target_end):
             raise MessageMalformed("the request line")
 
     def _head_unfinished(self, piece: bytes) -> None:
@@ -242,6 +318,8 @@ class StrictProtocol(ListenerConnection):
             self._refuse(HeadersTooLarge("an unfinished header section"), "head")
 
     def _overhead_grew(self, fed: int) -> None:
+        if self._chunks > _CHUNKS:
+            self._stride = _SMALL_STRIDE
         # Chunk extensions and trailers cost the client nothing and us time and memory (as CVE-2023-39326 of Go).
         self._overhead = max(self._overhead + fed, 0)
         cycle = self._receiving
@@ -278,5 +356,5 @@ class StrictProtocol(ListenerConnection):
 
 
 def _second_word(piece: bytes) -> bytes:
-    line = piece.lstrip(b"\r\n").partition(b"\r\n")[0]
+    line = piece.partition(b"\r\n")[0]
     return line.partition(b" ")[2].rpartition(b" ")[0]
