@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attacks.runner.cli import CORPORA, main
-from attacks.runner.corpus import Case, load
+from attacks.runner.cli import CORPORA, main, say
+from attacks.runner.corpus import Case, load, plain
 from attacks.runner.faults import KeyServer
 from attacks.runner.fixture import DEADLINES, attacked_proxy
 from attacks.runner.forgery import ISSUER, Forge, jwks, private_pem
@@ -128,6 +129,40 @@ def test_a_file_that_is_no_corpus_is_an_error(
 
     assert main([str(file)]) == 2
     assert capsys.readouterr().err == f"{file}: {complaint}\n"
+
+
+# What nobody foresaw.
+
+
+def test_no_case_ends_the_run_of_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is said to be what it is, and how many held is said at the end."""
+    odd = ({"kind": "header-count", "request": GET, "count": "many"}, {"kind": ["raw"]}, {"kind": "\ud800"})
+    cases = [{**case(told), "id": f"X-{number}"} for number, told in enumerate(odd)]
+
+    assert main([str(corpus(tmp_path, *cases))]) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "X-0 (reject-4xx): not understood: ValueError: invalid literal for int() with base 10: 'many'",
+        "X-1 (reject-4xx): not understood: TypeError: unhashable type: 'list'",
+        r"X-2 (reject-4xx): not understood: '\ud800' is not a kind of generator that this runner has",
+        "0 held, 3 fell short",
+    ]
+
+
+async def test_a_line_has_the_characters_that_its_place_can_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        say("\u0130 \ud800 a")
+    assert (tmp_path / "out").read_text() == "\\u0130 \\ud800 a\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [("a\xe9", b"a\xe9"), ("\u0130\xe9", b"\xc4\xb0\xe9"), ("\ud800", b"\xed\xa0\x80"), ("a\\r\\n", b"a\r\n")],
+)
+def test_what_no_byte_has_is_sent_as_utf_8(text: str, sent: bytes) -> None:
+    assert plain(text) == sent
 
 
 # What does not hold.

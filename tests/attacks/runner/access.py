@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attacks.runner import amounts
-from attacks.runner.corpus import Case, Spec, Unintelligible
+from attacks.runner.corpus import Case, Spec, Unintelligible, encoded
 from attacks.runner.faults import KeyServer
 from attacks.runner.fixture import PATIENT, PERMISSIONS, attacked_proxy
 from attacks.runner.forgery import ISSUER, jwks
@@ -363,7 +363,7 @@ def _message(
     fields |= headers or {}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value is not None)
     target = path if path.startswith("/") else f"/access/{path}"
-    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + (body or b"")
+    return encoded(f"{method} {target} HTTP/1.1\r\n{lines}\r\n") + (body or b"")
 
 
 # The store, and time.

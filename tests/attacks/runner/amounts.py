@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from attacks.runner.corpus import Unintelligible
+from attacks.runner.corpus import Unintelligible, encoded
 
 _UNITS: Final = {
     "": 1, "b": 1, "byte": 1, "bytes": 1, "k": 1000, "kb": 1000, "kib": 1024, "m": 10**6, "mb": 10**6, "mib": 1 << 20,
@@ -101,7 +101,7 @@ def body(told: Any) -> Filling:
         if byte is None:
             raise Unintelligible(f"{word!r} is nothing to fill a body with")
         return filler(byte, _bytes(filled[1], filled[2]))
-    return Filling(repeated(told).encode("latin-1"), 1)
+    return Filling(encoded(repeated(told)), 1)
 
 
 def _coded(coding: str, told: str) -> Filling:

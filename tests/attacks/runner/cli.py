@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def on_outcome(outcome: Outcome) -> None:
         if outcome.findings:
-            print(f"{outcome.case.id} ({outcome.case.expected}): {'; '.join(outcome.findings)}", flush=True)
+            say(f"{outcome.case.id} ({outcome.case.expected}): {'; '.join(outcome.findings)}")
         elif told.verbose and outcome.held:
-            print(f"{outcome.case.id} held ({outcome.seconds:.2f} s)", flush=True)
+            say(f"{outcome.case.id} held ({outcome.seconds:.2f} s)")
 
     try:
         report = asyncio.run(_report(told, cases, on_outcome))
@@ -82,8 +82,14 @@ async def _report(told: argparse.Namespace, cases: list[Case], on_outcome: Calla
 
 def concluded(report: Report) -> int:
     for outcome in report.not_yet:
-        print(f"{outcome.case.id} not tried: {outcome.not_yet}")
+        say(f"{outcome.case.id} not tried: {outcome.not_yet}")
     if report.not_yet:
-        print(f"{len(report.not_yet)} not tried")
-    print(f"{len(report.held)} held, {len(report.fell_short)} fell short", flush=True)
+        say(f"{len(report.not_yet)} not tried")
+    say(f"{len(report.held)} held, {len(report.fell_short)} fell short")
     return report.status
+
+
+def say(line: str) -> None:
+    """Print it wherever it goes: cases have characters that a terminal may not have, or that are none."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -15,6 +15,7 @@ EXPECTATIONS: Final = ("reject-4xx", "deny-403", "not-forwarded", "forwarded-nor
 """SECURITY.md says what each one means; `verdicts` demands it."""
 
 _FIELDS: Final = frozenset({"id", "class", "description", "raw_request", "expected", "rationale", "source"})
+_BEYOND: Final = re.compile(r"[^\x00-\xff]+")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Z][A-Z0-9_]*)\}")
 
 
@@ -90,14 +91,19 @@ def _cases(file: Path) -> Iterable[Case]:
 def unescaped(text: str) -> bytes:
     """The bytes of a text that is written with escapes, as SECURITY.md says."""
     try:
-        return text.encode("ascii").decode("unicode_escape").encode("latin-1")
+        return encoded(text.encode("ascii").decode("unicode_escape"))
     except UnicodeError as error:
         raise Unintelligible(f"it is not the escaped text of bytes: {error}") from None
 
 
 def plain(text: str) -> bytes:
     """The bytes of a text in a generator's JSON, which may be escaped once more than JSON has it."""
-    return unescaped(text) if re.search(r"\\[rnx0]", text) and text.isascii() else text.encode("latin-1")
+    return unescaped(text) if re.search(r"\\[rnx0]", text) and text.isascii() else encoded(text)
+
+
+def encoded(text: str) -> bytes:
+    """A byte for each character up to U+00FF, and for those beyond their UTF-8, as a client would send them."""
+    return _BEYOND.sub(lambda one: one[0].encode("utf-8", "surrogatepass").decode("latin-1"), text).encode("latin-1")
 
 
 def filled(raw: bytes, **values: str) -> bytes:
@@ -107,7 +113,7 @@ def filled(raw: bytes, **values: str) -> bytes:
         if name not in values:
             raise Unintelligible(f"there is no {{{name}}} in this case")
         text = text.replace(f"{{{name}}}", values[name])
-    return text.encode("latin-1")
+    return encoded(text)
 
 
 class Spec:

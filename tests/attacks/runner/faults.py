@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attacks.runner import amounts
-from attacks.runner.corpus import Spec, Unintelligible, plain
+from attacks.runner.corpus import Spec, Unintelligible, encoded, plain
 from attacks.runner.forgery import KEY_ID, b64, jwks, public_jwk
 
 Fault = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -501,7 +501,7 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     names = {name.lower() for name in headers}
     if trailers:
         headers = {**headers, "Transfer-Encoding": "chunked"}
-        fields = "".join(f"{name}: {value}\r\n" for name, value in trailers.items()).encode("latin-1")
+        fields = encoded("".join(f"{name}: {value}\r\n" for name, value in trailers.items()))
         coded = amounts.body(f"chunked {body or 'ok'}").whole()
         content = amounts.Filling(coded.removesuffix(b"\r\n") + fields + b"\r\n", 1)
         names.add("transfer-encoding")
@@ -513,6 +513,6 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     whole = content.whole() if status not in (204, 304) else b""
     if not names & {"content-length", "transfer-encoding"} and status not in (204, 304):
         lines.append(f"Content-Length: {len(whole)}")
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    head = encoded("\r\n".join(lines)) + b"\r\n\r\n"
     relayed = whole if not names & {"content-length", "transfer-encoding"} else None
     return head + whole, relayed, manner

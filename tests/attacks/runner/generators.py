@@ -20,7 +20,7 @@ from typing import Any, Final
 from attacks.runner import access, amounts, faults, sequences
 from attacks.runner.access_words import in_words
 from attacks.runner.bundles import bundle_variant
-from attacks.runner.corpus import Case, Spec, Unintelligible, filled
+from attacks.runner.corpus import Case, Spec, Unintelligible, encoded, filled
 from attacks.runner.faults import KeyFaultPlan, key_stages, opa_faults, upstream_reply
 from attacks.runner.fixture import DEADLINE
 from attacks.runner.forgery import Forge
@@ -182,7 +182,7 @@ def _header_size(case: Case, spec: Spec) -> Plan:
         method, path, rest = message.split(b" ", 2)
         message = b" ".join((method, path + (b"?" if b"?" not in path else b"&") + b"q" * _length(target), rest))
     head, _, body = message.partition(b"\r\n\r\n")
-    lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in added)
+    lines = b"".join(encoded(f"{name}: {value}\r\n") for name, value in added)
     message = head + b"\r\n" + lines + b"\r\n" + body
     return _plain(case, lambda lab: with_token(message, lab))
 
@@ -518,7 +518,11 @@ def _relayed(body: bytes | None, credentials: list[str]) -> Callable[[Answer], s
             return "the decision's id was relayed from the service"
         if b"EVIL" in answer.body or any("EVIL" in value for value in told):
             return "an answer that nobody asked for was relayed"
-        if body is not None and answer.body not in [body, *(_echoed(body, f"Bearer {one}") for one in credentials)]:
+        if (
+            body is not None
+            and not answer.bodiless
+            and answer.body not in [body, *(_echoed(body, f"Bearer {one}") for one in credentials)]
+        ):
             return f"a body of {len(body)} bytes was relayed as {len(answer.body)}"
         return None
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from attacks.runner.corpus import Case, Unintelligible, filled, plain, unescaped
+from attacks.runner.corpus import Case, Unintelligible, encoded, filled, plain, unescaped
 from attacks.runner.faults import KeyFaultPlan
 from attacks.runner.labs import Findings, Lab, Place
 
@@ -48,7 +48,7 @@ def whole(told: str, *, headers: dict[str, str] | None = None, body: bool = Fals
     Raises `Unintelligible`.
     """
     raw = plain(told)
-    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode("latin-1")
+    more = encoded("".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()))
     if b"\r\n" in raw or b" HTTP/" in raw:
         head, _, rest = raw.partition(b"\r\n\r\n")
         return head.rstrip(b"\r\n") + b"\r\n" + more + (b"" if body else b"\r\n" + rest)

@@ -76,9 +76,15 @@ def plans(cases: Iterable[Case], report: Report) -> list[Plan]:
     for case in cases:
         try:
             found.append(planned(case))
-        except Unintelligible as error:
-            report.add(Outcome(case=case, findings=(f"not understood: {error}",), not_understood=True))
+        except Exception as error:  # noqa: BLE001 - whatever is odd about one case is said of it, and ends no other
+            report.add(_not_understood(case, error))
     return found
+
+
+def _not_understood(case: Case, error: Exception) -> Outcome:
+    """Of what nobody foresaw it says the kind of the error, too."""
+    said = str(error) if isinstance(error, Unintelligible) else f"{type(error).__name__}: {error}"
+    return Outcome(case=case, findings=(f"not understood: {said}",), not_understood=True)
 
 
 async def run(cases: Iterable[Case], *, on_outcome: Callable[[Outcome], None] = lambda _: None) -> Report:
@@ -130,8 +136,9 @@ async def run(cases: Iterable[Case], *, on_outcome: Callable[[Outcome], None] = 
                 return
             await tried([plan for plan in members if plan not in controls], lab, tell)
         finally:
-            leaked = lab.proxy.leaked() if lab.proxy is not None else []
+            leaked: object = None
             try:
+                leaked = lab.proxy.leaked() if lab.proxy is not None else None
                 await opening.__aexit__(None, None, None)
             except Exception as error:  # noqa: BLE001 - so it is when it ends: each case could be the cause
                 first = members[0].case
@@ -142,9 +149,19 @@ async def run(cases: Iterable[Case], *, on_outcome: Callable[[Outcome], None] = 
                 )
                 tell(Outcome(case=first, findings=ending))
 
+    async def whole_group(make: Opening, members: list[Plan]) -> None:
+        try:
+            await group(make, members)
+        except Exception as error:  # noqa: BLE001 - no lab ends the run of the others
+            for plan in members:
+                if plan.case.id not in report.outcomes:
+                    tell(Outcome(case=plan.case, findings=(f"not tried to the end: {error!r}",)))
+            if not controls_hold.done() and any(plan.case.is_control for plan in members):
+                controls_hold.set_result(False)
+
     async with asyncio.TaskGroup() as tasks:
         for make, members in _groups(found):
-            tasks.create_task(group(make, members))
+            tasks.create_task(whole_group(make, members))
     report.seconds = time.monotonic() - began
     return report
 
@@ -203,7 +220,7 @@ async def _try(plan: Plan, lab: Lab, tell: Callable[[Outcome], None]) -> bool:
     try:
         findings = await plan.attempt(lab)
     except Unintelligible as error:
-        tell(Outcome(case=plan.case, findings=(f"not understood: {error}",), not_understood=True))
+        tell(_not_understood(plan.case, error))
         return False
     except Exception as error:  # noqa: BLE001 - an attempt that fails has shown nothing
         findings = [f"the attempt failed: {type(error).__name__}: {error}"]

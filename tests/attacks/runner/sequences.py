@@ -348,7 +348,7 @@ def _message(
     body = '{"sku":"a"}' if method in ("POST", "PUT", "PATCH") else ""
     if body:
         more += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n{body}".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n{body}".encode("utf-8", "surrogatepass")
 
 
 async def _sent(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
+from attacks.runner.corpus import encoded
 from attacks.runner.service import Received
 from attacks.runner.wire import Answer, Conversation
 
@@ -329,7 +330,7 @@ def _kept_secret(evidence: Evidence) -> list[str]:
     """No credential of the caller in an answer, in the audit or the log, nor upstream."""
     found = []
     secrets = {
-        part.encode("latin-1") for secret in evidence.secrets for part in (secret, *secret.split(".")[1:])
+        encoded(part) for secret in evidence.secrets for part in (secret, *secret.split(".")[1:])
         if len(part) >= 16
     }  # fmt: skip
     places = {
