@@ -8,7 +8,8 @@ import json
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ PATIENCE: Final = 20.0
 """Seconds after which an answer is not waited for any longer. None is ever late on purpose by so much."""
 
 _METHOD: Final = re.compile(rb"(?:^|\n)([A-Za-z-]+) [^\r\n]* HTTP/")
+_LINE: Final = 128 << 10
+"""Bytes of a line that is looked at for a method."""
 
 
 @dataclass
@@ -80,16 +83,22 @@ class Client:
         self.reader = reader
         self.writer = writer
         self._patience = patience
+        self._asked: deque[bytes] = deque()
+        """The methods that no final answer came for."""
+        self._line = b""
+        """What was sent of a line whose end was not."""
 
     async def send(self, data: bytes) -> None:
         """Send; what the proxy no longer takes is not sent."""
+        lines, _, rest = (self._line + data).rpartition(b"\n")
+        self._asked.extend(_METHOD.findall(lines))
+        self._line = rest[:_LINE]
         with contextlib.suppress(ConnectionError):
             self.writer.write(data)
             await self.writer.drain()
 
-    async def answer(self, *, bodiless: Callable[[], bool] = lambda: False) -> Answer | None:
-        """The next answer; None at the end. `bodiless` says, once there is one, whether it answers a HEAD. Raises
-        `Garbled`, `TimeoutError`."""
+    async def answer(self) -> Answer | None:
+        """The next answer; None at the end. Raises `Garbled`, `TimeoutError`."""
         async with asyncio.timeout(self._patience):
             try:
                 raw = await self.reader.readuntil(b"\r\n\r\n")
@@ -102,7 +111,8 @@ class Client:
             except (ConnectionError, ssl.SSLError):
                 return None
             answer = _head(raw)
-            answer.bodiless = answer.status >= 200 and bodiless()
+            if answer.status >= 200 and self._asked:
+                answer.bodiless = self._asked.popleft() == b"HEAD"
             if answer.status >= 200 and answer.status not in (204, 304) and not answer.bodiless:
                 answer.body = await self._body(answer)
         return answer
@@ -178,19 +188,16 @@ async def converse(
     """
     found = Conversation()
     began = time.monotonic()
-    sent = bytearray()
 
     async def send(client: Client) -> None:
         for piece in pieces:
-            if len(sent) < 1 << 16:
-                sent.extend(piece)
             await client.send(piece)
             await asyncio.sleep(0)
 
     async with connected(address, source=source, patience=patience, tls=tls) as client:
         sending = asyncio.create_task(send(client))
         try:
-            await _read(client, found, sent, sending, then, until)
+            await _read(client, found, sending, then, until)
         except Garbled as error:
             found.garbage = str(error)
         except TimeoutError:
@@ -202,18 +209,10 @@ async def converse(
     return found
 
 
-async def _read(
-    client: Client, found: Conversation, sent: bytearray, sending: asyncio.Task[None], then: bytes, until: bytes
-) -> None:
+async def _read(client: Client, found: Conversation, sending: asyncio.Task[None], then: bytes, until: bytes) -> None:
     asked = False
-
-    def bodiless() -> bool:
-        methods = _METHOD.findall(bytes(sent))
-        final = sum(answer.status >= 200 for answer in found.answers)
-        return final < len(methods) and bool(methods[final] == b"HEAD")
-
     while True:
-        answer = await client.answer(bodiless=bodiless)
+        answer = await client.answer()
         if answer is None:
             found.ended = True
             return
