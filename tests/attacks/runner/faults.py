@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from attacks.runner import amounts
 from attacks.runner.corpus import Spec, Unintelligible, encoded, plain
-from attacks.runner.forgery import KEY_ID, b64, jwks, public_jwk
+from attacks.runner.forgery import KEY_ID, b64, curve_jwk, jwks, private_jwk, public_jwk
 
 Fault = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Answers a request wrongly, or not at all."""
@@ -31,6 +31,14 @@ _BODY_STATUS: Final = re.compile(r"(?i)([{\[].*[}\]]) (?:with|and|but)(?: http| 
 _NESTED: Final = re.compile(r"(?:(?:deep(?:ly)?|too deep) )?nest(?:ing|ed)(?: json)?(?::? ?(?P<depth>\d[\d _,]*))?")
 _REDIRECT: Final = re.compile(r"redirect(?:s|ed)?(?:(?:\s+to)?\s+(\S+))?")
 _MEMBER: Final = re.compile(r"(kty|use|alg|key_ops|kid|crv|e|n)=(\S+)(?: key)?")
+_WITHOUT: Final = re.compile(r"(?:keys? )?(?:without|no|missing|lacks) (?:an? )?(kid|alg|use|kty|n|e)(?: member)?")
+_LAPSE: Final = re.compile(
+    r"(?:.*\b)?(?:down|unreachable|unavailable|gone|stale|refused|old|fails?)\b(?: since| for| of)?"
+    r" (?:(?P<n>\d+(?:\.\d+)?) ?(?P<unit>min|m|h|hours?|d|days?)|(?P<word>hours|a day|days))(?: old)?"
+)
+_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
+_MAX_AGE: Final = 86_400.0
+"""Seconds for which the last good keys are used (docs/configuration.md)."""
 _MANY: Final = re.compile(r"(\d[\d _,]*) (?:distinct |different )?keys")
 _MOST_KEYS: Final = 5_000
 """Megabytes more than any proxy should take; to make more takes the runner time."""
@@ -132,6 +140,10 @@ def document_fault(told: str) -> Fault | None:
         return answering(http(bomb, headers={"Content-Encoding": "gzip"}))
     if slow := _SLOW.fullmatch(words):
         return _late(float(slow[1]) / (1000 if slow[2] == "ms" else 1))
+    if re.fullmatch(
+        r"(?:infinite|endless|unbounded|never ending)(?: body| stream| answer| response| document)?", words
+    ):
+        return pouring(1 << 50)
     if redirect := _REDIRECT.fullmatch(text):
         return answering(http(b"", status=302, headers={"Location": redirect[1] or "http://127.0.0.1:1/"}))
     if body := _STATUS_BODY.fullmatch(text):
@@ -151,10 +163,12 @@ def document_fault(told: str) -> Fault | None:
 
 @dataclass
 class KeyStage:
-    """What an issuer's address answers from one fetch on. `later`: a good set comes before it."""
+    """What an issuer's address answers from one fetch on. `later`: a good set comes before it. `lapse`: and so many
+    seconds pass meanwhile."""
 
     fault: Fault
     later: bool = False
+    lapse: float = 0.0
 
 
 @dataclass
@@ -171,7 +185,16 @@ def key_stages(told: str, recipe: Mapping[str, Any] | None) -> list[KeyStage]:
     return [_key_stage(part.strip(), recipe or {}) for part in re.split(r"[ -]then[ -]", told)]
 
 
+def _is_json(text: str) -> bool:
+    """Whether a text is, or is to be taken for, the document itself."""
+    return re.match(r"[\[{\"]|(?:null|true|false|NaN|-?Infinity)$|$", text) is not None and not _BODY_STATUS.fullmatch(
+        text
+    )
+
+
 def _key_stage(told: str, recipe: Mapping[str, Any]) -> KeyStage:
+    if _is_json(told):
+        return KeyStage(answering(http(told.encode("utf-8", "surrogatepass"))))
     words = re.sub(r"[-_ ]+", " ", told.lower())
     if words in ("good", "ok", "valid", "200", "good keys"):
         return KeyStage(answering(http(json.dumps(jwks()).encode())))
@@ -181,11 +204,28 @@ def _key_stage(told: str, recipe: Mapping[str, Any]) -> KeyStage:
         return KeyStage(closing)
     if re.search(r"\brotat|\bremoved?\b|without k1|\bdropped\b", words):
         return KeyStage(answering(http(json.dumps(jwks(public_jwk("new", kid="k2"))).encode())), later=True)
+    if lapse := _LAPSE.fullmatch(words):
+        seconds = float(lapse["n"] or 3) * _UNITS[(lapse["unit"] or lapse["word"].split()[-1])[0]]
+        return KeyStage(closing, later=True, lapse=seconds)
+    if re.fullmatch(
+        r"(?:past|over|beyond|after)? ?(?:the )?max age(?: is)?(?: exceeded| passed| over)?|expired", words
+    ):
+        return KeyStage(closing, later=True, lapse=_MAX_AGE + 3600)
+    if re.fullmatch(
+        r"same kid(?:,)? (?:but )?(?:another|other|different|new) key|key (?:replaced|swapped|changed)", words
+    ):
+        return KeyStage(answering(http(json.dumps(jwks(public_jwk("attacker"))).encode())), later=True)
     if re.search(r"duplicate|same kid|one kid|twice", words):
         return _keys(public_jwk("attacker"), public_jwk())
-    if re.search(r"\boct\b|symmetric|\bhmac\b", words):
+    if re.search(r"\boct\b|(?<!a)symmetric|\bhmac\b|(?<!=)\bhs(?:256|384|512)\b", words):
         secret = str(recipe.get("sign", "hmac:secret")).partition(":")[2] or "secret"
         return _keys({"kty": "oct", "kid": KEY_ID, "k": b64(secret.encode()), "alg": "HS256", "use": "sig"})
+    if re.search(r"\bprivate\b|\bd member\b", words):
+        return _keys(private_jwk())
+    if re.search(r"(?<!=)(?:\bec\b|\belliptic\b|\bp ?256\b|\bes256\b)", words):
+        return _keys(curve_jwk())
+    if without := _WITHOUT.fullmatch(words):
+        return _keys(public_jwk(**{without[1]: None}))
     if re.search(r"\bweak\b|\b(?:rsa )?(?:512|768|1024)(?: ?bits?)?\b|\bsmall\b|\bshort key\b", words):
         return _keys(public_jwk("1024"))
     if re.search(r"\b(?:another|other|different|wrong) (?:issuer|key)\b|\battacker\b", words):
@@ -193,7 +233,7 @@ def _key_stage(told: str, recipe: Mapping[str, Any]) -> KeyStage:
     if many := _MANY.fullmatch(words):
         count = min(int(re.sub(r"\D", "", many[1])), _MOST_KEYS)
         return _keys(*(public_jwk(kid=f"k{number}") for number in range(1, count + 1)))
-    if member := _MEMBER.fullmatch(told.strip()):
+    if member := _MEMBER.fullmatch(re.sub(r"(?i)^(?:rsa|an?) (?:key )?(?:with )?", "", told)):
         value: Any = [member[2]] if member[1] == "key_ops" else member[2]
         if member[1] in "en" and value.isdigit():
             value = b64(int(value).to_bytes(4, "big").lstrip(b"\0"))
@@ -265,7 +305,7 @@ def opa_faults(told: str, revision: str = "1-0000000000000000") -> list[OpaFault
         stated = text.partition(" with ")[0].strip()
         own = [answering(http(stated.encode()))] if stated.startswith("{") else []
         return [OpaFault(fault) for fault in (*own, answering(http(json.dumps(_misrouted(revision)).encode())))]
-    if (text[:1] in ("{", "[", '"') or text in ("null", "true", "false")) and not _BODY_STATUS.fullmatch(text):
+    if _is_json(text):
         return [OpaFault(answering(http(text.encode()))), OpaFault(answering(http(_with_provenance(text, revision))))]
     words = text.lower()
     if re.fullmatch(r"(?:is )?(?:down|refused|connection refused|unreachable|stopped|killed|unavailable|gone)", words):

@@ -59,6 +59,7 @@ class attacked_proxy(running_proxy):  # noqa: N801 - a context manager, used lik
     limits: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     opa: str | None = field(default=None, kw_only=True)
     opa_deadline: str = field(default="5s", kw_only=True)
+    max_policy_age: str = field(default="24h", kw_only=True)
     extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Further members of ostiary.yaml."""
 
@@ -88,7 +89,7 @@ class attacked_proxy(running_proxy):  # noqa: N801 - a context manager, used lik
                 name: {"hosts": [self.service_hosts.get(name, f"{name}.test")], "upstream": origin}
                 for name, origin in self.origins.items()
             },
-            "opa": {**opa, "deadline": self.opa_deadline},
+            "opa": {**opa, "deadline": self.opa_deadline, "max_policy_age": self.max_policy_age},
             "audit": {"path": "audit/"},
             "limits": {**LIMITS, **self.limits},
             **self.extra,

@@ -91,9 +91,33 @@ def _ed_key(name: str) -> ed25519.Ed25519PrivateKey:
 def public_jwk(name: str = "issuer", **members: Any) -> dict[str, Any]:
     """The public half of a key as issuers publish it. A member that is None is left out."""
     numbers = rsa_key(name).public_key().public_numbers()
-    modulus = numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")
-    jwk = {"kty": "RSA", "kid": KEY_ID, "alg": "RS256", "use": "sig", "n": b64(modulus), "e": b64(b"\x01\x00\x01")}
+    jwk = {
+        "kty": "RSA",
+        "kid": KEY_ID,
+        "alg": "RS256",
+        "use": "sig",
+        "n": b64(_bytes(numbers.n)),
+        "e": b64(b"\x01\x00\x01"),
+    }
     return {key: value for key, value in {**jwk, **members}.items() if value is not None}
+
+
+def private_jwk(name: str = "issuer") -> dict[str, Any]:
+    """What no issuer should publish: the private half, too."""
+    numbers = rsa_key(name).private_numbers()
+    parts = {"d": numbers.d, "p": numbers.p, "q": numbers.q, "dp": numbers.dmp1, "dq": numbers.dmq1, "qi": numbers.iqmp}
+    return {**public_jwk(name), **{part: b64(_bytes(number)) for part, number in parts.items()}}
+
+
+def curve_jwk(name: str = "issuer") -> dict[str, Any]:
+    """A key of another family: for ES256."""
+    numbers = _ec_key(name, "256").public_key().public_numbers()
+    point = {member: b64(number.to_bytes(32, "big")) for member, number in (("x", numbers.x), ("y", numbers.y))}
+    return {"kty": "EC", "crv": "P-256", "kid": KEY_ID, "alg": "ES256", "use": "sig", **point}
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 def jwks(*keys: dict[str, Any]) -> dict[str, Any]:
@@ -141,12 +165,14 @@ class Forge:
     key_id: str = KEY_ID
     made: list[str] = field(default_factory=list, repr=False)
     given: str | None = field(default=None, repr=False)
+    ahead: float = 0.0
+    """Seconds by which the clock of the proxy runs ahead of the runner's."""
 
     def header(self) -> dict[str, Any]:
         return {"alg": "RS256", "kid": self.key_id, "typ": "JWT"}
 
     def claims(self, **claims: Any) -> dict[str, Any]:
-        now = int(time.time())
+        now = int(time.time() + self.ahead)
         # Unlike any other, so that no decision is kept for one case and used for the next.
         base = {"iss": self.issuer, "aud": self.audience, "sub": "web", "iat": now, "exp": now + 300}
         return {**base, "jti": os.urandom(9).hex(), "nonce": os.urandom(9).hex(), **claims}
@@ -330,8 +356,7 @@ def _hmac_key(told: str, name: str) -> bytes:
     if word in ("jwks", "public-jwks"):
         return json.dumps(jwks(public_jwk(name))).encode()
     if word in ("n", "modulus"):
-        numbers = public.public_numbers()
-        return numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")
+        return _bytes(public.public_numbers().n)
     if "pem" in word or "pkcs1" in word:
         form = PublicFormat.PKCS1 if "pkcs1" in word else PublicFormat.SubjectPublicKeyInfo
         pem = public.public_bytes(Encoding.PEM, form)

@@ -814,13 +814,20 @@ def _env_jwks(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told
 
     async def one(lab: Lab, fault: KeyFaultPlan) -> Findings:
         assert lab.keys is not None
-        forge = Forge(issuer=lab.known["issuers"][fault.name])
+        forge = Forge(issuer=lab.known["issuers"][fault.name], ahead=lab.forge.ahead)
         if fault.later:
             message, secrets = _prepared(forge, request, None)
             before = await conversed(lab, message)
             if [answer.status for answer in before.answers] != [200]:
-                return [f"with good keys the answer was {before.statuses}"]
-            await _refreshed(lab, fault, forge)
+                reasons = [(answer.problem or {}).get("reasons") for answer in before.answers]
+                return [f"with good keys the answer was {before.statuses} {reasons}"]
+            lapse = fault.stages[0].lapse
+            if lapse:
+                lab.keys.faults[fault.name] = fault.stages[0].fault
+                lab.known["machine"].pass_time(lapse)
+                lab.forge.ahead = forge.ahead = forge.ahead + lapse
+            else:
+                await _refreshed(lab, fault, forge)
         message, secrets = _prepared(forge, request, recipe)
         message, tag = tagged(message)
         return await _alone(lab, case, message, secrets, tag=tag)
@@ -829,7 +836,8 @@ def _env_jwks(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told
         found = await asyncio.gather(*(one(lab, fault) for fault in plans))
         return [wrong for wrongs in found for wrong in wrongs]
 
-    return Plan(case=case, attempt=attempt, lab="keys", keys=plans, slow=later)
+    lapses = any(stage.lapse for stage in stages)  # for all that are tried on this proxy
+    return Plan(case=case, attempt=attempt, lab="keys", keys=plans, slow=later, last=lapses)
 
 
 _COOL_DOWN: Final = 30.0

@@ -29,6 +29,7 @@ from attacks.runner.service import Reply, Service
 from attacks.runner.verdicts import Evidence, judged, unclean
 from attacks.runner.wire import PATIENCE, Answer, Conversation, Garbled, connected, converse
 from ostiary.opa.install import ensure_opa
+from support.machine import Machine
 from support.proxy import RunningProxy
 
 Findings = list[str]
@@ -293,14 +294,20 @@ async def opa_lab(place: Place) -> AsyncIterator[Lab]:
 
 @contextlib.asynccontextmanager
 async def keys_lab(place: Place, faults: list[KeyFaultPlan]) -> AsyncIterator[Lab]:
-    """One issuer for each fault, so that none has to wait for another's cool-down. `known["issuers"]` by name."""
+    """One issuer for each fault, so that none has to wait for another's cool-down. `known["issuers"]` by name;
+    `known["machine"]` has the clock."""
     issuers = {fault.name: f"https://{fault.name}.idp.test" for fault in faults}
     callers = "".join(f"  {name}: {{issuer: {issuer}, subject: web}}\n" for name, issuer in issuers.items())
     permissions = place.permissions.replace("callers:\n", f"callers:\n{callers}")
     permissions = permissions.replace("permissions:\n", "permissions:\n" + "".join(
         f"  - {{caller: {name}, service: orders, endpoints: [create-order, get-order]}}\n" for name in issuers
     ))  # fmt: skip
-    async with Service().running() as service, KeyServer(good={"idp": jwks()}).running() as keys:
+    async with (
+        Service().running() as service,
+        KeyServer(good={"idp": jwks()}).running() as keys,
+        short_directory() as here,
+    ):
+        machine = Machine(here)
         for fault in faults:
             keys.good[fault.name] = jwks(public_jwk())
             if not fault.later:
@@ -310,9 +317,11 @@ async def keys_lab(place: Place, faults: list[KeyFaultPlan]) -> AsyncIterator[La
             issuers={ISSUER: keys.url("idp"), **{issuer: keys.url(name) for name, issuer in issuers.items()}},
             origins={"orders": f"http://127.0.0.1:{service.port}"},
             limits=place.limits,
+            environment=machine.environment,
+            max_policy_age="8784h",  # so that it is the keys which are too old, where days pass
         )
         began = time.monotonic()
-        async with _lab(proxy, service, keys, issuers=issuers, began=began) as lab:
+        async with _lab(proxy, service, keys, issuers=issuers, began=began, machine=machine) as lab:
             yield lab
 
 
