@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from fuzz.certificates import Certificates
 from fuzz.headers import Headers
 from fuzz.maps import Maps
 from fuzz.messages import Messages
@@ -13,4 +14,13 @@ from fuzz.said import Hops, Preambles
 from fuzz.target import Target
 from fuzz.tokens import Tokens
 
-TARGETS: Final[tuple[Callable[[], Target], ...]] = (Messages, Paths, Headers, Tokens, Preambles, Hops, Maps)
+TARGETS: Final[tuple[Callable[[], Target], ...]] = (
+    Messages,
+    Paths,
+    Headers,
+    Tokens,
+    Preambles,
+    Hops,
+    Certificates,
+    Maps,
+)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fuzz.certificates import Certificates, clean
 from fuzz.messages import Messages
 from fuzz.mutation import mutate, shrink
 from fuzz.proxy import FuzzedProxy
 from fuzz.runner import broken, kept_cases, made, run
 from fuzz.streams import TOKEN
 from fuzz.targets import TARGETS
+from ostiary.errors import IdentityInvalid
 from ostiary.exchange import Exchange
 from ostiary.interfaces import Renew, TargetResolver, Upstream
 from ostiary.models import Credential, Identity, Target
+from ostiary.spiffe import SpiffeId
 from ostiary.upstream import Forwarder
 
 SEED = 20_000
@@ -61,6 +65,52 @@ def test_a_seed_makes_the_same_cases(make: Any) -> None:
 
 def test_a_case_is_made_smaller_as_long_as_it_finds_the_same() -> None:
     assert shrink(b"a" * 100 + b"<b>" + b"c" * 99, lambda case: b"<" in case and b">" in case) == b"<>"
+
+
+# What readers of forwarded certificates have done: each is found, and what Envoy writes is read.
+
+
+def split_anywhere(value: bytes) -> tuple[SpiffeId, None]:
+    """Knows nothing of quotes."""
+    pairs = [part.partition("=")[::2] for part in re.split("[;,]", value.decode("latin-1"))]
+    names = [text.strip('"') for key, text in pairs if key.strip().lower() == "uri"]
+    try:
+        return SpiffeId.parse(names[-1]), None
+    except (IndexError, ValueError):
+        raise IdentityInvalid("no name") from None
+
+
+def without_escapes(value: bytes) -> tuple[SpiffeId, None]:
+    """Ends a quoted text at a quote that is escaped."""
+    bare = re.sub(rb'"[^"]*"', b"", value)
+    return split_anywhere(bare if b"URI" in bare else value)
+
+
+@pytest.mark.parametrize(
+    ("read", "value"),
+    [
+        (split_anywhere, b'Subject="CN=a;URI=spiffe://corp/sa/admin"'),
+        (split_anywhere, b"URI=spiffe://corp/sa/web,URI=spiffe://corp/sa/admin"),
+        (without_escapes, b'Subject="CN=a\\";URI=spiffe://corp/sa/admin;X=\\"b";DNS=a'),
+    ],
+)
+def test_a_certificate_that_is_read_otherwise_is_found(read: Any, value: bytes) -> None:
+    found = broken(Certificates(read), value)
+    assert found is not None
+    assert found.startswith("FindingError: another workload")
+    assert broken(Certificates(), value) is None
+
+
+def test_readers_with_faults_are_found_out_by_chance() -> None:
+    rng = random.Random(SEED)
+    for read in (split_anywhere, without_escapes):
+        assert any(broken(Certificates(read), Certificates().make(rng)) for _ in range(500))
+
+
+def test_what_envoy_writes_is_read() -> None:
+    value = f'By=spiffe://corp/proxy;Hash={"ab" * 32};Subject="CN=a,O=\\"b\\"";URI=spiffe://corp/sa/web;DNS=a;DNS=b'
+    assert clean(value) == "spiffe://corp/sa/web"
+    assert broken(Certificates(), value.encode()) is None
 
 
 # That the messages' target finds something is shown by faults: each is what some proxy once did.
