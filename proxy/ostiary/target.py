@@ -44,12 +44,21 @@ OWN_SERVICE: Final = "ostiary"
 
 CREDENTIAL_PARAMETERS: Final = frozenset(
     {
-        *("access_token", "auth_token", "bearer_token", "id_token", "oauth_token", "private_token", "refresh_token"),
-        *("authorization", "bearer", "client_secret", "jwt"),
+        *("accesstoken", "amzsecuritytoken", "apitoken", "authtoken", "bearertoken", "idtoken", "oauthtoken"),
+        *("privatetoken", "refreshtoken", "sessiontoken", "apikey", "apisecret", "authorization", "bearer"),
+        *("clientassertion", "clientsecret", "dpop", "jwt", "password"),
     }
 )
-"""Parameters that carry a credential (RFC 6750 section 2.3 and its kind). Names are compared decoded, in lower case and
-with everything but letters and digits taken for `_`, as frameworks do that fold `access.token` into `access_token`."""
+"""Parameters that carry a credential (RFC 6750 section 2.3, RFC 7521 section 4.2, and their kind).
+
+Names are compared decoded, in lower case, and as their letters and digits alone: frameworks read `access.token`,
+`accessToken` and `access-token` as `access_token`. An `x` in front makes no other name. Those that nest read
+`a[access_token]` and `a.access_token` as a member `access_token`, so each part of such a name is compared as well.
+
+`token`, `auth`, `key`, `code`, `sig`, `assertion`, `id_token_hint` and `SAMLResponse` are not among them: they are as
+often an invitation, a page, a link that is signed for one thing, or what a protocol sends by redirect to a service that
+logs people in. The token that the request itself was proved with is refused in whatever parameter it is repeated.
+"""
 
 _REMEMBERED: Final = 1024  # targets; clients choose them, so there is a bound
 _MEMORABLE: Final = 256  # bytes of Host, path and query together: longer ones come once, and would fill the memory
@@ -63,6 +72,7 @@ _ENCODED_CONTROL: Final = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[Ff])")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PARAMETER_SEPARATOR: Final = re.compile(rb"[&;]")
 _NAME_FOLD: Final = re.compile(r"[^a-z0-9]+")
+_NESTING: Final = re.compile(r"[\[\].]")
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _HOST_NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 
@@ -165,8 +175,13 @@ def check_query(raw: bytes) -> None:
         raise TargetMalformed("the query holds an encoded control character")
     for piece in _PARAMETER_SEPARATOR.split(raw):
         name = unquote_to_bytes(piece.partition(b"=")[0]).decode("utf-8", "replace").lower()
-        if _NAME_FOLD.sub("_", name).strip("_") in CREDENTIAL_PARAMETERS:
+        if _names_a_credential(name) or (_NESTING.search(name) and any(map(_names_a_credential, _NESTING.split(name)))):
             raise TokenInQuery
+
+
+def _names_a_credential(name: str) -> bool:
+    plain = _NAME_FOLD.sub("", name)
+    return plain in CREDENTIAL_PARAMETERS or plain.removeprefix("x") in CREDENTIAL_PARAMETERS
 
 
 class Targets:

@@ -22,7 +22,7 @@ QUERIES = (
     b"", b"?", b"?a=1", b"?a=1&b=2", b"?a", b"?a=%2", b"?a+b", b"?a;b", b"?&", b"?a=1&", b"?access_token=x",
     b"?access%5Ftoken=x", b"?ACCESS.TOKEN=x", b"?a=%0a", b"?a=%C3%A9", b"?a=%FF", b"?a=b?c/d", b"?jwt", b"?a=#",
     b"?a b",
-    b"?__jwt__", b"?a=%20", b"?%", b"?a=%E2%80%AE",
+    b"?__jwt__", b"?a[apiKey]=x", b"?a[b].x-jwt[]", b"?accessToken", b"?token=x", b"?a=%20", b"?%", b"?a=%E2%80%AE",
 )  # fmt: skip
 
 

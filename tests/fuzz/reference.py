@@ -8,8 +8,9 @@ UNRESERVED = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 LITERAL = UNRESERVED | set(b"!$&'()*+,=:@")
 HEX = b"0123456789abcdefABCDEF"
 CREDENTIALS = {
-    *("access_token", "auth_token", "bearer_token", "id_token", "oauth_token", "private_token", "refresh_token"),
-    *("authorization", "bearer", "client_secret", "jwt"),
+    *("access token", "amz security token", "api token", "auth token", "bearer token", "id token", "oauth token"),
+    *("private token", "refresh token", "session token", "api key", "api secret", "client assertion", "client secret"),
+    *("authorization", "bearer", "dpop", "jwt", "password"),
 }
 
 
@@ -95,11 +96,10 @@ def query(raw: bytes) -> str | None:
         at += 1
     for parameter in raw.replace(b";", b"&").split(b"&"):
         name = decoded(parameter.split(b"=")[0], query=True).decode("utf-8", "replace").lower()
-        folded = "".join(
-            character if character in "abcdefghijklmnopqrstuvwxyz0123456789" else " " for character in name
-        )
-        if "_".join(folded.split()) in CREDENTIALS:
-            raise RefusedError("a credential")
+        for part in (name, *name.replace("[", ".").replace("]", ".").split(".")):
+            letters = "".join(one for one in part if one in "abcdefghijklmnopqrstuvwxyz0123456789")
+            if any(letters in (words.replace(" ", ""), "x" + words.replace(" ", "")) for words in CREDENTIALS):
+                raise RefusedError("a credential")
     return raw.decode("ascii") or None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,7 +264,12 @@ def test_a_query_holds_no_controls_and_nothing_beyond_ascii(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"a=b", b"/../admin", b'a[]={}|\\^`"<>', b"%zz", b"a=%25", b"page_token=x", b"token=x"]
+    "raw",
+    [
+        *(b"", b"a=b", b"/../admin", b'a[]={}|\\^`"<>', b"%zz", b"a=%25", b"page_token=x", b"token=x", b"auth=x"),
+        *(b"key=x", b"code=x", b"sig=x", b"id_token_hint=x", b"SAMLResponse=x", b"access_token_type=x", b"a[token]=x"),
+        *(b"filter[user.id]=x", b"a[]=x", b"api=key", b"access[]=token", b"jwts=x", b"passwords=x"),
+    ],
 )
 def test_every_other_query_is_forwarded_as_it_came(raw: bytes) -> None:
     check_query(raw)
@@ -276,10 +282,22 @@ def test_every_other_query_is_forwarded_as_it_came(raw: bytes) -> None:
         *(b"access_token", b"a=1&access_token=x", b"a;access_token=x", b"%61ccess%5Ftoken=x", b"ACCESS_TOKEN=x"),
         *(b"access.token=x", b"access-token=x", b"access_token[]=x", b"+access_token=x", b"%20access_token=x"),
         *(b"%zz&access_token=x", b"access%20token=x", b"%E2%84%AA&acces%73_to%E2%84%AAen=x"),
+        *(b"accessToken=x", b"ACCESSTOKEN=x", b"api_key=x", b"apiKey=x", b"api-key=x", b"X-Api-Key=x", b"x_jwt=x"),
+        *(b"session_token=x", b"client_assertion=x", b"clientAssertion=x", b"X-Amz-Security-Token=x", b"dpop=x"),
+        *(b"a[access_token]=x", b"a%5Baccess_token%5D=x", b"a[b][apiKey][]=x", b"a[access_token][b]=x", b"a.jwt=x"),
+        *(b"a[0].access_token=x", b"[access_token=x"),
     ],
 )
 def test_a_credential_in_the_query_is_refused_however_it_is_spelt(raw: bytes) -> None:
     assert refusal(check_query, raw) == "token-in-query"
+
+
+def test_the_document_lists_the_same_parameters() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "threats.md").read_text(encoding="utf-8")
+    names = re.findall("`([^`]+)`", text.partition("A query is refused for the names ")[2].partition(":")[0])
+    assert sorted(re.sub("[^a-z]", "", name.lower().removeprefix("x-")) for name in names) == sorted(
+        CREDENTIAL_PARAMETERS
+    )
 
 
 # Resolving.
