@@ -92,6 +92,7 @@ def upstream_settings(service: ServiceSettings, config: Config) -> UpstreamSetti
         body_bytes=limits.body_bytes,
         response_header_bytes=limits.response_header_bytes,
         response_body_bytes=limits.response_body_bytes,
+        keep_headers=frozenset(name.encode("ascii") for name in service.keep_headers),
     )
 
 

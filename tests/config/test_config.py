@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ostiary.config import Config, load_config
 from ostiary.config.fields import Origin, UnixAddress
 from ostiary.opa.address import OpaAddress
+from ostiary.stage_settings import upstream_settings
 from support.files import CONFIG, mistakes
 
 LEAST: Final = """\
@@ -72,6 +73,7 @@ def test_the_example_of_the_design_loads_unchanged(tmp_path: Path) -> None:
                 "upstream": "http://127.0.0.1:9001",
                 "credential": {"strategy": "minted", "lifetime": 60},
                 "cors": None,
+                "keep_headers": (),
                 "public_url": None,
                 "tls": None,
             }
@@ -210,6 +212,13 @@ def test_a_configuration_does_not_change(tmp_path: Path) -> None:
     config = load(tmp_path / "ostiary.yaml", LEAST, OPA_TOKEN="s3cret")
     with pytest.raises(ValidationError, match="frozen"):
         config.workers = 2  # type: ignore[misc]
+
+
+def test_headers_that_a_service_keeps_are_named_in_whatever_case(tmp_path: Path) -> None:
+    text = LEAST.replace('internal"', 'internal", keep_headers: [X-Tenant-Id, x-csrf-token, X-Request-Id]')
+    config = load(tmp_path / "ostiary.yaml", text, OPA_TOKEN="s3cret")
+    kept = upstream_settings(config.services["orders"], config).keep_headers
+    assert kept == {b"x-tenant-id", b"x-csrf-token", b"x-request-id"}
 
 
 def test_cors_settings_have_safe_defaults(tmp_path: Path) -> None:

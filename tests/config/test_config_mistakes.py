@@ -628,6 +628,29 @@ opa: {managed: {bundle: build/demo}}
 """,
         ["ostiary.yaml:5: services.orders.cors.headers[0]: 'a b' is not the name of a header"],
     ),
+    "headers that no service gets": (
+        """\
+listen: {data: 127.0.0.1:8080}
+issuers:
+  - {issuer: https://idp.test, audience: proxy, jwks_url: https://idp.test/jwks, algorithms: [ES256]}
+services:
+  orders:
+    hosts: [orders.localhost]
+    upstream: "http://127.0.0.1:9001"
+    keep_headers: [Cookie, X-Real-IP, x-tenant-id, Authorization, ostiary-decision-id, tenant_id, te, X-Auth-User, "*"]
+opa: {managed: {bundle: build/demo}}
+""",
+        [
+            "ostiary.yaml:8: services.orders.keep_headers[0]: 'Cookie' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[1]: 'X-Real-IP' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[3]: 'Authorization' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[4]: 'ostiary-decision-id' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[5]: 'tenant_id' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[6]: 'te' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[7]: 'X-Auth-User' never goes to a service",
+            "ostiary.yaml:8: services.orders.keep_headers[8]: there is no wildcard: each header is named",
+        ],
+    ),
     "TLS settings without TLS": (
         """\
 listen: {data: 127.0.0.1:8080}

@@ -13,7 +13,7 @@ from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
 from ostiary.models import Credential
 from ostiary.models import Target as Aim
-from ostiary.upstream.headers import ADDED, PREFIXES, REMOVED
+from ostiary.upstream.headers import ADDED, LOOSE_NAMES, LOOSE_SUFFIXES, NAMESAKES, PREFIXES, REMOVED, SUFFIXES
 from ostiary.upstream.request import RequestWriter
 from support.shipped import upstream_settings
 
@@ -36,6 +36,8 @@ VALUES = (
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]{1,200}")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t -\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _ONCE = frozenset({b"authorization", b"host", b"content-type", b"x-forwarded-client-cert"})
+_REMOVED = REMOVED | LOOSE_NAMES
+_SUFFIXES = (*SUFFIXES, *LOOSE_SUFFIXES)
 _OURS = frozenset(ADDED) | {b"authorization", b"content-length", b"transfer-encoding"}
 
 
@@ -57,7 +59,8 @@ class Headers:
 
     def make(self, rng: random.Random) -> bytes:
         names = rng.choices(
-            [*NAMES, *sorted(REMOVED), *(prefix + b"x" for prefix in PREFIXES)], k=rng.choice((1, 2, 5, 20))
+            [*NAMES, *sorted(_REMOVED), *(begin + b"x" for begin in PREFIXES), *(b"x" + end for end in _SUFFIXES)],
+            k=rng.choice((1, 2, 5, 20)),
         )
         lines = [self._disguised(name, rng) + b": " + rng.choice(VALUES) for name in names]
         return b"\r\n".join([b"host: orders.test", b"authorization: Bearer " + TOKEN, *lines])
@@ -118,7 +121,10 @@ class Headers:
             demand((name, value) in sent, "a header that nobody sent", name)
             demand(b"_" not in name and b"." not in name, "an alias", name)
             folded = re.sub(rb"[^a-z0-9]", b"-", name)
-            demand(folded not in REMOVED and not folded.startswith(PREFIXES), "what is removed", name)
+            for read in (folded, folded.removeprefix(b"x-")):
+                demand(read not in _REMOVED, "what is removed", name)
+                family = read.startswith(PREFIXES) or read.endswith(_SUFFIXES)
+                demand(not family or folded in NAMESAKES, "what is removed", name)
             demand(name not in named, "what Connection names", name)
         for secret in secrets:  # a token has dots, so that it is no name that goes on
             values = [value for name, value in got if name not in _OURS]

@@ -13,6 +13,7 @@ from ostiary.policy.model import Strict
 from ostiary.policy.values import FILLED, Distinct, Duration, mistake, mistakes_at
 from ostiary.policy.words import closest, quoted
 from ostiary.routes import METHODS
+from ostiary.upstream.headers import never_kept
 
 _FIELD_NAME: Final = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 section 5.6.2
 
@@ -31,7 +32,15 @@ def _method(value: Any) -> str:
     raise mistake(f"{quoted(value)} is not a method{closest(str(value), METHODS)}")
 
 
+def _kept(value: str) -> str:
+    name = _field_name(value)
+    if never_kept(name.encode("ascii")):
+        raise mistake(f"{quoted(value)} never goes to a service")
+    return name
+
+
 FieldName: TypeAlias = Annotated[str, AfterValidator(_field_name)]
+KeptName: TypeAlias = Annotated[str, AfterValidator(_kept)]
 Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": sorted(METHODS)})]
 
 
@@ -79,6 +88,9 @@ class ServiceSettings(Strict):
     """The origin that requests are forwarded to: `http://127.0.0.1:9001`. No path."""
     credential: Credential = Credential.model_construct()
     cors: Cors | None = None
+    keep_headers: Annotated[tuple[KeptName, ...], Frozen, DistinctOrEmpty, UNIQUE] = ()
+    """Request headers that the service gets although their names end like a credential's or an identity's, or say for
+    whom a request is: `[x-tenant-id]`. The service must not believe them about who is calling."""
     public_url: UpstreamOrigin | None = None
     """The origin by which clients reach the service, where that is not the listener's own scheme with the host and port
     of the request: behind a load balancer that ends TLS. It is what `htu` of a DPoP proof must name. No path."""

@@ -2,7 +2,11 @@
 
 A header goes upstream unless a rule here removes it. Names are judged after folding (lower case, everything but letters
 and digits taken for `-`), so that a spelling which some upstream takes for a listed name falls with it: CVE-2025-64484
-and CVE-2026-54763 were `_`, CVE-2026-88011 was `.`.
+and CVE-2026-54763 were `_`, CVE-2026-88011 was `.`. What is listed falls with `x-` in front of it as well.
+
+Gateways and frameworks make up such names faster than a list of them grows, so most rules are families: how a name
+begins, or how it ends. The sources: what the gateways named beside the rules document, and what scanners try in order
+to get past them. Where a family catches a header that a service needs, the service's own configuration keeps that one.
 """
 
 from __future__ import annotations
@@ -31,157 +35,205 @@ FRAMING: Final = frozenset({b"content-length", b"host"})
 CREDENTIALS: Final = frozenset(
     {
         b"access-token",
-        b"api-key",
-        b"apikey",
-        b"auth-token",
-        b"authentication",
+        b"amz-security-token",
+        b"api-token",
         b"authorization",
-        b"cf-access-jwt-assertion",
+        b"bearer",
+        b"bearer-token",
         b"cookie",  # a session is a standing privilege: it would outlive every decision
         b"cookie2",
         b"dpop",  # proves possession for the token that is removed (RFC 9449)
         b"id-token",
-        b"private-token",
-        b"proxy-authorization",
+        b"private-token",  # GitLab
         b"refresh-token",
+        b"session",
+        b"session-token",
+        b"subject-token",  # OpenStack Keystone
         b"token",
-        b"x-access-key",
-        b"x-access-token",
-        b"x-amz-security-token",
-        b"x-amzn-oidc-accesstoken",
-        b"x-api-key",
-        b"x-api-token",
-        b"x-apikey",
-        b"x-authorization",
-        b"x-goog-iap-jwt-assertion",
-        b"x-id-token",
-        b"x-jwt",
-        b"x-jwt-assertion",
-        b"x-refresh-token",
-        b"x-serverless-authorization",
-        b"x-session-token",
-        b"x-subject-token",  # OpenStack Keystone
-        b"x-token",
-        b"x-vault-token",
+        b"vault-token",
     }
 )
 """They carry the caller's own credential, which never reaches an upstream (SECURITY section 8)."""
 
 IDENTITY: Final = frozenset(
     {
-        b"client-cert",  # RFC 9440
-        b"client-cert-chain",
-        b"iv-creds",
-        b"iv-groups",
-        b"iv-user",
-        b"remote-addr",
-        b"remote-email",
-        b"remote-groups",
-        b"remote-name",
-        b"remote-user",
-        b"sm-user",
-        b"x-amzn-oidc-data",
-        b"x-amzn-oidc-identity",
-        b"x-anonymous-consumer",
-        b"x-apigateway-api-userinfo",
-        b"x-arr-clientcert",
-        b"x-email",
-        b"x-groups",
-        b"x-role",
-        b"x-roles",
-        b"x-username",
+        b"act-as",
+        b"admin",
+        b"anonymous-consumer",  # Kong
+        b"client-issuer",
+        b"client-subject",
+        b"client-verify",  # nginx's $ssl_client_verify
+        b"cn",
+        b"email",
+        b"group",
+        b"groups",
+        b"login",
+        b"on-behalf-of",
+        b"permissions",
+        b"role",
+        b"roles",
+        b"service-account",
+        b"sub",
+        b"sudo",  # GitLab: another user, for a request
+        b"trusted",
     }
 )
 """Somebody's word for who is calling. The upstream learns that from the credential alone."""
 
 OVERRIDES: Final = frozenset(
     {
+        b"base-url",
         b"front-end-https",
+        b"http-destinationurl",
+        b"http-url",
+        b"matched-path",  # Next.js
+        b"method",
+        b"path",
         b"path-info",  # with script-name, where a WSGI application believes to be mounted (gunicorn forwarder_headers)
         b"proxy",  # becomes HTTP_PROXY in CGI (httpoxy, CVE-2016-5385)
         b"request-uri",
+        b"rest-method",
+        b"scheme",
         b"script-name",
-        b"x-host",
-        b"x-method-override",  # CVE-2023-30845
-        b"x-override-url",
-        b"x-scheme",
-        b"x-script-name",
-        b"x-url-scheme",
+        b"tunnel-method",
+        b"uri",
+        b"url",
+        b"url-scheme",
+        b"verb",
     }
 )
 """They make an upstream see another method, path, host or scheme than the one that was decided."""
 
 ADDRESSES: Final = frozenset(
     {
-        b"ali-cdn-real-ip",
-        b"cdn-src-ip",
-        b"cf-connecting-ip",
-        b"client-ip",  # PHP's HTTP_CLIENT_IP, which many applications ask first
-        b"do-connecting-ip",
-        b"fastly-client-ip",
-        b"fly-client-ip",
-        b"forwarded",
-        b"incap-client-ip",
-        b"proxy-client-ip",
-        b"true-client-ip",
+        b"coming-from",
+        b"ip",
         b"via",  # ours replaces it: a Via that a client writes says nothing that can be checked
-        b"wl-proxy-client-ip",  # WebLogic
-        b"x-azure-clientip",
-        b"x-azure-socketip",
-        b"x-client-ip",
-        b"x-cluster-client-ip",
-        b"x-custom-ip-authorization",
-        b"x-nf-client-connection-ip",
-        b"x-originating-ip",
-        b"x-proxyuser-ip",
-        b"x-real-ip",
-        b"x-sucuri-clientip",
     }
 )
 """Where a request came from is written by the proxy, from its own socket, and by nobody else."""
 
 PREFIXES: Final = (
+    b"accel-",  # nginx: internal redirects
+    b"amz-cognito-",
+    b"amzn-mtls-",
+    b"amzn-oidc-",
+    b"apigateway-",
+    b"appengine-",
+    b"arr-",  # Azure App Service
+    b"auth",  # authorization, authentication, Authelia, authentik, oauth2-proxy, Auth0, and whatever else begins so
+    b"azure-",  # Front Door
+    b"caller",
+    b"cert",
     b"cf-access-",  # Cloudflare
-    b"impersonate-",  # Kubernetes: another user, group or extra
+    b"cf-connecting-",
+    b"cf-ip",
+    b"client-cert",  # RFC 9440
+    b"cloudfront-",
+    b"consumer-",  # Kong
+    b"credential",
+    b"endpoint-api-",  # Cloud Endpoints
+    b"envoy-",  # CVE-2023-27487
+    b"fastly-",
+    b"forward",  # forwarded, x-forwarded-client-cert and their misspellings
+    b"goog-authenticated-",
+    b"goog-iap-",
+    b"hasura-",
+    b"http-method",
+    b"identity",
+    b"impersonat",  # Kubernetes: another user, group or extra
+    b"internal",  # what is said to come from inside
+    b"invoke-",  # Next.js
+    b"istio-",
+    b"iv-",  # IBM Security Verify
+    b"jwt",  # Istio, Kong and others: claims of a token that nobody verified
     b"l5d-",  # Linkerd
-    b"oidc-claim-",  # mod_auth_openidc
-    b"ostiary-",  # ours
-    b"remote-user-",
+    b"middleware-",  # CVE-2025-29927
+    b"ms-client-principal",
+    b"ms-token-",
+    b"mtls-",
+    b"oidc-",  # mod_auth_openidc
+    b"okta-",
+    b"openid-",
+    b"original",  # GHSA-f6p5-76fp-m248
+    b"originating-",
+    b"ostiary",  # ours
+    b"override-",
+    b"pomerium-",
+    b"principal",
+    b"proxy-",
+    b"remote-",
+    b"rewrit",  # x-rewrite-url: GHSA-f6p5-76fp-m248
     b"shib-",  # Shibboleth
-    b"ssl-client-",
+    b"sm-",  # SiteMinder
+    b"spiffe-",
+    b"ssl-",
     b"tailscale-",
     b"teleport-",
-    b"x-accel-",  # internal redirects
-    b"x-amzn-mtls-",
-    b"x-appengine-user-",
-    b"x-auth-",
-    b"x-authenticated-",
-    b"x-authentik-",
-    b"x-caller",
-    b"x-client-cert",
-    b"x-consumer-",  # Kong
-    b"x-credential-",
-    b"x-endpoint-api-",  # Cloud Endpoints
-    b"x-envoy-",  # CVE-2023-27487
-    b"x-forwarded",  # x-forwarded-client-cert among them
-    b"x-goog-authenticated-user-",
-    b"x-http-method",
-    b"x-identity",
-    b"x-middleware-",  # CVE-2025-29927
-    b"x-ms-client-principal",
-    b"x-ms-token-",
-    b"x-original-",  # GHSA-f6p5-76fp-m248
-    b"x-pomerium-",
-    b"x-principal",
-    b"x-remote-",
-    b"x-rewrite-",
-    b"x-spiffe-",
-    b"x-ssl-",
-    b"x-user",
-    b"x-vouch-",
-    b"x-webauth-",  # Grafana, and whatever else trusts an authenticating proxy
+    b"tls-client-",
+    b"user",
+    b"vouch-",
+    b"webauth-",  # Grafana, and whatever else trusts an authenticating proxy
 )
 """Families of the names above: whatever begins so is removed."""
+
+SUFFIXES: Final = (
+    # Credentials.
+    b"access-key",
+    b"apikey",
+    b"api-key",
+    b"authorization",
+    b"-bearer",
+    b"-jwt",
+    b"password",
+    b"subscription-key",  # Azure API Management
+    # Identity.
+    b"-dn",  # nginx, HAProxy, Apache: the names in a client's certificate
+    b"-identity",
+    b"-principal",
+    # Method, path, host.
+    b"-host",
+    b"override",  # CVE-2023-30845
+    # Addresses.
+    b"-addr",
+    b"clientip",
+    b"-forwarded-for",
+    b"-ip",  # client-ip, which PHP applications ask first, real-ip, and what each CDN calls them
+    b"-via",
+)
+"""Families of the names above: whatever ends so is removed."""
+
+LOOSE_NAMES: Final = frozenset(
+    {
+        b"account",
+        b"account-id",
+        b"actor",
+        b"client-id",
+        b"org-id",
+        b"scope",
+        b"scope-orgid",  # Grafana Loki, Mimir and Tempo: the tenant, believed as it comes
+        b"scopes",
+        b"subject",
+        b"tenant",
+        b"tenant-id",
+    }
+)
+"""For whom a request is: some services believe it as they would believe an identity, to others it is a parameter. They
+are removed, unless the service keeps one."""
+
+LOOSE_SUFFIXES: Final = (
+    b"-email",
+    b"secret",
+    b"token",  # the CSRF tokens as well: they guard sessions in cookies, and no cookie goes upstream
+    b"-user",
+    b"-user-id",
+    b"-username",
+)
+"""Credentials and identities nearly always, and now and then the token of a device or the address of a recipient. They
+are removed, unless the service keeps one."""
+
+NAMESAKES: Final = frozenset({b"sec-fetch-user", b"user-agent"})
+"""They belong to a family by their names only, and go upstream."""
 
 ADDED: Final = (
     b"host",
@@ -248,14 +300,30 @@ def remarkable(value: bytes) -> bytes | None:
     return value if len(value) >= _REMARKABLE else None
 
 
+def never_kept(name: bytes) -> bool:
+    """Whether a header of this name (lower case) is removed whatever is configured."""
+    if b"_" in name or b"." in name:
+        return True
+    plain = folded(name)
+    bare = plain.removeprefix(b"x-")
+    return bare in REMOVED or plain.endswith(SUFFIXES) or (bare.startswith(PREFIXES) and plain not in NAMESAKES)
+
+
+def _loose(plain: bytes) -> bool:
+    bare = plain.removeprefix(b"x-")
+    return bare in LOOSE_NAMES or (plain.endswith(LOOSE_SUFFIXES) and plain not in NAMESAKES)
+
+
 class HeaderRules:
     """Whether a request header goes upstream. `replaced` names (lower case) what the credential stands in for.
 
-    `known` are the judgements made before, for those that cannot afford a call.
+    `kept` names (lower case) go upstream although `LOOSE_NAMES` or `LOOSE_SUFFIXES` would have them removed; nothing
+    else that is removed can be kept. `known` are the judgements made before, for those that cannot afford a call.
     """
 
-    def __init__(self, replaced: frozenset[bytes] = frozenset()) -> None:
-        self._removed = REMOVED | {folded(name) for name in replaced}
+    def __init__(self, replaced: frozenset[bytes] = frozenset(), kept: frozenset[bytes] = frozenset()) -> None:
+        self._replaced = frozenset(map(folded, replaced))
+        self._kept = kept
         self.known: dict[bytes, bool] = {}
 
     def keeps(self, name: bytes) -> bool:
@@ -268,7 +336,7 @@ class HeaderRules:
         return kept
 
     def _judge(self, name: bytes) -> bool:
-        if b"_" in name or b"." in name:
-            return False
         plain = folded(name)
-        return plain not in self._removed and not plain.startswith(PREFIXES)
+        if plain in self._replaced or never_kept(name):
+            return False
+        return name in self._kept or not _loose(plain)

@@ -42,7 +42,8 @@ class RequestWriter:
         host = settings.authority.encode("ascii")
         self._opening = b" HTTP/1.1\r\nhost: " + host + b"\r\nvia: 1.1 ostiary\r\n"
         self._body_bytes = settings.body_bytes
-        self._rules = HeaderRules()
+        self._kept = settings.keep_headers
+        self._rules = HeaderRules(kept=self._kept)
         self._special: dict[frozenset[bytes], HeaderRules] = {}
 
     def write(self, exchange: Exchange, target: Target, credential: Credential) -> OutboundRequest:
@@ -119,7 +120,7 @@ class RequestWriter:
         if rules is None:
             if _FIELD_NAME.fullmatch(name) is None:
                 raise CredentialUnavailable("the credential's header has no proper name")
-            rules = self._special[replaced] = HeaderRules(replaced)
+            rules = self._special[replaced] = HeaderRules(replaced, self._kept)
         return rules
 
 

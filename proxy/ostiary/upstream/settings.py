@@ -45,7 +45,8 @@ class UpstreamSettings:
     is how long an idle connection is kept, `connection_age` how long one is used at all.
 
     `body_bytes` limits the request body, `response_body_bytes` (None: no limit) the response's, and
-    `response_header_bytes` each header section of the response, interim ones and trailers included.
+    `response_header_bytes` each header section of the response, interim ones and trailers included. `keep_headers` are
+    the request headers (lower case) that go upstream although the loose rules of `headers` would have them removed.
     """
 
     host: str
@@ -65,6 +66,7 @@ class UpstreamSettings:
     body_bytes: int
     response_header_bytes: int
     response_body_bytes: int | None
+    keep_headers: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.host or not 0 < self.port < 65536:

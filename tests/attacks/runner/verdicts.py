@@ -24,7 +24,10 @@ _NEVER: Final = re.compile(
     r"|x-forwarded.*|x-real-ip|true-client-ip|.*client-ip|cf-connecting-ip|x-original-.*|x-rewrite-.*|x-accel-.*"
     r"|x-envoy-.*|x-http-method.*|x-method-override|x-caller.*|x-auth.*|x-remote-.*|remote-.*|x-user.*|x-identity.*"
     r"|x-api-key|api-key|apikey|x-.*token|.*access-token|x-ssl-.*|ssl-client-.*|x-spiffe.*|x-client-cert.*|x-host|dpop"
-    r"|impersonate-.*|x-consumer-.*|x-webauth-.*|x-roles?|x-groups?|x-email"
+    r"|impersonate.*|x-impersonate.*|x-consumer-.*|x-webauth-.*|x-roles?|x-groups?|x-email|sudo|x-on-behalf-of|x-tenant.*"
+    r"|.*token|.*secret|.*api-?key|(x-)?jwt.*|.*-jwt|bearer|auth|auth-.*|(?!sec-fetch-).*-user(name)?|user(name)?"
+    r"|(x-)?oidc-.*|x-hasura-.*|x-amzn-oidc-.*|x-client-verify|.*-dn|x-scope-orgid|(x-)?ostiary.*|.*-ip|(x-)?forward.*"
+    r"|.*-forwarded-for|x-original.*|(x-)?request-uri|(x-)?path-info|.*-override|x-(method|verb|path|url)"
 )
 _SPOOFS: Final = (
     "header.alias", "header.identity-spoof", "header.forwarded", "header.url-override", "header.hop-by-hop",
