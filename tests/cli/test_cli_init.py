@@ -15,7 +15,7 @@ from ostiary.cli.project import texts
 from ostiary.cli.writing import write_project
 from ostiary.config import load_config
 from ostiary.policy.model import load_permissions
-from support.cli import ostiary
+from support.cli import Ran, ostiary
 
 OPENAPI = """\
 openapi: 3.0.3
@@ -55,11 +55,19 @@ def environment(opa: Path, directory: Path) -> dict[str, str]:
     }
 
 
-def run(command: str, directory: Path, environ: Mapping[str, str]) -> str:
-    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command]
+def step(text: str, directory: Path, environ: Mapping[str, str]) -> Ran:
+    """What comes of a `run:` as GitHub runs one that says no `shell:`, as a file of `bash -e`: without pipefail."""
+    script = Path(environ["HOME"]) / "step.sh"
+    script.write_text(text)
+    shell = ["bash", "-e", str(script)]
     done = subprocess.run(shell, cwd=directory, env=dict(environ), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def run(text: str, directory: Path, environ: Mapping[str, str]) -> str:
+    done = step(text, directory, environ)
+    assert done.status == 0, f"{text}: {done.out}{done.err}"
+    return done.out
 
 
 def workflow_runs(project: Path, base: str) -> list[tuple[str, dict[str, str]]]:
@@ -67,6 +75,8 @@ def workflow_runs(project: Path, base: str) -> list[tuple[str, dict[str, str]]]:
     workflow = yaml.safe_load((project / ".github/workflows/policy.yaml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
     steps = workflow["jobs"]["policy"]["steps"]
+    assert "defaults" not in workflow
+    assert not any("shell" in each for each in steps)  # so each is run as `step` does
     return [
         (
             step["run"],
@@ -105,12 +115,80 @@ def test_what_is_written_passes_its_own_workflow(tmp_path: Path, opa_binary: Pat
     assert run("git status --porcelain", project, environ) == ""  # what is built is ignored
 
 
-def test_a_base_without_a_policy_has_nothing_to_compare_with(tmp_path: Path, opa_binary: Path) -> None:
-    ostiary("init", tmp_path / "shop")
-    environ = environment(opa_binary, tmp_path)
-    run("git init --quiet", tmp_path / "shop", environ)
+@pytest.fixture
+def shop(tmp_path: Path, opa_binary: Path) -> tuple[Path, dict[str, str]]:
+    """A project below the root of a repository, and how it is run. `origin/main` is the state before it came."""
+    project, environ = tmp_path / "all" / "shop", environment(opa_binary, tmp_path)
+    ostiary("init", project)
+    run("git init --quiet --initial-branch main ..", project, environ)
+    run("git -c user.name=t -c user.email=t@shop.test commit --quiet --allow-empty --message none", project, environ)
+    run("git update-ref refs/remotes/origin/main HEAD", project, environ)
+    return project, environ
 
-    assert run("make impact", tmp_path / "shop", environ) == "origin/main has no policy to compare with.\n"
+
+def widened(project: Path, environ: Mapping[str, str]) -> None:
+    """Commit the project to `origin/main`, and let a caller do more in the files."""
+    commit(project, environ, "begin")
+    run("git update-ref refs/remotes/origin/main HEAD", project, environ)
+    permissions = project / "policy" / "permissions.yaml"
+    permissions.write_text(
+        permissions.read_text().replace("endpoints: [list-orders]}", "endpoints: [list-orders, get-order]}")
+    )
+
+
+def impact(project: Path, environ: Mapping[str, str]) -> tuple[int, str, str]:
+    """The workflow's last step: its status, what is on the page of the run, and the last line of the log."""
+    text, variables = workflow_runs(project, "main")[-1]
+    done = step(text, project, {**environ, **variables})
+    assert done.out == ""
+    return done.status, Path(environ["GITHUB_STEP_SUMMARY"]).read_text(), done.err
+
+
+def test_a_widening_fails_the_step_where_that_is_asked_for_and_its_report_is_there_before(
+    shop: tuple[Path, dict[str, str]],
+) -> None:
+    project, environ = shop
+    widened(project, environ)
+    status, before, log = impact(project, environ)
+    assert (status, log) == (0, "")
+    assert "`staff`, `web` gain `orders`: `get-order: GET " in before
+
+    makefile = project / "Makefile"
+    makefile.write_text(makefile.read_text().replace("FAIL_ON ?=\n", "FAIL_ON ?= widening\n"))
+    status, page, log = impact(project, environ)
+    assert (status, page) == (2, before * 2)
+    assert log.startswith("More is let through, or that cannot be told: the report says what.\nmake: *** ")
+
+
+@pytest.mark.parametrize("broken", ["diff", "report"])
+def test_a_report_that_cannot_be_written_fails_the_step(shop: tuple[Path, dict[str, str]], broken: str) -> None:
+    project, environ = shop
+    widened(project, environ)
+    if broken == "diff":
+        (project / "policy" / "policy.rego").write_text("package policy\n\nallow if {\n")
+    fails = (
+        f'#!/bin/sh\n[ "$2" != report ] || {{ echo no report >&2; exit 1; }}\nexec {sys.executable} -m ostiary "$@"\n'
+    )
+    command = project / "build" / "ostiary"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(fails)
+    command.chmod(0o755)
+    said = {"diff": "policy/policy.rego:4: unexpected eof token\n", "report": "no report\n"}
+    status, page, log = impact(project, {**environ, "OSTIARY": str(command)})
+    assert (status, page) == (2, "")
+    assert log.startswith(said[broken])
+
+
+def test_a_base_without_a_policy_has_nothing_to_compare_with(shop: tuple[Path, dict[str, str]]) -> None:
+    assert impact(*shop) == (0, "origin/main has no policy to compare with.\n", "")
+
+
+def test_a_base_that_is_not_there_is_a_mistake(shop: tuple[Path, dict[str, str]]) -> None:
+    """It was mistyped or not fetched: nothing is known of what it lets through."""
+    project, environ = shop
+    done = step("make impact BASE=origin/mian", project, environ)
+    assert (done.status, done.out) == (2, "")
+    assert "origin/mian cannot be compared with: fetch it, or name another revision, BASE=...\n" in done.err
 
 
 def test_the_rego_that_is_written_is_formatted(tmp_path: Path, opa_binary: Path) -> None:

@@ -31,7 +31,7 @@ def write_revision(text: str, place: Path) -> None:
     The path begins at the repository's root, or, with `./`, here. Raises `ConfigurationError`.
     """
     tree = _git("rev-parse", "--verify", "--quiet", text, said=f"{text}: there is no such file, and none in git")
-    listed = _git("ls-tree", "-r", "-z", tree.decode().strip(), said=f"{text}: is no directory in git")
+    listed = _git("ls-tree", "-r", "-z", "--full-tree", tree.decode().strip(), said=f"{text}: is no directory in git")
     place.mkdir()
     for entry in listed.decode("utf-8", "surrogateescape").split("\0"):
         about, _, name = entry.partition("\t")
