@@ -308,6 +308,56 @@ def test_rego_that_could_widen_or_not_count_is_refused(builder: Builder, rego: s
     assert not builder.out.exists()
 
 
+@pytest.mark.parametrize("name", ["data.json", "data.yaml", "data.yml", "lists/data.json"])
+def test_data_beside_the_rego_is_refused(builder: Builder, name: str) -> None:
+    """It would be in no bundle, and what a rule refuses by it would be let through."""
+    builder.write(name, "{}")
+    told = "is in no bundle: what it says is a constant in Rego, or a condition in permissions.yaml"
+    assert builder.mistakes() == [f"{name}: {told}"]
+    assert not builder.out.exists()
+
+
+def test_a_bundle_among_the_sources_may_hold_its_data(builder: Builder) -> None:
+    builder.out = builder.source / "build" / "policy"
+    builder.write("shop_cases.yaml", "")  # read by 'bundle test'
+    builder.write("metadata.json", "{}")
+    assert builder.build() == builder.build()
+
+
+UNDEFINED = "is undefined: a bundle holds no data but the map; write it as a constant in Rego"
+UNNAMED = "'data' is read without a name that is written out, data.policy or data.ostiary"
+
+
+@pytest.mark.parametrize(
+    ("rego", "row", "told"),
+    [
+        ('deny contains "x" if input.subject.id in data.blocked', 3, f"data.blocked {UNDEFINED}"),
+        ('deny contains "x" if data["blocked"].all[_]', 3, f"data.blocked {UNDEFINED}"),
+        ('import data.blocked as b\n\ndeny contains "x" if b[input.subject.id]', 3, f"data.blocked {UNDEFINED}"),
+        ("deny contains data.why if input.x", 3, f"data.why {UNDEFINED}"),
+        ("helper(x) := data.table[x]", 3, f"data.table {UNDEFINED}"),
+        ('deny contains "x" if helper with data.a as 1\n\nhelper if input.x', 3, f"data.a {UNDEFINED}"),
+        ('deny contains "x" if data[input.subject.id]', 3, UNNAMED),
+        ('import data as d\n\ndeny contains "x" if d.blocked', 3, UNNAMED),
+        ('deny contains "x" if {\n\tpolicy := "blocked"\n\tdata[policy]\n}', 5, UNNAMED),
+    ],
+)
+def test_a_rule_that_reads_data_that_no_bundle_holds_is_refused(
+    builder: Builder, rego: str, row: int, told: str
+) -> None:
+    builder.write("policy.rego", f"package policy\n\n{rego}\n")
+    assert builder.mistakes() == [f"policy.rego:{row}: {told}"]
+
+
+def test_the_map_other_packages_and_what_tests_replace_can_be_read(builder: Builder) -> None:
+    builder.write("teams.rego", "package policy.teams\n\nnames := {1}\n")
+    rule = 'deny contains "x" if count(data.policy.teams.names) > count(data.ostiary.map.endpoints)'
+    builder.write("policy.rego", f"package policy\n\nimport data.policy.teams\n\nallow if teams.names\n\n{rule}\n")
+    test = "test_it if data.policy.deny with data.fixture as 1 with input as data.fixture"
+    builder.write("policy_test.rego", f"package policy.tests\n\n{test}\n")
+    builder.build()
+
+
 def test_a_test_may_use_what_a_rule_may_not(builder: Builder) -> None:
     builder.write("policy_test.rego", "package policy.tests\n\ntest_clock if time.now_ns() > 0\n")
     builder.build()

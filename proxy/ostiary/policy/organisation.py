@@ -5,7 +5,8 @@ What is refused, because it could widen or would silently not count:
 * a file in any other package: a second file of one of ours could add an allow;
 * `condition` without a literal name in its head: `condition(_, _, _) if true` would answer for every name;
 * `deny` that is not a set (`deny contains text`), `allow` that is a function or a set, `caching` or `approve` that is
-  a function.
+  a function;
+* data: a file of it, since a bundle holds the map and Rego alone, and a rule that reads some, which would be undefined.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ _HOOKS: Final = frozenset({"deny", "allow"})
 _QUERY: Final = ("resource", "properties", "query")
 _ASKED: Final = _HOOKS | {"approve", "condition", "caching"}
 _CONDITION_ARGUMENTS: Final = 3
+_DATA: Final = frozenset({"data.json", "data.yaml", "data.yml"})
+"""What OPA would load of a directory beside Rego."""
+_DEFINED: Final = (PACKAGE, "ostiary")
+"""What there is below `data`."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Organisation:
-    """What was found in the sources. `mistakes` and `warnings` are complete lines, `file:line: text`."""
+    """What was found in the sources. `mistakes` and `warnings` are complete lines, `file:line: text`; of a whole file
+    without the line."""
 
     files: tuple[Path, ...]
     hooks: set[str] = field(default_factory=set)
@@ -59,6 +65,11 @@ def read_organisation(source: Path, opa: Opa, *, beside: Path) -> Organisation:
     inside = beside.resolve()
     files = tuple(path for path in rego_files(source) if not path.resolve().is_relative_to(inside))
     found = Organisation(files=files)
+    for path in sorted(source.rglob("data.*")):
+        if path.name in _DATA and not path.resolve().is_relative_to(inside):
+            found.mistakes.append(
+                f"{path}: is in no bundle: what it says is a constant in Rego, or a condition in permissions.yaml"
+            )
     for path in files:
         tree = opa.parse(path)
         if isinstance(tree, RegoMistake):
@@ -88,8 +99,10 @@ def _read_module(found: Organisation, path: Path, tree: Mapping[str, Json]) -> N
         read = _read_test_rule if path.match(TESTS) else _read_rule
         for rule in rules:
             read(found, path, rule)
-    if not path.match(TESTS) and any(_reads_query(rule) for rule in rules):
-        found.reads_query = True
+    if not path.match(TESTS):
+        found.reads_query |= any(_reads_query(rule) for rule in rules)
+        for row, mistake in sorted(set(_foreign_data([tree.get("imports"), rules]))):
+            found.mistakes.append(f"{path}:{row}: {mistake}")
     for row in sorted(set(_hoisted_negations(rules))):
         found.warnings.append(
             f"{path}:{row}: 'not' over a call on 'input' is undefined, not true, where the field is missing, so the "
@@ -169,6 +182,29 @@ def _reads_input(node: Json) -> bool:
             return True
         return any(_reads_input(child) for child in node.values())
     return isinstance(node, list) and any(_reads_input(child) for child in node)
+
+
+def _foreign_data(node: Json) -> Iterator[tuple[int, str]]:
+    """Row and mistake of each reference to data that is neither the organisation's Rego nor ours."""
+    if isinstance(node, dict):
+        if node.get("type") == "ref" and node["value"][0].get("value") == "data":
+            mistake = _foreign(node["value"][1:])
+            if mistake:
+                yield node["location"]["row"], mistake
+        for child in node.values():
+            yield from _foreign_data(child)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _foreign_data(child)
+
+
+def _foreign(path: list[Json]) -> str:
+    if not path or path[0]["type"] != "string":
+        return "'data' is read without a name that is written out, data.policy or data.ostiary"
+    name = path[0]["value"]
+    if name in _DEFINED:
+        return ""
+    return f"data.{name} is undefined: a bundle holds no data but the map; write it as a constant in Rego"
 
 
 def _reads_query(node: Json) -> bool:
