@@ -64,11 +64,11 @@ cases:
 
 MAP = """\
 services:
-  billing: {endpoints: {charge: POST /charges}}
+  billing: {endpoints: {charge: POST /charges, balance: GET /balance}}
 callers:
   web: {issuer: https://idp.test, subject: web}
 permissions:
-  - {caller: web, service: billing, endpoints: [charge]}
+  - {caller: web, service: billing, endpoints: [charge, balance]}
 """
 
 
@@ -215,7 +215,7 @@ def test_the_demo_s_own_tests_reach_every_line() -> None:
 
 def test_a_case_can_expect_that_a_request_is_only_observed(tmp_path: Path) -> None:
     """Which is neither an allow nor a denial, and ends by itself."""
-    observed = MAP.replace("{charge: POST /charges}", "{charge: POST /charges, list: GET /charges}")
+    observed = MAP.replace("balance: GET /balance", "list: GET /charges").replace(", balance]", "]")
     observed += "observe:\n  billing: {until: 2026-03-03T00:00:00Z}\n"
     place = write_policy(tmp_path / "o", permissions=observed, rego="")
     case = "- {caller: web, service: billing, request: GET /charges"

@@ -420,7 +420,7 @@ def test_a_condition_that_no_rule_answers_is_refused(builder: Builder) -> None:
 )
 def test_a_negated_call_on_the_input_is_warned_of(builder: Builder, rule: str, rows: list[int]) -> None:
     path = builder.write("policy.rego", f"package policy\n\n{rule}\n")
-    warnings = builder.build().warnings
+    warnings = [warning for warning in builder.build().warnings if "'not' over a call" in warning]
     assert [warning.partition(": ")[0] for warning in warnings] == [f"{path}:{row}" for row in rows]
 
 

@@ -140,11 +140,30 @@ def test_where_the_organisation_has_a_say_the_first_that_it_does_not_refuse(opa_
     assert built.warnings == ()
 
 
-def test_where_the_organisation_allows_none_there_are_denials(opa_binary: Path, tmp_path: Path) -> None:
-    _, found = build(
-        opa_binary, tmp_path, ["caller: web, service: shop, endpoints: [probe]"], rego='deny contains "no" if true'
-    )
+@pytest.mark.parametrize(
+    ("endpoints", "tried"),
+    [("probe", "the only request that was tried"), ("probe, thing", "each of 2 requests that were tried")],
+)
+def test_where_the_organisation_allows_none_there_are_denials_and_a_warning(
+    opa_binary: Path, tmp_path: Path, endpoints: str, tried: str
+) -> None:
+    permissions = [f"caller: web, service: shop, endpoints: [{endpoints}]"]
+    built, found = build(opa_binary, tmp_path, permissions, rego='deny contains "never" if true')
     assert [one["allow"] for one in found] == [False]
+    [warning] = built.warnings
+    assert warning == (
+        f"{tmp_path / 'source'}: the organisation's rules refuse {tried} of those that the map allows without "
+        "conditions, from 127.0.0.1 at 2026-09-21T14:13:20Z, with no claims but those that the map demands. If they "
+        "refuse everything, no proxy will notice: the bundle has no known allow"
+    )
+
+
+def test_where_the_map_allows_nothing_without_conditions_the_rules_are_not_blamed(
+    opa_binary: Path, tmp_path: Path
+) -> None:
+    permissions = [f"caller: web, roles: [all], {WHEN}"]
+    built, _ = build(opa_binary, tmp_path, permissions, rego='deny contains "no" if input.action.name == "POST"')
+    assert built.warnings == ()
 
 
 def test_a_rule_that_fails_for_one_question_does_not_spoil_the_others(opa_binary: Path, tmp_path: Path) -> None:

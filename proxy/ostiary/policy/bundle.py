@@ -36,7 +36,7 @@ from ostiary.policy.document import Place, read_document
 from ostiary.policy.model import Eligibility, Permission, PermissionMap, load_permissions
 from ostiary.policy.observing import observing_mistakes, observing_warnings
 from ostiary.policy.organisation import PACKAGE, TESTS, Organisation, read_organisation
-from ostiary.policy.probes import probes
+from ostiary.policy.probes import probe_warnings, probes
 from ostiary.policy.rego import Opa
 from ostiary.policy.terms import canonical
 from ostiary.policy.words import closest, quoted
@@ -93,6 +93,7 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
         _check(place, source, rego, tests=(*organisation.tests, rego_for_tests(rego_root)), capabilities=capabilities)
         if organisation.hooks:
             content["probes"] = probes(permissions, ask=partial(_allowed, place, rego))
+            warnings.extend(probe_warnings(source, permissions, content["probes"]))
             _write_data(place, content)
         revision = f"{sequence}-{_digest(place)}"
         _write_json(place / MANIFEST, _manifest(revision))

@@ -9,7 +9,7 @@ together wrongly, or that this OPA reads in another way, says yes to everybody o
 
 An organisation's own rules may refuse what the map allows. Their answers follow from the question alone, because what
 is built has no impure built-in; so the builder asks the bundle itself and keeps the first allow that holds. Without
-one there are denials only.
+one there are denials only, and `probe_warnings` says so where it is for those rules.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
+from ostiary.clock import written_instant
 from ostiary.models import AccessRequest, Identity, Json, Target
 from ostiary.policy.model import Caller, PermissionMap
 from ostiary.routes import Endpoint, Literal, RouteTable, Template, Variable
@@ -62,7 +64,8 @@ def probes(permissions: PermissionMap, *, ask: Ask | None) -> list[Json]:
     """`[{"input": …, "allow": …}, …]`. `ask` is given where an organisation's rules have a say, None where none do."""
     tables = _Tables(permissions)
     found: list[Json] = []
-    allowed = _allowed(permissions, tables, ask)
+    some = list(itertools.islice(_probed(permissions, tables), 1 if ask is None else _CANDIDATES))
+    allowed = _allowed(some, tables, ask)
     if allowed is not None:
         question = _question(tables, allowed.identity, allowed.service, allowed.endpoint)
         found.append({"input": question, "allow": True})
@@ -73,13 +76,31 @@ def probes(permissions: PermissionMap, *, ask: Ask | None) -> list[Json]:
     return found
 
 
-def _allowed(permissions: PermissionMap, tables: _Tables, ask: Ask | None) -> _Candidate | None:
-    candidates = (one for one in _candidates(permissions) if tables.segments(one.service, one.endpoint) is not None)
-    if ask is None:
-        return next(candidates, None)
-    some = list(itertools.islice(candidates, _CANDIDATES))
+def probe_warnings(path: Path, permissions: PermissionMap, found: Sequence[Json]) -> Iterator[str]:
+    """That nothing is known to be allowed although the map allows something to somebody without a condition. `path` is
+    what is named, `found` what `probes` gave."""
+    if any(probe["allow"] for probe in found):
+        return
+    tables = _Tables(permissions)
+    tried = len(list(itertools.islice(_probed(permissions, tables), _CANDIDATES)))
+    if tried:
+        which = "the only request that was tried" if tried == 1 else f"each of {tried} requests that were tried"
+        yield (
+            f"{path}: the organisation's rules refuse {which} of those that the map allows without conditions, from "
+            f"{_SOURCE} at {written_instant(tables.time)}, with no claims but those that the map demands. If they "
+            "refuse everything, no proxy will notice: the bundle has no known allow"
+        )
+
+
+def _probed(permissions: PermissionMap, tables: _Tables) -> Iterator[_Candidate]:
+    return (one for one in _candidates(permissions) if tables.segments(one.service, one.endpoint) is not None)
+
+
+def _allowed(some: Sequence[_Candidate], tables: _Tables, ask: Ask | None) -> _Candidate | None:
     if not some:
         return None
+    if ask is None:
+        return some[0]
     answers = ask([_question(tables, one.identity, one.service, one.endpoint) for one in some])
     return next((one for one, allow in zip(some, answers, strict=True) if allow), None)
 
