@@ -20,6 +20,7 @@ from ostiary.deciding import policy_monitor
 from ostiary.decision.horizon import announcement
 from ostiary.decision.query import Answer
 from ostiary.decision.revision import Revision
+from ostiary.decision.verdict import Verdict
 from ostiary.errors import ConfigurationError
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.client import OpaClient
@@ -51,12 +52,14 @@ class MachinePolicy:
         client: OpaClient,
         monitor: PolicyMonitor,
         observations: ObservationWatch,
+        announcer: _Announcer,
         most_age: float,
     ) -> None:
         self._opa = opa
         self._client = client
         self._monitor = monitor
         self._observations = observations
+        self._announcer = announcer
         self._most_age = most_age
 
     @property
@@ -86,13 +89,32 @@ class MachinePolicy:
         """Seconds since `revision` was last known to be the published one."""
         return self._monitor.age(revision)
 
-    async def look(self) -> tuple[str, str | None]:
-        """Its state, as in `Health`, and its revision. OPA is asked, not remembered."""
+    @property
+    def verdict(self) -> Verdict:
+        """What was made of OPA's bundle when it was looked at last."""
+        return Verdict(active=self._monitor.revision, counts=self._counts, refused=self.refused)
+
+    async def judged(self) -> Verdict:
+        """What is made of the bundle that OPA has now."""
         await self._monitor.look()
-        revision = self._monitor.revision
-        if revision is not None and self.age(revision) > self._most_age:
-            return "stale", revision
-        return self._monitor.state, revision
+        return self.verdict
+
+    def watched_by(self, told: Callable[[Verdict], None]) -> None:
+        """From now on tell the verdict after each look."""
+        self._monitor.looked = lambda: told(self.verdict)
+
+    async def look(self) -> tuple[str, str | None]:
+        """Its state, as in `Health`, and the revision that counts. OPA is asked, not remembered."""
+        await self._monitor.look()
+        state, counts = self._monitor.state, self._counts
+        if state != "refused" and counts is not None and self.age(counts) > self._most_age:
+            return "stale", counts
+        return state, counts
+
+    @property
+    def _counts(self) -> str | None:
+        counts = self._announcer.counts
+        return None if counts is None else str(counts)
 
     async def observed(self) -> Mapping[str, int] | None:
         """As `Health` has it."""
@@ -134,30 +156,31 @@ async def machine_policy(config: Config, *, page: Page, binary: Path | None) -> 
                     client=client,
                     monitor=monitor,
                     observations=observations,
+                    announcer=announcer,
                     most_age=config.opa.max_policy_age,
                 )
 
 
 class _Announcer:
-    """Keeps the page at the bundle that counts. `told` is called when that has another."""
+    """Keeps the page at the bundle that `counts`. `told` is called when that has another."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._counting: Revision | None = None
+        self.counts: Revision | None = None
         self.told: Callable[[], None] = lambda: None
 
     def activated(self, revision: Revision) -> None:
-        self._counting = revision
+        self.counts = revision
         self._announce(None)
 
     def refused(self, revision: Revision) -> None:
         """The one that counts goes on to, where another was refused: what it decided may be known a moment longer."""
-        if self._counting == revision:
-            self._counting = None
+        if self.counts == revision:
+            self.counts = None
         self._announce(revision)
 
     def _announce(self, refused: Revision | None) -> None:
-        text = announcement(self._counting, refused)
+        text = announcement(self.counts, refused)
         if self._page.revision() != text:
             self._page.announce(text)
             self.told()

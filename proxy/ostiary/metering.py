@@ -147,18 +147,19 @@ class Meter:
         if revision is None or revision == self._use.revision:
             return
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read_permissions(), name="ostiary-permissions")
+            self._reading = asyncio.create_task(self._read_permissions(revision), name="ostiary-permissions")
         await asyncio.shield(self._reading)
 
-    async def _read_permissions(self) -> None:
+    async def _read_permissions(self, revision: str) -> None:
+        """Of this one: OPA may have another meanwhile, or one that is refused."""
         try:
             answer = await self._read_map()
             found = await asyncio.to_thread(standing_permissions, answer.result)
         except (PolicyUnavailable, ValueError) as error:
             _log.warning("the permissions of the policy cannot be counted: %s", error)
             return
-        if answer.revision is not None:
-            self._use.know(answer.revision, found)
+        if answer.revision == revision:
+            self._use.know(revision, found)
 
     def _samples(self, seen: Seen) -> dict[str, Mapping[Labels, Value]]:
         samples: dict[str, dict[Labels, Value]] = {name: {**found} for name, found in self._totals.samples.items()}

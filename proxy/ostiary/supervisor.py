@@ -194,8 +194,10 @@ class Supervisor:
         if to is not None:
             from ostiary.opa.relay import ReportRelay  # imported here: with httpx, a tenth of a start
 
-            relay = ReportRelay(url=to.url, token_file=to.token_file, ca_file=to.ca_file)
+            judged = lookout.policy.judged
+            relay = ReportRelay(url=to.url, judged=judged, token_file=to.token_file, ca_file=to.ca_file)
             await stack.enter_async_context(relay)
+            lookout.policy.watched_by(relay.look_again)
         application = admin_application(
             lookout.health,
             policy_nudged=lookout.policy.nudge,

@@ -107,6 +107,7 @@ def test_a_server_gets_bundles_and_says_who_has_them(server: Process, bundles: l
     rollout = ("bundle", "rollout", url, "--token-file", "publishers")
     nobody = ostiary(*rollout)
     assert (nobody.status, nobody.out) == (1, "proxy  bundle  revision  state  for  heard\n")
+    assert nobody.err.startswith("nobody has reported yet: ")
     report(url, "orders-1", "2-0a1b2c3d")
     assert ostiary(*rollout).status == 0
     report(url, "billing-1", "1-0a1b2c3d")

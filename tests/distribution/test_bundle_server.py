@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 
@@ -353,6 +354,7 @@ async def test_reports_are_kept_by_what_they_say_last(published: Path) -> None:
             "proxy": "o-1", "id": "o-1", "version": "1.22.2", "address": "127.0.0.1", "bundle": "shop",
             "resource": None, "published": "shop.tar.gz",
             "revision": "1-0a1b2c3d", "since": 1_790_000_000, "heard": 1_790_000_060, "error": "no route",
+            "counts": None, "refused": None,
         }  # fmt: skip
         assert (await client.get(server.url("status"))).json()["proxies"] == [expected]
 
@@ -368,12 +370,48 @@ async def test_reports_are_kept_by_what_they_say_last(published: Path) -> None:
         assert (await client.post(server.url("status"), content=b" " * 600_000)).status_code == 413
 
 
+def test_what_was_said_under_a_name_is_replaced_by_what_is_said_under_it() -> None:
+    """OPA has another id after each start; nobody is to wait until the one before is forgotten."""
+    reports = Reports(clock=ManualClock())
+    for identifier, proxy, revision in (
+        ("a", "o-1", "1-a"),
+        ("b", "o-1", "2-b"),
+        ("c", "o-2", "1-a"),
+        ("d", "", "1-a"),
+    ):
+        labels = {"id": identifier, "proxy": proxy}
+        body = json.dumps({"labels": labels, "bundles": {"shop": {"active_revision": revision}}})
+        reports.take(body.encode(), address="127.0.0.1")
+    assert [(one.proxy, one.id, one.revision) for one in reports.latest()] == [
+        ("d", "d", "1-a"), ("o-1", "b", "2-b"), ("o-2", "c", "1-a"),
+    ]  # fmt: skip
+
+
+def test_a_verdict_is_about_the_bundle_that_it_names() -> None:
+    """Or about the only one; and no more of it is kept than of the rest."""
+    reports = Reports(clock=ManualClock())
+
+    def kept(verdict: object, *revisions: str) -> list[tuple[str | None, str | None]]:
+        bundles = {f"b{number}": {"active_revision": each} for number, each in enumerate(revisions)}
+        reports.take(json.dumps({"labels": {"id": "o"}, "bundles": bundles, "ostiary": verdict}).encode(), address="a")
+        return [(one.counts, one.refused) for one in reports.latest()]
+
+    verdict = {"active": "2-b", "counts": "1-a", "refused": "older"}
+    assert kept(verdict, "3-c") == [("1-a", "older")]
+    assert kept({**verdict, "counts": "x" * 1000, "refused": "y" * 1000}, "2-b") == [("x" * 128, "y" * 300)]
+    for wrong in (None, [], {"counts": 1, "refused": {}}):
+        assert kept(wrong, "2-b") == [(None, None)]
+    assert kept(verdict, "1-a", "2-b") == [(None, None), ("1-a", "older")]
+
+
 def test_reports_take_so_much_memory_and_no_more() -> None:
     reports = Reports(clock=ManualClock(), most=100)
     long = "x" * 100_000
     for number in range(300):
         names = ",".join(f'"b{each}":{{"active_revision":"{long[:1000]}"}}' for each in range(50))
-        reports.take(f'{{"labels":{{"id":"{number}","proxy":"{long}"}},"bundles":{{{names}}}}}'.encode(), address="a")
+        reports.take(
+            f'{{"labels":{{"id":"{number}","proxy":"{number}{long}"}},"bundles":{{{names}}}}}'.encode(), address="a"
+        )
     kept = reports.latest()
     assert len(kept) == 100
     assert max(len(one.proxy) + len(one.revision or "") for one in kept) == 256

@@ -27,8 +27,9 @@ from ostiary.opa.rollback import Statement, sign_statement
 from ostiary.policy.archive import pack
 from ostiary.policy.bundle import build_bundle
 from support.distribution import PUBLISHER, READER, aside, bundle_server, long_polling, opa_client, token_file
-from support.faults import asked, changed_proxy, eventually, status_of
+from support.faults import asked, changed_proxy, eventually, free_port, status_of
 from support.forwarding import replies, response
+from support.metrics import samples, scrape
 from support.proxy import PERMISSIONS, RunningProxy, running_proxy
 from support.upstream import RawUpstream
 
@@ -230,6 +231,60 @@ async def test_a_fleet_goes_back_by_a_statement_that_its_bundle_server_has(opa_b
         assert "as a signed statement says" in proxy.log_text()
         await publish(5)
         await eventually(serves(proxy, shelf.revision(5)))
+
+
+async def test_a_release_is_not_done_while_a_proxy_refuses_it(opa_binary: Path, place: Path) -> None:
+    """OPA has it and says so; the proxy adds that it does not use it, and goes on naming the one that counts."""
+    shelf, published = Shelf(opa_binary, place), place / "published"
+    published.mkdir()
+    readers, publishers = token_file(place / "readers", READER), token_file(place / "publishers", PUBLISHER)
+    (place / "token").write_text(f"{READER}\n")
+    pack(shelf.bundle(3), published / "shop.tar.gz")
+    admin_port = free_port()
+    async with RawUpstream(replies(response())).running() as upstream, contextlib.AsyncExitStack() as stack:
+        serving = bundle_server(published, "--reader-tokens", readers, "--publisher-tokens", publishers)
+        server = await stack.enter_async_context(aside(serving))
+        url = f"http://127.0.0.1:{server.port}"
+        config = long_polling(server.port, token=READER, proxy="orders-1")
+        config["services"]["proxy"] = {"url": f"http://127.0.0.1:{admin_port}"}
+        config["status"] = {"service": "proxy"}
+        opa = await stack.enter_async_context(aside(opa_client(opa_binary, place / "opa", config)))
+        report_to = f'report_to: {{url: "{url}", token_file: {place}/token}}'
+        proxy = await stack.enter_async_context(
+            changed_proxy(
+                upstreams={"orders": upstream.port},
+                changes={"{managed: {bundle: bundle}}": f'{{url: "unix://{opa.socket}", {report_to}}}'},
+                admin_port=admin_port,
+            )
+        )
+
+        async def rollout(*options: str) -> tuple[int, str, str]:
+            """Its exit status, the state of the one proxy, and what is said besides."""
+            command = [sys.executable, "-m", "ostiary", "bundle", "rollout", url, "--token-file", str(publishers)]
+            ran = await asyncio.create_subprocess_exec(
+                *command, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            out, said = await ran.communicate()
+            assert ran.returncode is not None
+            return ran.returncode, out.decode().splitlines()[1].split()[3], said.decode()
+
+        pack(shelf.bundle(4), published / "shop.tar.gz")
+        assert await rollout("--wait", "60") == (0, "current", "")
+        pack(shelf.bundle(5, rogue=True), published / "shop.tar.gz")
+        await eventually(lambda: health(proxy).get("policy") == "refused")
+        status, state, said = await rollout("--wait", "3")
+        assert (status, state) == (1, "refused")
+        assert said.startswith(
+            f"orders-1: the bundle {shelf.revision(5)} fails its probe: it allows what it has to deny"
+        )
+        metrics = (await asyncio.to_thread(scrape, proxy)).text
+        assert [one.labels["revision"] for one in samples(metrics) if one.name == "ostiary_policy_info"] == [
+            str(shelf.revision(4))
+        ]
+        assert health(proxy)["revision"] == str(shelf.revision(4))
+        pack(shelf.bundle(6), published / "shop.tar.gz")
+        assert await rollout("--wait", "60") == (0, "current", "")
+        assert await asyncio.to_thread(asked, proxy) == (200, [])
 
 
 async def test_a_bundle_that_changes_under_its_revision_is_not_used_any_more(opa_binary: Path, place: Path) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ostiary.admin.app import LARGEST_REPORT, admin_application
 from ostiary.admin.health import Health
+from ostiary.decision.verdict import Verdict
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.opa.relay import ReportRelay
 from support.distribution import PUBLISHER, READER, archive, aside, local, long_polling, opa_client, token_file
@@ -27,6 +35,14 @@ async def no_health() -> Health:
     raise AssertionError("it was not asked for")
 
 
+GOOD = Verdict(active="2-b", counts="2-b", refused=None)
+BAD = Verdict(active="3-c", counts="2-b", refused="the bundle 3-c " + "x" * 1000)
+
+
+async def good() -> Verdict:
+    return GOOD
+
+
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     (tmp_path / "published").mkdir()
@@ -41,7 +57,7 @@ async def test_a_real_opa_s_report_reaches_both(published: Path, tmp_path: Path,
     nudges: list[None] = []
     async with (
         local(published, access=access) as server,
-        ReportRelay(url=server.address, token_file=tmp_path / "token") as relay,
+        ReportRelay(url=server.address, judged=good, token_file=tmp_path / "token") as relay,
         served(
             admin_application(
                 no_health, policy_nudged=lambda: nudges.append(None), scrape=no_metrics, reported=relay.pass_on
@@ -70,23 +86,12 @@ async def test_a_real_opa_s_report_reaches_both(published: Path, tmp_path: Path,
 async def test_the_latest_report_is_passed_on_when_that_is_possible_again(
     published: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
-
-    taken: list[bytes] = []
-
-    async def take(request: Request) -> Response:
-        taken.append(await request.body())
-        return Response()
-
     port = free_port()
-    async with ReportRelay(url=f"http://127.0.0.1:{port}/", first_pause=0.05, longest_pause=0.1) as relay:
+    async with ReportRelay(url=f"http://127.0.0.1:{port}/", judged=good, first_pause=0.05, longest_pause=0.1) as relay:
         for report in (b"first", b"second"):
             relay.pass_on(report)
             await until(lambda: bool(caplog.records))
-        async with served(Starlette(routes=[Route("/status", take, methods=["POST"])]), port=port):
+        async with taking(port) as taken:
             await until(lambda: bool(taken))
             relay.pass_on(b"third")
             await until(lambda: len(taken) == 2)
@@ -95,6 +100,47 @@ async def test_the_latest_report_is_passed_on_when_that_is_possible_again(
     assert [record.message for record in caplog.records if record.message.startswith(said)] == [
         caplog.records[0].message
     ]
+
+
+async def test_a_report_is_passed_on_with_the_verdict_and_again_when_that_changes() -> None:
+    """Each time once, however often the proxy looks; and with what the proxy says, whatever the report says of it."""
+    now = GOOD
+
+    async def judged() -> Verdict:
+        relay.look_again(now)  # as after each look
+        return now
+
+    port = free_port()
+    async with taking(port) as taken, ReportRelay(url=f"http://127.0.0.1:{port}", judged=judged) as relay:
+        relay.look_again(BAD)  # there is nothing to pass on yet
+        relay.pass_on(b'{"labels": {"id": "o"}, "ostiary": {"counts": "9-z"}}')
+        await until(lambda: len(taken) == 1)
+        relay.look_again(GOOD)
+        now = BAD
+        relay.look_again(BAD)
+        await until(lambda: len(taken) == 2)
+        relay.look_again(BAD)
+        relay.pass_on(b"[]")
+        await until(lambda: len(taken) == 3)
+    told = [
+        {"active": "2-b", "counts": "2-b", "refused": None},
+        {"active": "3-c", "counts": "2-b", "refused": f"the bundle 3-c {'x' * 285}"},
+    ]
+    assert [json.loads(one) for one in taken[:2]] == [{"labels": {"id": "o"}, "ostiary": one} for one in told]
+    assert taken[2] == b"[]"
+
+
+@contextlib.asynccontextmanager
+async def taking(port: int) -> AsyncIterator[list[bytes]]:
+    """A server that takes every report, and which it has taken."""
+    taken: list[bytes] = []
+
+    async def take(request: Request) -> Response:
+        taken.append(await request.body())
+        return Response()
+
+    async with served(Starlette(routes=[Route("/status", take, methods=["POST"])]), port=port):
+        yield taken
 
 
 async def test_a_report_that_is_too_long_is_a_nudge_only() -> None:

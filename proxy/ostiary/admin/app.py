@@ -5,7 +5,7 @@ what it looked at, as JSON: see `health`. `/health` is always 200, and has every
 it is asked for. `/metrics` is for Prometheus: docs/telemetry.md.
 
 `POST /status` is where OPA's status plugin can report to. The report is not believed: it is a hint to look at OPA now,
-which says itself what is true. It can be passed on to a bundle server, as it is.
+which says itself what is true. It can be passed on to a bundle server, with what the proxy makes of that.
 """
 
 from __future__ import annotations

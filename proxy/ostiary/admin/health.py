@@ -56,9 +56,9 @@ class WorkerHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What the supervisor knows. `policy` is `starting`, `serving`, `stale`, `refused` or `down`; `revision` its latest
-    one. `refused` is why a bundle that was published is not used; an older one may be serving all the while. So with
-    the configuration: `mistakes` are those of the one that was to be reloaded last, and is not in use.
+    """What the supervisor knows. `policy` is `starting`, `serving`, `stale`, `refused` or `down`; `revision` is of the
+    bundle that counts. `refused` is why one that was published is not used; an older one may be serving all the while.
+    So with the configuration: `mistakes` are those of the one that was to be reloaded last, and is not in use.
 
     `reports` are of those workers that accept and answered. `serving_for` is how many seconds ago all of them accepted
     for the first time. `opa_restarts` counts those of a managed OPA. `candidate` is the state of the OPA that serves

@@ -16,7 +16,7 @@ from ostiary.distribution.publishing import PublishFailed
 from ostiary.distribution.reports import SILENT
 from ostiary.distribution.web import Connection, answers, said
 
-State: TypeAlias = Literal["current", "behind", "failing", "unknown", "silent"]
+State: TypeAlias = Literal["current", "behind", "refused", "failing", "unknown", "silent"]
 
 _PAUSE: Final = 0.5
 _HEADINGS: Final = ("proxy", "bundle", "revision", "state", "for", "heard")
@@ -32,6 +32,7 @@ class Row:
     since: float
     heard: float
     error: str | None
+    refused: str | None
 
 
 def command(
@@ -47,10 +48,10 @@ def command(
 ) -> None:
     """Show which proxy has which revision of its policy, and for how long.
 
-    `current` has the revision of its bundle that is published; `behind` has another one; `failing` has one, but could
-    not get or load the latest; of the bundle of an `unknown` one nothing is published under its name, or its label
-    `resource`; `silent` has not reported for 15 minutes, and does not count. Exit status 0: all are current. 1: not all
-    are, none has reported, or nobody answers.
+    `current` has the revision of its bundle that is published; `behind` has another one; `refused` is one whose proxy
+    does not use what its OPA has; `failing` has a bundle, but could not get or load the latest; of the bundle of an
+    `unknown` one nothing is published under its name, or its label `resource`; `silent` has not reported for 15
+    minutes, and does not count. Exit status 0: all are current. 1: not all are, none has reported, or nobody answers.
     """
     refuse_unsafe(url)
     connection = connect(token_file, ca_file=ca_file, certificate=certificate, key=key)
@@ -92,6 +93,7 @@ def rows_of(document: Mapping[str, Any], *, now: float) -> list[Row]:
             since=one["since"],
             heard=one["heard"],
             error=one["error"],
+            refused=one.get("refused"),
         )
         for one in document["proxies"]
     ]
@@ -100,11 +102,14 @@ def rows_of(document: Mapping[str, Any], *, now: float) -> list[Row]:
 def _state(one: Mapping[str, Any], published: Mapping[str, str], *, now: float) -> State:
     if now - one["heard"] > SILENT:
         return "silent"
+    if one.get("refused") is not None:
+        return "refused"
     if one["error"] is not None:
         return "failing"
     if one["published"] is None:
         return "unknown"
-    return "current" if one["revision"] == published[one["published"]] else "behind"
+    has = {one["revision"], one.get("counts") or one["revision"]}
+    return "current" if has == {published[one["published"]]} else "behind"
 
 
 def _status(url: str, connection: Connection) -> dict[str, Any]:
@@ -136,7 +141,14 @@ def _print(rows: list[Row]) -> None:
             for row in rows
         ],
     )
+    if not rows:
+        typer.echo(
+            "nobody has reported yet: let OPA's `status` plugin report here, or to a proxy with `opa.report_to`",
+            err=True,
+        )
     for row in rows:
+        if row.refused is not None:
+            typer.echo(f"{visible(row.proxy)}: {visible(row.refused)}", err=True)
         if row.error is not None:
             typer.echo(f"{visible(row.proxy)}: {visible(row.error)}", err=True)
         elif row.state == "unknown":

@@ -1,5 +1,7 @@
 """Which OPA has which revision, since when: what OPAs say of themselves (their status plugin), kept with bounds.
 
+A report that came through a proxy says also what that makes of OPA's bundle (`decision.verdict`).
+
 A report is what whoever may read bundles claims. Of each only a few short texts are kept, of so many OPAs and no more:
 the one that was silent the longest makes room. Since when it has its revision is told by this clock, not by OPA's.
 """
@@ -12,6 +14,7 @@ from typing import Final
 
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
+from ostiary.decision.verdict import LONGEST_REASON, MEMBER
 from ostiary.models import Json
 from ostiary.strictjson import NotStrict, read_object
 
@@ -25,7 +28,6 @@ SILENT: Final = 900.0
 _MOST: Final = 10_000
 _BUNDLES: Final = 8
 _TEXT: Final = 128
-_MESSAGE: Final = 300
 
 
 class NoReport(Exception):
@@ -38,7 +40,8 @@ class Report:
 
     `proxy` is its label of that name, or else its id, which is another one after each start. `resource` is the last
     part of its label of that name: what it gets its bundle as, where that is not the bundle's name. `error` is why its
-    last attempt to get or to activate a bundle failed, None if it did not.
+    last attempt to get or to activate a bundle failed, None if it did not. `counts` is the revision by which the proxy
+    decides and `refused` why that is not OPA's, both None where no proxy told.
     """
 
     id: str
@@ -51,6 +54,8 @@ class Report:
     since: float
     heard: float
     error: str | None
+    counts: str | None = None
+    refused: str | None = None
 
     def published_as(self, names: Collection[str]) -> str | None:
         """Which of these published bundles is the one that it gets; None if it is none of them.
@@ -72,15 +77,17 @@ class Report:
             "since": self.since,
             "heard": self.heard,
             "error": self.error,
+            "counts": self.counts,
+            "refused": self.refused,
         }
 
 
 class Reports:
-    """The latest report of each OPA about each bundle."""
+    """The latest report about each bundle under each name of a proxy."""
 
     def __init__(self, *, clock: Clock, most: int = _MOST) -> None:
         self._clock = clock
-        self._reports: BoundedMap[tuple[str, str], Report] = BoundedMap(most)
+        self._reports: BoundedMap[tuple[str, str], Report] = BoundedMap(most)  # by proxy and bundle
 
     def take(self, body: bytes, *, address: str) -> None:
         """Keep what OPA at this address posted. Raises `NoReport`."""
@@ -100,6 +107,7 @@ class Reports:
         for name, status in list(bundles.items())[:_BUNDLES]:
             if not isinstance(status, dict) or not (bundle := _text(name)):
                 continue
+            verdict = _verdict(document, status, alone=len(bundles) == 1)
             self._keep(
                 Report(
                     id=identifier,
@@ -112,29 +120,39 @@ class Reports:
                     since=now,
                     heard=now,
                     error=_error(status),
+                    counts=_text(verdict.get("counts")),
+                    refused=_text(verdict.get("refused"), LONGEST_REASON),
                 )
             )
 
     def latest(self) -> list[Report]:
         """By the proxies' names."""
         kept = self._now_known(self._clock.now() - FORGOTTEN)
-        return sorted(kept, key=lambda one: (one.proxy, one.bundle, one.id))
+        return sorted(kept, key=lambda one: (one.proxy, one.bundle))
 
     def _keep(self, report: Report) -> None:
-        before = self._reports.get((report.id, report.bundle))
+        before = self._reports.get((report.proxy, report.bundle))
         if before is not None and before.revision == report.revision:
             report = replace(report, since=before.since)
-        self._reports.put((report.id, report.bundle), report)
+        self._reports.put((report.proxy, report.bundle), report)
 
     def _now_known(self, after: float) -> Iterator[Report]:
         return (one for one in self._reports.values() if one.heard > after)
+
+
+def _verdict(document: dict[str, Json], status: dict[str, Json], *, alone: bool) -> dict[str, Json]:
+    """What the proxy makes of this bundle: of several it is about the one that it found active."""
+    verdict = document.get(MEMBER)
+    if not isinstance(verdict, dict) or not (alone or verdict.get("active") == status.get("active_revision")):
+        return {}
+    return verdict
 
 
 def _error(status: dict[str, Json]) -> str | None:
     code = _text(status.get("code"))
     if not code:
         return None
-    return _text(status.get("message"), _MESSAGE) or code
+    return _text(status.get("message"), LONGEST_REASON) or code
 
 
 def _last_part(path: Json) -> str | None:

@@ -144,6 +144,8 @@ class PolicyMonitor(Background):
         self.state: State = "starting"
         self.revision: str | None = None
         self.refused: str | None = None
+        self.looked: Callable[[], None] = lambda: None
+        """Called after each look."""
 
     def nudge(self) -> None:
         """Look now, and not only when the interval is over."""
@@ -165,6 +167,7 @@ class PolicyMonitor(Background):
         """
         async with self._looking:
             await self._look()
+        self.looked()
 
     async def _look(self) -> None:
         horizon = self._horizon

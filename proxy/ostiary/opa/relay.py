@@ -1,8 +1,9 @@
 """OPA's status reports on their way through the proxy to a bundle server.
 
-OPA's status plugin has one receiver. That is the proxy, which so learns at once of another bundle; what the report says
-is passed on as it is, and never waited for. Only the latest counts: one that could not be passed on is tried again,
-with a pause that doubles, until another takes its place.
+OPA's status plugin has one receiver. That is the proxy, which so learns at once of another bundle. The report is passed
+on with what the proxy makes of that bundle (`verdict`), and once more when that changes afterwards; nobody waits for
+it. Only the latest counts: one that could not be passed on is tried again, with a pause that doubles, until another
+takes its place.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import httpx
+import orjson
 
+from ostiary.decision.verdict import MEMBER, Verdict
 from ostiary.opa.background import Background
+from ostiary.strictjson import NotStrict, read_object
 
 _log = logging.getLogger("ostiary.opa")
 
@@ -26,7 +31,8 @@ _TOKEN: Final = 16 * 1024
 
 class ReportRelay(Background):
     """Open (`async with`) as long as the proxy runs. `url` is the bundle server's; token and authorities are read each
-    time. `first_pause` and `longest_pause` are in seconds."""
+    time. `judged` looks at OPA and says what the proxy makes of it. `first_pause` and `longest_pause` are in seconds.
+    """
 
     _name = "ostiary-report-relay"
 
@@ -34,17 +40,20 @@ class ReportRelay(Background):
         self,
         *,
         url: str,
+        judged: Callable[[], Awaitable[Verdict]],
         token_file: Path | None = None,
         ca_file: Path | None = None,
         first_pause: float = 1.0,
         longest_pause: float = 30.0,
     ) -> None:
         self._url = f"{url.rstrip('/')}/status"
+        self._judged = judged
         self._token_file = token_file
         self._ca_file = ca_file
         self._first_pause = first_pause
         self._longest_pause = longest_pause
-        self._latest = b""
+        self._latest: bytes | None = None
+        self._said: Verdict | None = None
         self._new = asyncio.Event()
         self._told = False
 
@@ -53,12 +62,21 @@ class ReportRelay(Background):
         self._latest = report
         self._new.set()
 
+    def look_again(self, verdict: Verdict) -> None:
+        """Pass the latest report on once more, if this is not what was said with it."""
+        if self._latest is not None and verdict != self._said:
+            self._new.set()
+
     async def _run(self) -> None:
         pause = self._first_pause
         while True:
             await self._new.wait()
+            report = self._latest or b""
+            self._said = await self._judged()  # after the report came, so that it is about what that says
+            if report is not self._latest:
+                continue  # another came meanwhile
             self._new.clear()
-            refused = await self._post(self._latest)
+            refused = await self._post(_with(report, self._said))
             if refused is None:
                 pause, self._told = self._first_pause, False
                 continue
@@ -98,3 +116,12 @@ class ReportRelay(Background):
         if not self._url.startswith("https:"):
             return headers, None
         return headers, ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
+
+
+def _with(report: bytes, verdict: Verdict) -> bytes:
+    """What is no object is passed on as it is: the server says what is wrong with it."""
+    try:
+        document = read_object(report)
+    except NotStrict:
+        return report
+    return orjson.dumps({**document, MEMBER: verdict.document()})

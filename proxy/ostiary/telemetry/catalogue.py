@@ -120,8 +120,8 @@ UNENFORCED: Final = _counter(
 
 # The policy.
 
-POLICY: Final = _gauge("policy_info", "Always 1. The label is the revision of the active policy.", "revision")
-POLICY_AGE: Final = _gauge("policy_age_seconds", "Since the active policy was last known to be the published one.")
+POLICY: Final = _gauge("policy_info", "Always 1. The label is the revision of the policy that counts.", "revision")
+POLICY_AGE: Final = _gauge("policy_age_seconds", "Since the policy that counts was last known to be the published one.")
 POLICY_LIMIT: Final = _gauge("policy_age_limit_seconds", "The age from which it is refused: opa.max_policy_age.")
 POLICY_UP: Final = _gauge("policy_up", "1 while OPA serves a policy that is not stale.")
 EPOCH: Final = _gauge("epoch", "How often the workers were told that something else counts.")
