@@ -204,6 +204,7 @@ def _service(config: Config, vetting: Vetting, announcer: _Announcer, *, binary:
 
 def _judge_by(vetting: Vetting, announcer: _Announcer, client: OpaClient) -> Judge:
     async def judge(revision: Revision) -> str | None:
+        before = vetting.record.remembered
         try:
             await vetting.admit(revision)
             await examine(client, revision)
@@ -211,6 +212,8 @@ def _judge_by(vetting: Vetting, announcer: _Announcer, client: OpaClient) -> Jud
         except (BundleRefused, OSError) as refused:
             announcer.refused(revision)
             return str(refused)
+        if before is not None and before.active != revision:
+            _log.info("the bundle %s is active, it was %s", revision, before.active)
         announcer.activated(revision)
         return None
 

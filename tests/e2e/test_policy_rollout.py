@@ -282,9 +282,20 @@ async def test_a_release_is_not_done_while_a_proxy_refuses_it(opa_binary: Path, 
             str(shelf.revision(4))
         ]
         assert health(proxy)["revision"] == str(shelf.revision(4))
-        pack(shelf.bundle(6), published / "shop.tar.gz")
+        pack(shelf.bundle(6, rogue=True), published / "shop.tar.gz")
+        await eventually(lambda: str(shelf.revision(6)) in health(proxy).get("refused", ""))
+        pack(shelf.bundle(7), published / "shop.tar.gz")
         assert await rollout("--wait", "60") == (0, "current", "")
         assert await asyncio.to_thread(asked, proxy) == (200, [])
+        await asyncio.to_thread(health, proxy)  # one look more
+        log = proxy.log_text()
+        for told in (
+            f"the bundle {shelf.revision(4)} is active, it was {shelf.revision(3)}",
+            f"OPA is refused: the bundle {shelf.revision(5)} fails",
+            f"OPA is refused: the bundle {shelf.revision(6)} fails",
+            f"the bundle {shelf.revision(7)} is active, it was {shelf.revision(4)}",
+        ):
+            assert log.count(told) == 1, told
 
 
 async def test_a_bundle_that_changes_under_its_revision_is_not_used_any_more(opa_binary: Path, place: Path) -> None:

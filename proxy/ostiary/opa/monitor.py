@@ -207,9 +207,9 @@ class PolicyMonitor(Background):
         except PolicyUnavailable as unavailable:
             self._found("down", unavailable.detail)
             return False
-        self.refused = said
         if said is not None:
-            self._found("refused", said)
+            self._found("refused", said, again=said != self.refused)
+        self.refused = said
         return said is None
 
     async def _run(self) -> None:
@@ -223,7 +223,8 @@ class PolicyMonitor(Background):
                 async with asyncio.timeout(self._interval if self.state == "serving" else min(self._interval, _SOON)):
                     await self._nudged.wait()
 
-    def _found(self, state: State, why: str) -> None:
-        if state != self.state:
+    def _found(self, state: State, why: str, *, again: bool = False) -> None:
+        """Log it if the state is another one, or if it is so `again` for another reason."""
+        if state != self.state or again:
             _log.log(logging.INFO if state == "serving" else logging.WARNING, "OPA is %s: %s", state, why)
         self.state = state
