@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ostiary.opa.rollback import Statement, StatementError, sign_statement, stat
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.opa.statements import StatementFile
 from ostiary.opa.vetting import BundleRefused, OpaNotReady, Vetting
+from ostiary.policy.archive import pack
 from support.opa import NOW, PROBES, REGO, until, write_bundle
 from support.signing import Signer
 
@@ -329,6 +331,34 @@ async def test_a_bundle_that_fails_its_probe_is_not_used_and_the_last_good_one_c
         write_bundle(bundle, revision="20-c")
         await until(lambda: opa.revision == "20-c")
         assert opa.refused is None
+
+
+@pytest.mark.parametrize("archived", [False, True])
+async def test_a_bundle_that_is_mended_is_looked_at_at_once(
+    opa_binary: Path, tmp_path: Path, path: Path, archived: bool
+) -> None:
+    """The pause between two attempts is for the same bundle."""
+    place = tmp_path / ("bundle.tar.gz" if archived else "bundle")
+
+    def publish(text: str, rego: str = REGO) -> None:
+        """As a whole, as `ostiary bundle build` does."""
+        built = write_bundle(tmp_path / "built", revision=text, rego=rego)
+        if archived:
+            pack(built, place)
+            shutil.rmtree(built)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            built.rename(place)
+
+    publish("7-a")
+    async with ManagedOpa(
+        binary=opa_binary, bundle=place, directory=path.parent / "run", interval=0.05, longest_pause=3600
+    ) as opa:
+        for broken, mended in (("8-b", "8-c"), ("9-d", "9-d")):
+            publish(broken, WRONG_PROBES["allows everybody"][0])
+            await until(lambda: f"the bundle {broken} fails" in (opa.refused or ""))  # noqa: B023 - in this turn
+            publish(mended)
+            await until(lambda: opa.revision == mended)  # noqa: B023
 
 
 async def test_a_managed_opa_goes_back_by_a_statement_beside_the_bundle(

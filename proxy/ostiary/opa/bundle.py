@@ -42,6 +42,13 @@ class PublishedBundle:
         except (NotStrict, ArchiveError) as error:
             raise BundleError(f"the manifest of the bundle {self.path} cannot be read: {error}") from error
 
+    def stamp(self) -> tuple[int, ...] | None:
+        """Another one where another bundle was put in this place, None where there is none. Cheap."""
+        try:
+            return _stamp(self.path) if self.is_archive else _stamp(self.path) + _stamp(self.path / MANIFEST)
+        except OSError:
+            return None
+
     def stage(self, copy: Path, verification: Verification | None) -> PublishedBundle:
         """What OPA may load: a copy of this at `copy`, with `.tar.gz` if an archive. Blocks; raises `BundleError`.
 
@@ -92,8 +99,7 @@ class PublishedBundle:
             return read_object(file.read(_MANIFEST_LIMIT)).get("revision")
 
     def _archived(self) -> Revision:
-        found = self.path.stat()
-        which = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        which = _stamp(self.path)
         if self._known is None or self._known[0] != which:
             with self.path.open("rb") as file:
                 self._known = which, self._stated(read_manifest(file).get("revision"))
@@ -104,6 +110,11 @@ class PublishedBundle:
         if revision is None:
             raise BundleError(f"the bundle {self.path} has no revision of the form <sequence>-<digest>")
         return revision
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _identity(directory: Path) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class ManagedOpa:
 
     `verification` says whose signature the bundle must have, which then is an archive.
     `directory` is made if it is absent; without one a temporary one is used. `start_timeout`, `interval` (between two
-    looks at the bundle directory) and `longest_pause` (between two attempts to start) are in seconds. `on_active` is
+    looks at the bundle) and `longest_pause` (between two attempts with one bundle) are in seconds. `on_active` is
     told of each bundle that clients reach from now on. `restarts` counts the attempts to start it again after it ended.
     `vetting` says which bundle may be used; `refused` is why the published one is not, None where it is.
     `niceness` is by how much OPA stands back behind other processes (nice(1)).
@@ -286,7 +286,7 @@ class ManagedOpa:
         self.state = "down" if self.pid is None else "serving"
         loop = asyncio.get_running_loop()
         pause, since = self._first_pause, loop.time()
-        retry_at = 0.0
+        tried, retry_at = self._bundle.stamp(), 0.0
         while self._process is not None:
             if said := await self._ended_within(self._process, self._interval):
                 self.state = "down"
@@ -294,8 +294,10 @@ class ManagedOpa:
                 pause = self._first_pause if loop.time() - since > _STABLE else pause
                 pause = await self._restart(pause)
                 since = loop.time()
-            elif self._is_outdated() and loop.time() >= retry_at and not await self._replace():
-                retry_at = loop.time() + self._longest_pause
+            elif self._is_outdated() and ((stamp := self._bundle.stamp()) != tried or loop.time() >= retry_at):
+                tried = stamp
+                if not await self._replace():
+                    retry_at = loop.time() + self._longest_pause
 
     async def _ended_within(self, process: OpaProcess, seconds: float) -> str | None:
         try:
