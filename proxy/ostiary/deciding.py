@@ -182,8 +182,6 @@ def policy_monitor(
         if opa.managed is None
         else BundlePublication(bundle=PublishedBundle(opa.managed.bundle), clock=clock)
     )
-    # Several looks within the limit: a policy that is confirmed at each of them is never stale between two.
-    interval = min(_LOOK_INTERVAL, opa.max_policy_age / 4)
     return client, PolicyMonitor(
         opa=client,
         publication=publication,
@@ -192,8 +190,14 @@ def policy_monitor(
         judge=None if judge is None else judge(client),
         remembered=remembered,
         confirmed=confirmed,
-        interval=interval,
+        interval=look_interval(config),
     )
+
+
+def look_interval(config: Config) -> float:
+    """Seconds between two looks at OPA: several within the age that a policy may have, so that one that is confirmed at
+    each of them is never stale between two."""
+    return min(_LOOK_INTERVAL, config.opa.max_policy_age / 4)
 
 
 def cores() -> tuple[int, ...]:

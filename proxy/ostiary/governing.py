@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from ostiary.clock import SystemClock
 from ostiary.config import Config
 from ostiary.config.opa import ManagedOpa as ManagedSettings
-from ostiary.deciding import policy_monitor
+from ostiary.deciding import look_interval, policy_monitor
 from ostiary.decision.horizon import announcement
 from ostiary.decision.query import Answer
 from ostiary.decision.revision import Revision
@@ -53,6 +53,7 @@ class MachinePolicy:
         monitor: PolicyMonitor,
         observations: ObservationWatch,
         announcer: _Announcer,
+        memory: ConfirmationMemory,
         most_age: float,
     ) -> None:
         self._opa = opa
@@ -60,7 +61,9 @@ class MachinePolicy:
         self._monitor = monitor
         self._observations = observations
         self._announcer = announcer
-        self._most_age = most_age
+        self._memory = memory
+        self.most_age = most_age
+        """Seconds from which a policy is stale: as the workers have it."""
 
     @property
     def address(self) -> OpaAddress:
@@ -103,11 +106,18 @@ class MachinePolicy:
         """From now on tell the verdict after each look."""
         self._monitor.looked = lambda: told(self.verdict)
 
+    def reconfigure(self, config: Config) -> None:
+        """Go by what of this configuration can be changed while the proxy runs."""
+        self.most_age = config.opa.max_policy_age
+        self._memory.limit(self.most_age)
+        self._monitor.interval = look_interval(config)
+        self._monitor.nudge()
+
     async def look(self) -> tuple[str, str | None]:
         """Its state, as in `Health`, and the revision that counts. OPA is asked, not remembered."""
         await self._monitor.look()
         state, counts = self._monitor.state, self._counts
-        if state != "refused" and counts is not None and self.age(counts) > self._most_age:
+        if state != "refused" and counts is not None and self.age(counts) > self.most_age:
             return "stale", counts
         return state, counts
 
@@ -157,6 +167,7 @@ async def machine_policy(config: Config, *, page: Page, binary: Path | None) -> 
                     monitor=monitor,
                     observations=observations,
                     announcer=announcer,
+                    memory=memory,
                     most_age=config.opa.max_policy_age,
                 )
 

@@ -47,6 +47,7 @@ class Lookout:
             health=health,
             reports=reports,
             policy_age=None if health.revision is None else self.policy.age(health.revision),
+            policy_limit=self.policy.most_age,
             epoch=self.page.epoch,
             deaths=self.crew.deaths,
             webhooks=self._webhooks,

@@ -105,22 +105,23 @@ def resident_memory() -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the supervisor sees when somebody asks for metrics. `policy_age` is in seconds, None without a policy."""
+    """What the supervisor sees when somebody asks for metrics. `policy_age` is in seconds, None without a policy, and
+    `policy_limit` is the age from which it is refused."""
 
     health: Health
     reports: tuple[WorkerReport, ...]
     policy_age: float | None
+    policy_limit: float
     epoch: int
     deaths: int
     webhooks: tuple[WebhookFacts, ...] = ()
 
 
 class Meter:
-    """The supervisor's: adds up what workers count, and renders it. `policy_limit` is the age in seconds from which a
-    policy is refused; `read_map` reads the compiled permission map from OPA."""
+    """The supervisor's: adds up what workers count, and renders it. `read_map` reads the compiled permission map from
+    OPA."""
 
-    def __init__(self, *, policy_limit: float, read_map: Callable[[], Awaitable[Answer]]) -> None:
-        self._policy_limit = policy_limit
+    def __init__(self, *, read_map: Callable[[], Awaitable[Answer]]) -> None:
         self._read_map = read_map
         self._started = time.time()
         self._totals = Totals()
@@ -171,7 +172,7 @@ class Meter:
         """What the supervisor knows without its workers."""
         health = seen.health
         yield catalogue.POLICY_UP, (), float(health.policy == "serving")
-        yield catalogue.POLICY_LIMIT, (), self._policy_limit
+        yield catalogue.POLICY_LIMIT, (), seen.policy_limit
         yield catalogue.EPOCH, (), seen.epoch
         yield catalogue.READY, (), float(health.ready)
         yield catalogue.DRAINING, (), float(health.draining)

@@ -142,7 +142,7 @@ class Supervisor:
             policy = machine_policy(config, page=page, binary=self._opa_binary)
             self.policy = await stack.enter_async_context(policy)
             candidate = await self._beside(stack)
-            meter = Meter(policy_limit=config.opa.max_policy_age, read_map=self.policy.read_map)
+            meter = Meter(read_map=self.policy.read_map)
             stack.callback(meter.close)
             settings = partial(
                 worker_settings,
@@ -151,7 +151,15 @@ class Supervisor:
                 port=port,
             )
             crew = Crew(settings(config), data=data, look=self.policy.nudge, counted=meter.count)
-            turnover = Turnover(crew, config, settings=settings, tls=tls, file=self._file, wanted=self._reload_wanted)
+            turnover = Turnover(
+                crew,
+                config,
+                settings=settings,
+                changed=self.policy.reconfigure,
+                tls=tls,
+                file=self._file,
+                wanted=self._reload_wanted,
+            )
             lookout = Lookout(
                 policy=self.policy,
                 crew=crew,

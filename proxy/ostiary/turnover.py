@@ -31,8 +31,8 @@ _CLOSING: Final = 2.0
 
 class Turnover(Background):
     """Open (`async with`) as long as the crew serves. `config` is what its workers have, `settings` makes theirs of a
-    configuration, and `tls` are the listener's files, loaded: each worker watches them by itself, and what is seen here
-    is what they see. When `wanted` is set, `file` is read again.
+    configuration, `changed` is told of one that they have now, and `tls` are the listener's files, loaded: each worker
+    watches them by itself, and what is seen here is what they see. When `wanted` is set, `file` is read again.
 
     `mistakes` are those of the configuration that was read last, where it is not in use.
     """
@@ -45,6 +45,7 @@ class Turnover(Background):
         config: Config,
         *,
         settings: Callable[[Config], Sequence[WorkerSettings]],
+        changed: Callable[[Config], None],
         tls: TlsFiles | None,
         file: Path | None,
         wanted: asyncio.Event,
@@ -52,6 +53,7 @@ class Turnover(Background):
         self._crew = crew
         self._config = config
         self._settings = settings
+        self._changed = changed
         self._file = file
         self._wanted = wanted
         self._rolling: asyncio.Task[None] | None = None
@@ -118,6 +120,7 @@ class Turnover(Background):
         if failures:
             raise ConfigurationError(failures)
         self._config = fresh
+        self._changed(fresh)
         configure_logging(level=fresh.logging.level, form=fresh.logging.format)
         if self.tls is not None:
             await self.tls.close()

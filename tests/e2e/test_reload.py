@@ -18,6 +18,7 @@ from ostiary.reloading import changed
 from support.faults import asked, eventually
 from support.forwarding import replies, response
 from support.load import under_load
+from support.metrics import scrape, total
 from support.proxy import RunningProxy, running_proxy
 from support.upstream import RawUpstream, Seen, UpstreamConnection
 
@@ -189,6 +190,27 @@ async def test_a_worker_that_dies_after_a_reload_comes_back_with_what_was_reload
         assert not await asyncio.to_thread(tells_reasons, proxy)
         os.kill(proxy.pid, signal.SIGHUP)  # and an end is no problem meanwhile
         assert await asyncio.to_thread(proxy.stop) == 0
+
+
+async def test_how_old_the_policy_may_be_is_reloaded_everywhere(opa_binary: Path) -> None:
+    """Requests, readiness and metrics go by the same age, before and afterwards."""
+    async with (
+        RawUpstream(replies(response())).running() as upstream,
+        running_proxy(upstreams={"orders": upstream.port}, opa_extra="max_policy_age: 1h") as proxy,
+    ):
+
+        def found() -> tuple[list[str], str, float]:
+            limit = total(scrape(proxy).text, "ostiary_policy_age_limit_seconds")
+            return asked(proxy)[1], str(proxy.health()[1]["policy"]), limit
+
+        assert await asyncio.to_thread(found) == ([], "serving", 3600)
+        proxy.bundle.rename(proxy.place / "away")  # so that nobody confirms it
+        rewrite(proxy, "max_policy_age: 1h", "max_policy_age: 1s")
+        await reloaded(proxy, says=RELOADED)
+        await eventually(lambda: found() == (["policy-stale"], "stale", 1))
+        rewrite(proxy, "max_policy_age: 1s", "max_policy_age: 2h")
+        await reloaded(proxy, says=RELOADED)
+        await eventually(lambda: found() == ([], "serving", 7200))
 
 
 CONFIG = """\

@@ -134,7 +134,7 @@ class PolicyMonitor(Background):
         self._horizon = horizon
         self._judge = judge
         self._remember = confirmed
-        self._interval = interval
+        self.interval = interval
         self._counts_from: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         self._confirmed: BoundedMap[str, float] = BoundedMap(_REVISIONS)
         if remembered is not None:
@@ -220,7 +220,7 @@ class PolicyMonitor(Background):
             except Exception:  # noqa: BLE001 - without looks every policy would go stale, for as long as this process lives
                 _log.exception("the look at OPA failed")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval if self.state == "serving" else min(self._interval, _SOON)):
+                async with asyncio.timeout(self.interval if self.state == "serving" else min(self.interval, _SOON)):
                     await self._nudged.wait()
 
     def _found(self, state: State, why: str, *, again: bool = False) -> None:

@@ -105,6 +105,10 @@ class ConfirmationMemory:
 
     def __init__(self, record: PolicyRecord, *, most: float) -> None:
         self._record = record
+        self.limit(most)
+
+    def limit(self, most: float) -> None:
+        """From now on a policy may be so old."""
         self._step = min(60.0, most / 10)
 
     def confirmed(self, revision: Revision, at: float) -> None:
