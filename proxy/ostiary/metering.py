@@ -86,6 +86,8 @@ def report(
             (catalogue.CACHE, ("shared",)): cache.shared,
             (catalogue.CACHE_CHECKS, ()): cache.checked,
         }
+    if (candidate := health.candidate) is not None:
+        counts |= {(catalogue.CANDIDATE, (result,)): count for result, count in candidate.results.items()}
     return WorkerReport(
         health=health,
         counted=tally.take({(family.name, labels): count for (family, labels), count in counts.items()}),
@@ -173,6 +175,7 @@ class Meter:
         health = seen.health
         yield catalogue.POLICY_UP, (), float(health.policy == "serving")
         yield catalogue.POLICY_LIMIT, (), seen.policy_limit
+        yield catalogue.POLICY_REFUSED, (), float(health.refused is not None)
         yield catalogue.EPOCH, (), seen.epoch
         yield catalogue.READY, (), float(health.ready)
         yield catalogue.DRAINING, (), float(health.draining)

@@ -86,13 +86,14 @@ async def test_a_full_queue_drops_and_nobody_waits() -> None:
     async with asyncio.timeout(5):
         for _ in range(100):
             assert await authorizer.decide(request()) is ALLOW
-    assert comparison.facts().dropped >= 100 - 40 - 32
+    assert comparison.facts().dropped == comparison.facts().results["dropped"] >= 100 - 40 - 32
     await comparison.close()
 
 
 async def test_a_candidate_that_is_not_there_is_asked_again_later() -> None:
     facts = (await shown(Candidate(PolicyUnavailable("OPA cannot be asked")), ALLOW)).facts()
     assert (facts.unanswered, facts.compared, facts.differences) == (1, 0, ())
+    assert facts.results == {"unanswered": 1}
 
 
 async def test_only_a_sample_is_compared() -> None:
@@ -117,6 +118,7 @@ async def test_another_candidate_is_counted_anew() -> None:
     await until(lambda: comparison.facts().revision == candidate.revision)
     await comparison.close()
     assert (comparison.facts().compared, comparison.facts().differences) == (1, ())
+    assert comparison.facts().results == {"would-deny": 2, "same": 1}  # a counter's, so that it only grows
 
 
 async def test_differences_do_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:

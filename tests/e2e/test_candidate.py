@@ -17,6 +17,7 @@ from ostiary.policy.bundle import build_bundle
 from support.cli import Ran, ostiary
 from support.faults import eventually
 from support.forwarding import replies, response
+from support.metrics import scrape, total
 from support.proxy import PERMISSIONS, RunningProxy, children, command_line, running_proxy
 from support.upstream import RawUpstream
 
@@ -90,6 +91,10 @@ async def test_a_candidate_is_compared_and_changes_nothing(opa_binary: Path, mon
         assert (ran.status, ran.err) == (0, "")
         assert table[0].split() == ["difference", "caller", "endpoint", "count"]
         assert table[-1].startswith(f"candidate {found['revision']} is serving: ")
+
+        metrics = scrape(proxy).text
+        for result in ("would-deny", "would-allow"):
+            assert total(metrics, "ostiary_candidate_decisions_total", result=result) >= 2
 
         # Another one: counted anew.
         build(proxy, PERMISSIONS, sequence=3, opa=opa_binary)

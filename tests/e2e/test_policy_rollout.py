@@ -29,7 +29,7 @@ from ostiary.policy.bundle import build_bundle
 from support.distribution import PUBLISHER, READER, aside, bundle_server, long_polling, opa_client, token_file
 from support.faults import asked, changed_proxy, eventually, free_port, status_of
 from support.forwarding import replies, response
-from support.metrics import samples, scrape
+from support.metrics import samples, scrape, total
 from support.proxy import PERMISSIONS, RunningProxy, running_proxy
 from support.upstream import RawUpstream
 
@@ -281,13 +281,14 @@ async def test_a_release_is_not_done_while_a_proxy_refuses_it(opa_binary: Path, 
         assert [one.labels["revision"] for one in samples(metrics) if one.name == "ostiary_policy_info"] == [
             str(shelf.revision(4))
         ]
+        assert total(metrics, "ostiary_policy_refused") == 1
         assert health(proxy)["revision"] == str(shelf.revision(4))
         pack(shelf.bundle(6, rogue=True), published / "shop.tar.gz")
         await eventually(lambda: str(shelf.revision(6)) in health(proxy).get("refused", ""))
         pack(shelf.bundle(7), published / "shop.tar.gz")
         assert await rollout("--wait", "60") == (0, "current", "")
         assert await asyncio.to_thread(asked, proxy) == (200, [])
-        await asyncio.to_thread(health, proxy)  # one look more
+        assert total((await asyncio.to_thread(scrape, proxy)).text, "ostiary_policy_refused") == 0  # one look more
         log = proxy.log_text()
         for told in (
             f"the bundle {shelf.revision(4)} is active, it was {shelf.revision(3)}",

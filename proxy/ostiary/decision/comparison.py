@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ from ostiary.models import AccessRequest, Decision
 _log = logging.getLogger("ostiary.candidate")
 
 Kind: TypeAlias = Literal["would-allow", "would-deny", "other-reasons"]
+Result: TypeAlias = Kind | Literal["same", "unanswered", "dropped"]
 
 MOST: Final = 32
 """Questions in a call."""
@@ -52,7 +53,8 @@ class Difference(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateFacts:
     """Since this worker knows the candidate's `revision`. `compared` decisions were asked about, `dropped` found no
-    room, `unanswered` met no candidate. `unnamed` differences are those beyond what is counted by name."""
+    room, `unanswered` met no candidate. `unnamed` differences are those beyond what is counted by name. `results` are
+    of all candidates since the worker's start."""
 
     revision: str | None
     compared: int
@@ -60,6 +62,7 @@ class CandidateFacts:
     unanswered: int
     differences: tuple[tuple[Difference, int], ...]
     unnamed: int
+    results: Mapping[Result, int]
 
 
 class ComparingAuthorizer:
@@ -99,6 +102,7 @@ class Comparison:
         self._revision: str | None = None
         self._differences: Counter[Difference] = Counter()
         self._compared = self._dropped = self._unanswered = self._unnamed = 0
+        self._results: Counter[Result] = Counter()
         self._told = _Told(clock)
 
     def offer(self, request: AccessRequest, decision: Decision) -> None:
@@ -107,6 +111,7 @@ class Comparison:
             return
         if len(self._queue) >= self._room:
             self._dropped += 1
+            self._results["dropped"] += 1
             return
         self._queue.append((request, decision))
         self._coming.set()
@@ -119,6 +124,7 @@ class Comparison:
             unanswered=self._unanswered,
             differences=tuple(self._differences.most_common()),
             unnamed=self._unnamed,
+            results=dict(self._results),
         )
 
     async def start(self) -> None:
@@ -140,12 +146,16 @@ class Comparison:
                 try:
                     await self._compare(batch)
                 except PolicyUnavailable:
-                    self._unanswered += len(batch)
+                    self._went_unanswered(batch)
                     await asyncio.sleep(_PAUSE)
                 except Exception:  # noqa: BLE001 - whatever it is, the next decisions are compared
-                    self._unanswered += len(batch)
+                    self._went_unanswered(batch)
                     _log.exception("decisions could not be compared")
                     await asyncio.sleep(_PAUSE)
+
+    def _went_unanswered(self, batch: Sequence[object]) -> None:
+        self._unanswered += len(batch)
+        self._results["unanswered"] += len(batch)
 
     async def _compare(self, batch: Sequence[tuple[AccessRequest, Decision]]) -> None:
         # What was predicted is the active policy's, and the candidate would refuse it.
@@ -156,6 +166,7 @@ class Comparison:
             self._compared += 1
             would = _parsed(answer, request)
             difference = _difference(request, decision, would)
+            self._results["same" if difference is None else difference.kind] += 1
             if difference is not None:
                 self._count(difference, request, would)
 

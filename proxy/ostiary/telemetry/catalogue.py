@@ -118,12 +118,20 @@ UNENFORCED: Final = _counter(
     "kind",
 )
 
+CANDIDATE: Final = _counter(
+    "candidate_decisions",
+    "Decisions that were put to a candidate policy: same, would-allow, would-deny, or other-reasons; unanswered where "
+    "it was not there, dropped where it was too slow.",
+    "result",
+)
+
 # The policy.
 
 POLICY: Final = _gauge("policy_info", "Always 1. The label is the revision of the policy that counts.", "revision")
 POLICY_AGE: Final = _gauge("policy_age_seconds", "Since the policy that counts was last known to be the published one.")
 POLICY_LIMIT: Final = _gauge("policy_age_limit_seconds", "The age from which it is refused: opa.max_policy_age.")
 POLICY_UP: Final = _gauge("policy_up", "1 while OPA serves a policy that is not stale.")
+POLICY_REFUSED: Final = _gauge("policy_refused", "1 while the published bundle is not used: /readyz says why.")
 EPOCH: Final = _gauge("epoch", "How often the workers were told that something else counts.")
 TRUSTED: Final = _gauge("policy_trusted", "0 while predictions and kept decisions are off for the active policy.")
 OPA_RESTARTS: Final = _counter("opa_restarts", "How often a managed OPA had to be started again.")
