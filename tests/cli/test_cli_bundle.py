@@ -91,6 +91,16 @@ def test_what_cannot_be_signed_with_or_is_no_bundle(archive: Path, tmp_path: Pat
     assert not list(tmp_path.glob(".*"))
 
 
+def test_an_archive_without_a_sequence_of_its_own_is_warned_of(policy: Path) -> None:
+    """Outside git each has the sequence 0. A directory is for this machine, and is built again and again."""
+    said = f"{policy}: no commits are counted, so the sequence is 0, and nobody can tell an older"
+    ran = ostiary("bundle", "build", policy, "-o", "d.tar.gz", "--json")
+    assert ran.err.startswith(f"warning: {said}")
+    assert [warning.startswith(said) for warning in json.loads(ran.out)["warnings"]] == [True]
+    assert ostiary("bundle", "build", policy, "-o", "d.tar.gz", "--sequence", "0").err == ""
+    assert ostiary("bundle", "build", policy, "-o", "d").err == ""
+
+
 def test_an_archive_takes_the_place_of_a_file_only(policy: Path, tmp_path: Path) -> None:
     (tmp_path / "d.tar.gz").mkdir()
     ran = ostiary("bundle", "build", policy, "-o", "d.tar.gz")

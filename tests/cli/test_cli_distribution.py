@@ -13,8 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from ostiary.policy.archive import pack
 from support.cli import Ran, ostiary
 from support.distribution import PUBLISHER, READER, Process, archive, bundle_server, token_file, wait_until
+from support.opa import write_bundle
 from support.tls import SERVER, dns, root, uri
 
 
@@ -52,6 +54,17 @@ def test_a_directory_gets_newer_bundles_only(tmp_path: Path, bundles: list[Path]
     }
     assert (place / "b.tar.gz").read_bytes() == bundles[1].read_bytes()
     assert not list(place.glob(".b*"))
+
+
+def test_a_bundle_with_the_sequence_of_the_one_before_is_warned_of(tmp_path: Path, bundles: list[Path]) -> None:
+    (tmp_path / "published").mkdir()
+    assert ostiary("bundle", "publish", bundles[2], "published").err == ""
+    pack(write_bundle(tmp_path / "twin", revision="2-ffffffff"), tmp_path / "b.tar.gz")
+    ran = ostiary("bundle", "publish", "b.tar.gz", "published")
+    assert (ran.status, ran.out) == (0, "published: revision 2-ffffffff published\n")
+    assert ran.err.startswith("warning: 2-ffffffff takes the place of 2-0a1b2c3d, which has the same sequence: ")
+    assert ostiary("bundle", "publish", "b.tar.gz", "published").err == ""
+    assert ostiary("bundle", "publish", bundles[3], "published").err == ""
 
 
 def test_what_is_no_bundle_is_neither_published_nor_replaced(tmp_path: Path, bundles: list[Path]) -> None:

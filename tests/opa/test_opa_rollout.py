@@ -131,6 +131,16 @@ def test_what_is_older_than_what_was_active_may_not_over_restarts(path: Path) ->
         admit(took(path, "7-a", "8-b"), "7-a")
 
 
+def test_another_bundle_of_one_sequence_is_taken_and_warned_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which of them is older nobody knows. What is newer, or the same again, is no reason to warn."""
+    vetting = Vetting(record=record(path))
+    for text in ("7-a", "7-b", "7-b", "7-a", "8-c"):
+        admit(vetting, text)
+        vetting.took(revision(text))
+    told = "the bundle {} takes the place of {}, and may be older than that: they have one sequence"
+    assert caplog.messages == [told.format("7-b", "7-a"), told.format("7-a", "7-b")]
+
+
 def test_there_is_a_least_revision_whatever_was_active(path: Path) -> None:
     took(path, "7-a")
     vetting = Vetting(record=record(path), minimum=8)

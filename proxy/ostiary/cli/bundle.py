@@ -60,12 +60,21 @@ def build(
         built = _built(policy, output, opa=needed_opa(), sequence=sequence)
     except OSError as error:
         fail(f"{output}: cannot be written: {error.strerror}")
-    for warning in built.warnings:
+    warnings = [*built.warnings, *_unordered(policy, output, built, sequence)]
+    for warning in warnings:
         note(f"warning: {warning}")
     if as_json:
-        print_json({"path": str(output), "revision": built.revision, "warnings": list(built.warnings)})
+        print_json({"path": str(output), "revision": built.revision, "warnings": warnings})
         return
     typer.echo(f"{output}: revision {built.revision}")
+
+
+def _unordered(source: Path, output: Path, built: Bundle, sequence: int | None) -> list[str]:
+    """That nobody chose the sequence 0 of an archive. A directory is for the machine that it is built on."""
+    if sequence is not None or not built.revision.startswith("0-") or not output.name.endswith(SUFFIX):
+        return []
+    told = "no commits are counted, so the sequence is 0, and nobody can tell an older archive of it from a newer one"
+    return [f"{source}: {told}: give each a higher --sequence"]
 
 
 def _refuse_other_archives(output: Path) -> None:

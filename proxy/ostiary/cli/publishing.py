@@ -14,7 +14,7 @@ import typer
 
 from ostiary.addresses import is_localhost
 from ostiary.cli.examiner import ArchiveExaminer
-from ostiary.cli.output import fail, print_json
+from ostiary.cli.output import fail, note, print_json
 from ostiary.cli.registry import login
 from ostiary.distribution.access import TOKEN, read_tokens
 from ostiary.distribution.archives import LARGEST, LARGEST_STATEMENT, NAME, Archive, BundleRefused, Statement
@@ -95,7 +95,9 @@ def command(
         if token_host is not None and not destination.startswith("oci://"):
             fail("--token-host is of a registry, for an oci:// destination")
         with _target(destination, archive, examiner, connection, endpoint=endpoint, token_host=token_host) as target:
-            outcome = publish(read, target, force=force, statement=statement)
+            outcome = publish(
+                read, target, force=force, statement=statement, warn=lambda told: note(f"warning: {told}")
+            )
     except PublishFailed as error:
         fail(f"{destination}: {error}" if not str(error).startswith(destination) else str(error), status=1)
     if as_json:

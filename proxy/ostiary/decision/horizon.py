@@ -107,12 +107,9 @@ class PolicyHorizon:
             if found != self._refused:
                 self._doubtful_until = time.monotonic() + _PATIENCE
                 self._nudge()
-        elif latest is None or found.sequence > latest.sequence or self._is_twin(found, latest, asked):
+        elif latest is None or found.sequence > latest.sequence or (found.is_twin(latest) and asked == self._changes):
             self._count(found)
         return found
-
-    def _is_twin(self, found: Revision, latest: Revision, asked: int) -> bool:
-        return found.sequence == latest.sequence and asked == self._changes
 
     async def believes(self, revision: Revision, *, known: Revision | None) -> bool:
         """Whether an allow of this bundle may be believed that was asked for when `known` counted.

@@ -30,5 +30,9 @@ class Revision:
         """
         return self.sequence >= earlier.sequence
 
+    def is_twin(self, other: Revision) -> bool:
+        """Whether this is another bundle with the same sequence."""
+        return self.sequence == other.sequence and self != other
+
     def __str__(self) -> str:
         return f"{self.sequence}-{self.digest}"

@@ -9,6 +9,7 @@ entity tags) replaces as a whole all the same, but of two that publish there in 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
@@ -60,8 +61,16 @@ class Target(Protocol):
         """Publish beside the bundle, in the place of whatever is there. Raises as `put` does."""
 
 
-def publish(archive: Archive, target: Target, *, force: bool = False, statement: Statement | None = None) -> Outcome:
-    """`force` lets an older bundle replace a newer one, or what is none. Blocks; raises `PublishFailed`.
+def publish(
+    archive: Archive,
+    target: Target,
+    *,
+    force: bool = False,
+    statement: Statement | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """`force` lets an older bundle replace a newer one, or what is none. `warn` is told of what was done all the same.
+    Blocks; raises `PublishFailed`.
 
     So does a `statement` by which proxies go back to this bundle. It is published first: a proxy that has the bundle
     looks for it.
@@ -79,6 +88,11 @@ def publish(archive: Archive, target: Target, *, force: bool = False, statement:
             target.put(archive, instead_of=found, force=force or statement is not None)
         except TargetChanged:
             continue
+        if found is not None and found.revision is not None and archive.revision.is_twin(found.revision):
+            warn(
+                f"{archive.revision} takes the place of {found.revision}, which has the same sequence: proxies "
+                "cannot tell which of them is older, and take either; give each its own --sequence when it is built"
+            )
         return "published"
     raise PublishFailed("somebody else publishes there all the time")
 

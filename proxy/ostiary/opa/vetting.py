@@ -2,7 +2,8 @@
 
 OPA takes an older bundle as readily as a newer one, whoever signed it, and after a restart nobody would know. So the
 highest sequence is remembered (`record`), and configuration can say the least one that is taken at all. Going back
-takes a signed statement (`rollback`); what it took back does not return, only what is newer.
+takes a signed statement (`rollback`); what it took back does not return, only what is newer. Of two bundles with one
+sequence nobody can say which is older: the other one is taken, with a warning.
 
 A bundle is used once it has answered as it must: no to the empty question, and what it says itself about the questions
 that its builder put in (`ostiary.policy.probes`), of which at least one is a no.
@@ -73,8 +74,13 @@ class Vetting:
         """It is what counts from now on. Raises `OSError` if that cannot be remembered."""
         known = self.record.remembered
         self.record.took(revision, now=self._clock.now())
-        if known is not None and revision.sequence < known.active.sequence:
+        if known is None or revision == known.active:
+            return
+        if revision.sequence < known.active.sequence:
             _log.warning("rolled back from the bundle %s to %s, as a signed statement says", known.active, revision)
+        elif revision.sequence == known.highest.sequence:
+            told = "the bundle %s takes the place of %s, and may be older than that: they have one sequence"
+            _log.warning(told, revision, known.active)
 
     async def _go_back(self, revision: Revision, highest: Revision) -> None:
         older = f"the bundle {revision} does not follow {highest}, which was active before"
