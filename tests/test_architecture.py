@@ -63,6 +63,7 @@ COMPOSITION = {
     "crew",
     "listening",
     "page",
+    "named_files",
     "reloading",
     "comparing",
     "stage_settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def configured(config: Config) -> list[Webhook]:
 
 
 def webhook(name: str, settings: WebhookSettings) -> Webhook:
-    """Raises `ConfigurationError` if its template or its secret cannot be used."""
+    """Raises `ConfigurationError` if its template, its secret or its authorities cannot be used."""
     made = Webhook(
         name=name,
         url=settings.url.get_secret_value(),
@@ -76,6 +77,11 @@ def webhook(name: str, settings: WebhookSettings) -> Webhook:
         raise ConfigurationError([f"{made.secret_file}: the secret_file cannot be read: {error.strerror}"]) from error
     except ValueError as error:
         raise ConfigurationError([f"{made.secret_file}: {error}"]) from error
+    if made.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=made.ca_file)
+        except OSError as error:
+            raise ConfigurationError([f"{made.ca_file}: the ca_file cannot be used: {error}"]) from error
     return made
 
 

@@ -16,9 +16,9 @@ from ostiary.certificates import listener_files
 from ostiary.config import Config, load_config
 from ostiary.credential import load_signing_key, public_jwks
 from ostiary.errors import ConfigurationError
-from ostiary.opa.archive import ArchiveError
+from ostiary.named_files import mistakes_in_files
 from ostiary.policy.document import Place, read_document
-from ostiary.stage_settings import bundle_verification, upstream_settings
+from ostiary.stage_settings import upstream_settings
 
 FIXED: Final[tuple[Place, ...]] = (
     ("listen", "data"),
@@ -50,7 +50,6 @@ def reread(path: Path, environ: Mapping[str, str], *, running: Config) -> Config
     ]
     if mistakes:
         raise ConfigurationError(mistakes)
-    refuse_unreadable(fresh)
     _refuse_unusable(fresh)
     return fresh
 
@@ -80,28 +79,12 @@ def _differing(place: Place, before: Any, after: Any) -> Iterator[Place]:
         yield place
 
 
-def refuse_unreadable(config: Config) -> None:
-    """Raise `ConfigurationError` with every file of an issuer that cannot be read.
+def refuse_unusable_files(config: Config) -> None:
+    """Raise `ConfigurationError` with every file of an issuer or of OPA that cannot be used.
 
-    Later they may come and go, and the keys that were read last are used; at the start there are none. So with the
-    key that the bundle has to be signed with.
+    Later they may come and go, and what was read last is used; of what is new, nothing was read before.
     """
-    mistakes = []
-    managed = config.opa.managed
-    verification = None if managed is None else bundle_verification(managed)
-    if verification is not None:
-        try:
-            verification.public_key()
-        except ArchiveError as error:
-            mistakes.append(f"{verification.key}: the key_file of the bundle cannot be used: {error}")
-    for one in config.issuers:
-        for key, path in (("key_file", one.key_file), ("ca_file", one.ca_file), ("token_file", one.token_file)):
-            if path is None:
-                continue
-            try:
-                path.open("rb").close()
-            except OSError as error:
-                mistakes.append(f"{path}: the {key} of the issuer {one.issuer} cannot be read: {error.strerror}")
+    mistakes = [told for _, told in mistakes_in_files(config)]
     if mistakes:
         raise ConfigurationError(mistakes)
 
@@ -109,7 +92,7 @@ def refuse_unreadable(config: Config) -> None:
 def _refuse_unusable(config: Config) -> None:
     """What a worker would fail over when it starts: said here of all of it at once."""
     mistakes: list[str] = []
-    for check in (_signing, _tls, _upstreams):
+    for check in (refuse_unusable_files, _signing, _tls, _upstreams, _webhooks):
         try:
             check(config)
         except ConfigurationError as error:
@@ -135,3 +118,10 @@ def _upstreams(config: Config) -> None:
     for service in config.services.values():
         if service.upstream.scheme == "https":
             upstream_settings(service, config).tls.context()
+
+
+def _webhooks(config: Config) -> None:
+    if config.grants is not None and config.grants.webhooks:
+        from ostiary.notifying import configured  # imported here: most configurations have none
+
+        configured(config)

@@ -134,6 +134,11 @@ def bundle_verification(managed: ManagedOpa) -> Verification | None:
     return None if managed.verification is None else _verification(managed.verification)
 
 
+def rollback_verification(rollback: Rollback) -> Verification:
+    """Whose signature the statement must have."""
+    return _verification(rollback.verification)
+
+
 def _verification(given: BundleVerification) -> Verification:
     return Verification(key=given.key_file, key_id=given.key_id, scope=given.scope, algorithm=given.algorithm)
 
@@ -162,7 +167,7 @@ def policy_vetting(config: Config, record: PolicyRecord) -> Vetting:
         verification = bundle_verification(opa.managed)
         statement = StatementFile(statement_beside(opa.managed.bundle))
     elif opa.rollback is not None:
-        verification, statement = _verification(opa.rollback.verification), _statement(opa.rollback)
+        verification, statement = rollback_verification(opa.rollback), _statement(opa.rollback)
     return Vetting(record=record, minimum=opa.minimum_revision, statement=statement, verification=verification)
 
 

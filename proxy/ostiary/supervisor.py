@@ -47,7 +47,7 @@ from ostiary.lookout import Lookout
 from ostiary.metering import Meter
 from ostiary.opa.address import OpaAddress
 from ostiary.page import Page
-from ostiary.reloading import refuse_unreadable
+from ostiary.reloading import refuse_unusable_files
 from ostiary.telemetry.traces import demand_opentelemetry
 from ostiary.turnover import Turnover
 from ostiary.worker_messages import WorkerSettings
@@ -127,7 +127,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         config = self._config
-        refuse_unreadable(config)
+        refuse_unusable_files(config)
         if config.telemetry.traces is not None:
             demand_opentelemetry()
         async with AsyncExitStack() as stack:

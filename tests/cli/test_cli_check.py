@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -27,7 +28,7 @@ from ostiary.credential import ensure_signing_key
 from ostiary.grants.sqlite import SqliteStore
 from ostiary.grants.statements import VERSION
 from ostiary.identity.keys import pem_key_ids
-from support.cli import CONFIG, POLICY, REGO, Ran, ostiary, watched, write_policy
+from support.cli import COMMAND, CONFIG, POLICY, REGO, Ran, ostiary, watched, write_policy
 
 Findings = list[tuple[str, str, str]]
 
@@ -428,15 +429,80 @@ def test_an_issuers_files(site: Site) -> None:
         (
             "issuer",
             "wrong",
-            "https://idp.test: the ca_file ca.pem cannot be used: [Errno 2] No such file or directory",
+            "ca.pem: the ca_file of the issuer https://idp.test cannot be used: [Errno 2] No such file or directory",
         ),
-        ("issuer", "wrong", "https://idp.test: the token_file token: No such file or directory"),
+        (
+            "issuer",
+            "wrong",
+            "token: the token_file of the issuer https://idp.test cannot be used: the token file token cannot be read",
+        ),
     ]
     site.change('jwks_url: "https://idp.test/jwks", ca_file: ca.pem, token_file: token', "key_file: nowhere.pem")
+    whose = "nowhere.pem: the key_file of the issuer https://idp.test cannot be used"
     for arguments in ((), ("--offline",)):
         assert site.wrong(*arguments) == [
-            ("issuer", "wrong", "https://idp.test: the key_file nowhere.pem: No such file or directory"),
+            ("issuer", "wrong", f"{whose}: nowhere.pem cannot be read: No such file or directory"),
         ]
+    (site.directory / "nowhere.pem").write_text('{"keys": [{"kty": "EC", "crv"')
+    for arguments in ((), ("--offline",)):
+        assert site.wrong(*arguments) == [("issuer", "wrong", f"{whose}: not a JWK Set: not JSON")]
+    (site.directory / "nowhere.pem").write_text('{"keys": []}')
+    assert site.wrong("--offline") == [("issuer", "wrong", f"{whose}: none of 0 keys fits ES256")]
+
+
+def test_an_extra_that_is_missing(site: Site, tmp_path: Path) -> None:
+    """What the configuration takes and this installation has not: said by `--offline`, too, which is asked first."""
+    site.config.write_text(
+        f"""{site.config.read_text(encoding="utf-8")}
+telemetry: {{traces: {{endpoint: "http://127.0.0.1:4318/v1/traces"}}}}
+grants: {{url: "postgresql://grants.test/grants"}}
+""",
+        encoding="utf-8",
+    )
+    assert ("traces", "ok", "http://127.0.0.1:4318/v1/traces") in site.check("--offline")[1]
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "opentelemetry.py").write_text("")  # found first, and not the package
+    (without / "asyncpg.py").write_text("raise ModuleNotFoundError")
+    ran = subprocess.run(
+        [*COMMAND, "check", "-c", site.config, "--offline", "--json"],
+        env={**os.environ, "PYTHONPATH": str(without)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert [(one["part"], one["what"]) for one in json.loads(ran.stdout) if one["state"] == "wrong"] == [
+        ("traces", "telemetry.traces needs OpenTelemetry: pip install 'ostiary[otlp]'"),
+        ("grants", "grants.url: PostgreSQL takes pip install 'ostiary[postgresql]'"),
+    ]
+
+
+def test_the_files_of_opa(site: Site) -> None:
+    """The key that bundles are signed with, and how a bundle server is known: read as they will be used."""
+    (site.directory / "half.pem").write_text("-----BEGIN PUBLIC KEY-----\nMFkw")
+    (site.directory / "token").write_text("two words")
+    key = "half.pem: the key_file of {} cannot be used: half.pem holds no public key (PEM)"
+    managed, verification = "{managed: {bundle: bundle}}", "verification: {key_file: half.pem, key_id: release}"
+    site.change(managed, f"{{managed: {{bundle: bundle, {verification}}}}}")
+    assert site.wrong("--offline") == [("OPA", "wrong", key.format("the bundle"))]
+    server = 'url: "https://bundles.test/b", ca_file: half.pem, token_file: token'
+    site.change(
+        f"{{managed: {{bundle: bundle, {verification}}}}}",
+        f'{{url: "https://opa.test", ca_file: half.pem, report_to: {{{server}}}, '
+        f"rollback: {{{server}, {verification}}}}}",
+    )
+    found = site.wrong("--offline")
+    assert {part for part, _, _ in found} == {"OPA"}
+    token = "token: the token_file of {} cannot be used: the token file token holds no bearer token"
+    assert [what.partition(": [")[0] for _, _, what in found] == [
+        "half.pem: the ca_file of OPA cannot be used",
+        key.format("opa.rollback"),
+        "half.pem: the ca_file of opa.rollback cannot be used",
+        token.format("opa.rollback"),
+        "half.pem: the ca_file of opa.report_to cannot be used",
+        token.format("opa.report_to"),
+    ]
 
 
 def test_a_dead_upstream(site: Site) -> None:

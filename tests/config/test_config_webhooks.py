@@ -130,6 +130,15 @@ def test_a_file_that_is_not_there_is_told(key: str, what: str, tmp_path: Path) -
     assert list(refused.value.mistakes) == [told]
 
 
+def test_authorities_that_are_none_are_told(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nhalf")
+    config = loaded(tmp_path, "{url: 'https://chat.invalid/', template: slack, ca_file: ca.pem}")
+    with pytest.raises(ConfigurationError) as refused:
+        notifying.configured(config)
+    [told] = refused.value.mistakes
+    assert told.startswith(f"{tmp_path / 'ca.pem'}: the ca_file cannot be used: ")
+
+
 def test_a_test_says_that_it_is_one(tmp_path: Path) -> None:
     notice = notifying.example(loaded(tmp_path, "{url: '${CHAT_URL}', template: teams}"))
     assert notice.document()["type"] == "grant.test"

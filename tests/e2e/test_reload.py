@@ -137,10 +137,16 @@ async def test_a_configuration_that_is_wrong_changes_nothing(opa_binary: Path) -
     ):
         path, before = proxy.place / "ostiary.yaml", proxy.worker_pids
         good = path.read_text()
+        (proxy.place / "half.json").write_text('{"keys": [{"kty": "EC", "crv"')
+        (proxy.place / "half.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB")
         wrong = {
             f"{good}limit: {{}}\nerrors: {{detail: ful}}\n": ["limit: unknown key", "'ful' is not"],
             "listen: [": ["ostiary.yaml:2: not YAML"],
             good.replace("key_file: jwks.json", "key_file: none.json"): ["none.json: the key_file of the issuer"],
+            good.replace("key_file: jwks.json", "key_file: half.json"): ["half.json: the key_file of the issuer"],
+            good.replace("key_file: jwks.json", 'jwks_url: "https://idp.test/jwks", ca_file: half.pem'): [
+                "half.pem: the ca_file of the issuer"
+            ],
             good.replace("workers: 2", "workers: 3").replace("127.0.0.1:0", "127.0.0.1:9"): [
                 "ostiary.yaml:1: listen.data cannot be changed while the proxy runs",
                 "ostiary.yaml:3: workers cannot be changed while the proxy runs",

@@ -40,7 +40,7 @@ def place(bundle: Path) -> Iterator[Path]:
     """A directory with all that a proxy needs, below /tmp, because the paths of unix sockets are limited."""
     place = Path(tempfile.mkdtemp(prefix="ost-", dir="/tmp"))
     shutil.copytree(bundle, place / "bundle")
-    (place / "jwks.json").write_text('{"keys": []}')
+    (place / "jwks.json").write_text(json.dumps(DemoIssuer(place).jwks()))
     yield place
     shutil.rmtree(place)
 
@@ -209,12 +209,18 @@ def test_a_signing_key_of_another_algorithm(failing: Failing, place: Path) -> No
     assert "PRIVATE" not in ended.said
 
 
-def test_a_key_file_of_an_issuer_that_cannot_be_read(failing: Failing, place: Path) -> None:
+def test_a_key_file_of_an_issuer_that_cannot_be_used(failing: Failing, place: Path) -> None:
     (place / "jwks.json").unlink()
     assert failing() == Ended(
         2,
-        f"{place}/jwks.json: the key_file of the issuer http://idp.localhost cannot be read: "
-        "No such file or directory\n",
+        f"{place}/jwks.json: the key_file of the issuer http://idp.localhost cannot be used: "
+        f"{place}/jwks.json cannot be read: No such file or directory\n",
+        [],
+    )
+    (place / "jwks.json").write_text('{"keys": [')
+    assert failing() == Ended(
+        2,
+        f"{place}/jwks.json: the key_file of the issuer http://idp.localhost cannot be used: not a JWK Set: not JSON\n",
         [],
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import stat
 import tempfile
 from pathlib import Path
@@ -18,17 +17,17 @@ from ostiary.certificates import listener_files
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config, check_agreement
 from ostiary.config.fields import UnixAddress
-from ostiary.config.issuers import Issuer
 from ostiary.credential import load_signing_key, public_jwks
 from ostiary.decision.revision import Revision
 from ostiary.errors import ConfigurationError
+from ostiary.named_files import mistakes_in_files
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.install import OpaNotFound, ensure_opa
-from ostiary.opa.transport import trusting
 from ostiary.opa.vetting import BundleRefused
 from ostiary.policy.bundle import PERMISSIONS, build_bundle
 from ostiary.policy.model import load_permissions
 from ostiary.stage_settings import policy_record, policy_vetting, upstream_settings
+from ostiary.telemetry.traces import demand_opentelemetry
 
 
 def check_policy(source: Path, config: Config | None, *, offline: bool) -> list[Finding]:
@@ -79,14 +78,8 @@ def check_files(config: Config) -> list[Finding]:
     findings = [*_state(config), *_signing(config), *_audit(config)]
     if config.opa.managed is not None:
         findings += _bundle(config.opa.managed.bundle, config)
-    if config.opa.ca_file is not None:
-        try:
-            trusting(config.opa.ca_file)
-        except ConfigurationError as error:
-            findings += wrong("OPA", error)
-    findings += _tls(config)
-    for issuer in config.issuers:
-        findings += issuer_files(issuer)
+    findings += [*_tls(config), *_traces(config)]
+    findings += (finding for part, told in mistakes_in_files(config) for finding in wrong(part, told))
     for name, service in config.services.items():
         if service.upstream.scheme == "https":
             try:
@@ -105,6 +98,16 @@ def _tls(config: Config) -> list[Finding]:
     except ConfigurationError as error:
         return wrong("TLS", error)
     return ok("TLS", str(files.certificate))
+
+
+def _traces(config: Config) -> list[Finding]:
+    if config.telemetry.traces is None:
+        return []
+    try:
+        demand_opentelemetry()
+    except ConfigurationError as error:
+        return wrong("traces", error)
+    return ok("traces", str(config.telemetry.traces.endpoint))
 
 
 def _state(config: Config) -> list[Finding]:
@@ -214,20 +217,3 @@ def _bundle(bundle: Path, config: Config) -> list[Finding]:
     except ConfigurationError as error:
         return wrong("bundle", error)
     return ok("bundle", f"{bundle}: revision {revision}")
-
-
-def issuer_files(issuer: Issuer) -> list[Finding]:
-    """What is wrong with the files that fetching an issuer's keys takes, if anything is."""
-    findings: list[Finding] = []
-    if issuer.ca_file is not None:
-        try:
-            ssl.create_default_context(cafile=issuer.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            findings += wrong("issuer", f"{issuer.issuer}: the ca_file {issuer.ca_file} cannot be used: {error}")
-    for key, file in (("key_file", issuer.key_file), ("token_file", issuer.token_file)):
-        try:
-            if file is not None:
-                file.open("rb").close()
-        except OSError as error:
-            findings += wrong("issuer", f"{issuer.issuer}: the {key} {file}: {error.strerror}")
-    return findings

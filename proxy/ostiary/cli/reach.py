@@ -12,7 +12,6 @@ import socket
 from collections.abc import Awaitable
 from typing import Final
 
-from ostiary.cli.checks import issuer_files
 from ostiary.cli.findings import Finding, ok, warned, wrong
 from ostiary.config import Config
 from ostiary.config.fields import TcpAddress
@@ -24,6 +23,7 @@ from ostiary.governing import managed_binary
 from ostiary.identity.composition import key_reader
 from ostiary.identity.keys import KeySourceError
 from ostiary.identity.sources import source_of
+from ostiary.named_files import mistakes_of_issuer
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.bundle import BundleError, PublishedBundle
 from ostiary.opa.client import OpaClient
@@ -106,7 +106,7 @@ async def _external_opa(config: Config, address: OpaAddress) -> list[Finding]:
 
 async def _issuer(issuer: Issuer) -> list[Finding]:
     settings = issuer_settings(issuer)
-    if issuer_files(issuer):
+    if mistakes_of_issuer(issuer):
         return []  # said of the files themselves
     try:
         async with asyncio.timeout(_PATIENCE):

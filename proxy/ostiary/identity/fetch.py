@@ -83,16 +83,19 @@ class DocumentFetcher:
             raise KeySourceError("ca-file", f"the CA file {self._ca_file} cannot be used") from None
 
     def _authorization(self) -> dict[str, str]:
-        if self._token_file is None:
-            return {}
-        try:
-            with self._token_file.open("rb") as file:
-                token = file.read(_MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            raise KeySourceError("token-file", f"the token file {self._token_file} cannot be read") from None
-        if _TOKEN.fullmatch(token) is None:
-            raise KeySourceError("token-file", f"the token file {self._token_file} holds no bearer token")
-        return {"authorization": f"Bearer {token}"}
+        return {} if self._token_file is None else {"authorization": f"Bearer {read_token(self._token_file)}"}
+
+
+def read_token(path: Path) -> str:
+    """The bearer token in a file. Blocks; raises `KeySourceError`."""
+    try:
+        with path.open("rb") as file:
+            token = file.read(_MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise KeySourceError("token-file", f"the token file {path} cannot be read") from None
+    if _TOKEN.fullmatch(token) is None:
+        raise KeySourceError("token-file", f"the token file {path} holds no bearer token")
+    return token
 
 
 async def _body(response: httpx.Response) -> bytes:

@@ -72,9 +72,10 @@ class FileSource:
         self._path = path
 
     async def read(self) -> bytes:
-        return await asyncio.to_thread(self._read)
+        return await asyncio.to_thread(self.read_now)
 
-    def _read(self) -> bytes:
+    def read_now(self) -> bytes:
+        """Blocks; raises as `read` does."""
         try:
             with self._path.open("rb") as file:
                 document = file.read(MAX_DOCUMENT_BYTES + 1)
