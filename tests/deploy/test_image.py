@@ -10,15 +10,19 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from ostiary.opa.install import PINNED
 from support.tools import ROOT
 
 FILE = ROOT / "deploy" / "image" / "Containerfile"
+PINS = ROOT / "deploy" / "constraints.txt"
 
 
 class Step(NamedTuple):
@@ -45,6 +49,19 @@ def test_everything_it_is_made_of_is_pinned() -> None:
     assert version is not None
     assert version[1] in SpecifierSet(">=3.11")
     assert all("--constraint deploy/constraints.txt" in run for run in said("RUN") if "-m pip" in run)
+
+
+def test_what_the_proxy_may_need_is_in_it() -> None:
+    """What an extra adds to `ostiary run`: a pod whose configuration asks for it would start again for ever. The other
+    extras are for commands that people run elsewhere."""
+    (installed,) = [run for run in said("RUN") if "-m pip" in run and "--constraint" in run]
+    extras = re.search(r"'\.\[([a-z0-9,]+)\]'", installed)
+    assert extras is not None
+    assert set(extras[1].split(",")) == {"postgresql", "otlp"}
+    pinned = {canonicalize_name(line.split("==")[0]) for line in PINS.read_text(encoding="utf-8").split()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra in extras[1].split(","):
+        assert {canonicalize_name(Requirement(one).name) for one in project["optional-dependencies"][extra]} <= pinned
 
 
 def test_it_runs_as_nobody_and_keeps_what_builds_it_out() -> None:
