@@ -252,8 +252,9 @@ def test_a_statement_is_had_only_where_there_can_be_one(tmp_path: Path, policy: 
 
 
 def test_reports_are_not_passed_on_in_clear(tmp_path: Path) -> None:
+    clear = {"url": "http://bundles.shop.svc", "verification": EVERYTHING["policy"]["verification"]}
     with pytest.raises(Refused, match="reports on over https"):
-        template(tmp_path, merged(EXAMPLE, {"policy": {"url": "http://bundles.shop.svc", "reports": True}}))
+        template(tmp_path, merged(EXAMPLE, {"policy": {**clear, "reports": True}}))
 
 
 def test_another_configuration_is_another_pod(tmp_path: Path, example: list[dict[str, Any]]) -> None:
@@ -290,6 +291,80 @@ def test_values_that_would_be_wrong_are_refused(tmp_path: Path, changes: dict[st
     with pytest.raises(Refused, match="values don't meet") as refused:
         template(tmp_path, values)
     assert told in str(refused.value)
+
+
+ORDERS = EXAMPLE["networkPolicy"]["protected"][0]
+NEAR = {key: value for key, value in ORDERS.items() if key != "namespace"}
+IN_CLEAR = {"url": "http://bundles.shop.svc", "verification": EVERYTHING["policy"]["verification"]}
+LOCAL = {"url": "http://127.0.0.1:9400", "tokenSecret": EVERYTHING["policy"]["tokenSecret"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"adminPort": 8080}, "adminPort: 8080 is that of containerPort"),
+        ({"metrics": {**METRICS, "port": 8081}}, "metrics.port: 8081 is that of adminPort"),
+        ({"metrics": METRICS, "containerPort": 8443}, "metrics.port: 8443 is that of containerPort"),
+        ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas: 9 is more than maxReplicas, 6"),
+        (
+            {"networkPolicy": {"protected": [ORDERS, {**ORDERS, "podSelector": {"matchLabels": {"app": "other"}}}]}},
+            "networkPolicy.protected: there are two of the name orders in namespace shop",
+        ),
+        (
+            {"networkPolicy": {"protected": [{**ORDERS, "namespace": "ostiary"}, NEAR]}},
+            "networkPolicy.protected: there are two of the name orders in namespace ostiary",
+        ),
+        ({"policy": {"url": "http://bundles.shop.svc"}}, "policy.url: over http another policy could be put in"),
+        ({"policy": {**IN_CLEAR, "tokenSecret": LOCAL["tokenSecret"]}}, "policy.url: over http the token of"),
+        ({"podLabels": {"app.kubernetes.io/instance": "other"}}, "podLabels: app.kubernetes.io/instance is set by"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_that_do_not_go_together_are_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    """Rendered they would be a pod that does not start, or one that is less protected than they say."""
+    with pytest.raises(Refused) as refused:
+        template(tmp_path, merged(EXAMPLE, changes))
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": {"port": 8080}},
+        {"autoscaling": {"enabled": False, "minReplicas": 9}},
+        {"networkPolicy": {"protected": [ORDERS, {**ORDERS, "namespace": "other"}, {**ORDERS, "name": "others"}]}},
+        {"policy": IN_CLEAR},
+        {"policy": LOCAL},
+    ],
+    ids=["metrics are off", "autoscaling is off", "other names", "in clear, but signed", "on loopback"],
+)
+def test_values_that_look_alike_and_go_together_are_not(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert documents(template(tmp_path, merged(EXAMPLE, changes)))
+
+
+def maps_of(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield (key,)
+            yield from ((key, *below) for below in maps_of(value))
+
+
+def test_a_default_that_is_taken_away_is_told_by_its_name(tmp_path: Path) -> None:
+    """`tls: null`: either nothing needs it, or the schema says what is missing."""
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    told = []
+    for *above, key in maps_of(defaults):
+        changes: dict[str, Any] = {key: None}
+        for name in reversed(above):
+            changes = {name: changes}
+        try:
+            template(tmp_path, merged(EXAMPLE, changes))
+        except Refused as refused:
+            told.append((key, str(refused)))
+    for key, text in told:
+        assert "values don't meet" in text
+        assert f"missing property '{key}'" in text
+    assert {"tls", "metrics", "serviceMonitor", "networkPolicy", "resources", "polling"} <= {key for key, _ in told}
 
 
 def test_a_store_of_each_pod_is_refused_where_there_may_be_several(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- $opa := dict "url" "unix:///run/opa/opa.sock" -}}
 {{- $policy := .Values.policy -}}
-{{- $private := regexMatch "^(https://|http://(127\\.0\\.0\\.1|localhost|\\[::1\\])([:/]|$))" $policy.url -}}
+{{- $private := include "ostiary.private" . -}}
 {{- $token := ternary (dict "token_file" "/run/secrets/ostiary/bundles/token") dict (not (empty $policy.tokenSecret)) -}}
 {{- if $policy.reports -}}
 {{- if not $private }}{{ fail "policy.reports: the proxy passes reports on over https, and policy.url is not that" }}{{ end -}}
