@@ -32,6 +32,7 @@ from starlette.types import ASGIApp
 
 from ostiary import deciding
 from ostiary.admin.app import admin_application
+from ostiary.admin.guard import OwnHostOnly
 from ostiary.certificates import TlsFiles, listener_files
 from ostiary.clock import SystemClock
 from ostiary.comparing import CandidateOpa
@@ -249,6 +250,7 @@ async def _served(application: ASGIApp, address: TcpAddress | UnixAddress) -> As
     else:
         listener = bind(address.host, address.port)
         listen(listener)
+        application = OwnHostOnly(application)
     server = Server(quiet(application))
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin")
     try:
