@@ -307,6 +307,10 @@ LOCAL = {"url": "http://127.0.0.1:9400", "tokenSecret": EVERYTHING["policy"]["to
         ({"metrics": METRICS, "containerPort": 8443}, "metrics.port: 8443 is that of containerPort"),
         ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas: 9 is more than maxReplicas, 6"),
         (
+            {"policy": {"polling": {"min_delay_seconds": 60}}},
+            "min_delay_seconds: 60 is more than max_delay_seconds, 10",
+        ),
+        (
             {"networkPolicy": {"protected": [ORDERS, {**ORDERS, "podSelector": {"matchLabels": {"app": "other"}}}]}},
             "networkPolicy.protected: there are two of the name orders in namespace shop",
         ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import http.server
 import json
 import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ import pytest
 import yaml
 
 from ostiary.config import load_config
+from ostiary.config.fields import TcpAddress, UnixAddress
 from ostiary.demo.issuer import AUDIENCE, ISSUER
 from ostiary.opa.process import DEFAULTS
 from support.faults import free_port
 from support.helm import VALUES, documents, named, template
-from support.pods import Container, Processes, mapped
+from support.pods import Container, Processes, mapped, until
 from support.surroundings import Surroundings
 from support.tools import ROOT
 
@@ -139,15 +143,96 @@ def test_the_socket_is_the_listener_of_the_configuration() -> None:
     assert Unit("ostiary.socket")["Socket"]["ListenStream"] == str(config.listen.data)
 
 
-def adapted(text: str, surroundings: Surroundings, port: int) -> str:
+def test_opa_reports_to_the_proxy_on_loopback() -> None:
+    """As in the pod. Containers of the compose file have a loopback each, and no other way is as narrow."""
+    opa = yaml.safe_load((UNITS / "opa.yaml").read_text(encoding="utf-8"))
+    config = load_config(UNITS / "ostiary.yaml", {})
+
+    assert opa["services"][opa["status"]["service"]] == {"url": f"http://{config.admin_address}"}
+    assert isinstance(config.admin_address, TcpAddress)
+    assert config.admin_address.loopback
+    contained = yaml.safe_load((COMPOSE / "opa.yaml").read_text(encoding="utf-8"))
+    assert contained["status"] == {"prometheus": True}
+    assert isinstance(load_config(COMPOSE / "ostiary.yaml", {}).admin_address, UnixAddress)
+
+
+def test_opas_wait_where_the_server_does(tmp_path: Path) -> None:
+    rendered = documents(template(tmp_path, yaml.safe_load(VALUES.read_text(encoding="utf-8"))))
+    chart = yaml.safe_load(named(rendered, "ConfigMap")["data"]["opa.yaml"])
+    shipped = [yaml.safe_load((place / "opa.yaml").read_text(encoding="utf-8")) for place in (UNITS, COMPOSE)]
+    for opa in (chart, *shipped):
+        assert opa["bundles"]["ostiary"]["polling"] == {
+            "min_delay_seconds": 5,
+            "max_delay_seconds": 10,
+            "long_polling_timeout_seconds": 30,
+        }
+
+
+class Files(http.server.BaseHTTPRequestHandler):
+    """A server of files as most are: it knows ETags, and waits for nothing."""
+
+    bundle: bytes
+    asked: list[tuple[str, bool]]
+
+    def do_GET(self) -> None:
+        known = self.headers.get("if-none-match") == '"1"'
+        self.asked.append((self.headers.get("prefer", ""), known))
+        self.send_response(304 if known else 200)
+        self.send_header("etag", '"1"')
+        self.send_header("content-type", "application/gzip")
+        self.send_header("content-length", "0" if known else str(len(self.bundle)))
+        self.end_headers()
+        if not known:
+            self.wfile.write(self.bundle)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+def test_a_server_that_does_not_wait_is_asked_as_often_as_it_is_polled(
+    surroundings: Surroundings, opa_binary: Path, tmp_path: Path
+) -> None:
+    """What is shipped says for how long a server may wait. OPA asks for that once, and sees by the answer that it does
+    not: also when OPA is started again with the bundle that it kept."""
+    asked: list[tuple[str, bool]] = []
+    handler = type("Asked", (Files,), {"bundle": (surroundings.published / "shop.tar.gz").read_bytes(), "asked": asked})
+    document = json.loads(adapted((UNITS / "opa.yaml").read_text(encoding="utf-8"), surroundings, 0, 0))
+    document["persistence_directory"] = str(tmp_path / "kept")
+    document["bundles"]["ostiary"]["polling"] |= {"min_delay_seconds": 1, "max_delay_seconds": 1}
+    del document["services"]["proxy"], document["status"]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        document["services"]["policy"]["url"] = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "opa.yaml").write_text(json.dumps(document), encoding="utf-8")
+        command = [opa_binary, "run", "--server", "--config-file", tmp_path / "opa.yaml", "--disable-telemetry"]
+        command += [f"--addr=unix://{tmp_path}/opa.sock", "--log-level=error"]
+        for _ in range(2):
+            asked.clear()
+            opa = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            began = time.monotonic()
+            try:
+                until(lambda: len(asked) >= 4)
+            finally:
+                opa.terminate()
+                opa.wait(30)
+            assert time.monotonic() - began > 2  # three pauses of a second: it did not ask again at once
+            assert "wait=30" in asked[0][0]
+            assert not any("wait" in prefer for prefer, _ in asked[1:])
+            assert [known for _, known in asked[1:4]] == [True, True, True]
+        server.shutdown()
+
+
+def adapted(text: str, surroundings: Surroundings, port: int, admin: int) -> str:
     """A configuration that is shipped, with an issuer, services and a server of bundles that are really there."""
     document = yaml.safe_load(text)
     if "bundles" in document:
         document["services"]["policy"]["url"] = surroundings.bundles
+        document["services"]["proxy"]["url"] = f"http://127.0.0.1:{admin}"
         document["bundles"]["ostiary"]["signing"] = {"keyid": "release", "scope": "ostiary"}
         document["keys"] = {"release": {"algorithm": "ES256", "key": surroundings.release_key}}
     else:
         document["listen"]["data"] = f"{document['listen']['data'].rpartition(':')[0]}:{port}"
+        document["listen"]["admin"] = f"127.0.0.1:{admin}"
         document["issuers"] = [
             {
                 "issuer": ISSUER,
@@ -171,7 +256,7 @@ def place_of(root: Path, name: str) -> Path:
     return place
 
 
-def of_systemd(root: Path, write: Mapping[str, str]) -> tuple[list[Container], dict[str, list[str]]]:
+def of_systemd(root: Path, write: Mapping[str, str], admin: int) -> tuple[list[Container], dict[str, list[str]]]:
     opa, proxy = Unit("ostiary-opa.service"), Unit("ostiary.service")
     paths = {
         "/etc/ostiary": root,
@@ -185,27 +270,26 @@ def of_systemd(root: Path, write: Mapping[str, str]) -> tuple[list[Container], d
         Container(name="opa", command=opa.command("ExecStart"), paths=paths),
         Container(name="proxy", command=proxy.command("ExecStart"), paths=paths),
     ]
-    admin = "unix:/var/lib/ostiary/state/admin.sock"
     probes = {
         "opa": opa.command("ExecStartPost"),
-        "proxy": ["ostiary", "health", "--admin", admin, "--wait", "60"],
+        "proxy": ["ostiary", "health", "--admin", f"127.0.0.1:{admin}", "--wait", "60"],
         "before": proxy.command("ExecStartPre"),
     }
     return containers, probes
 
 
 def test_what_the_units_start_allows_and_denies(surroundings: Surroundings, opa_binary: Path) -> None:
-    port = free_port()
+    port, admin = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="od-") as place:
         root = Path(place).resolve()
         shipped = {
-            name: adapted((UNITS / name).read_text(encoding="utf-8"), surroundings, port)
+            name: adapted((UNITS / name).read_text(encoding="utf-8"), surroundings, port, admin)
             for name in ("ostiary.yaml", "opa.yaml")
         }
         (root / "jwks.json").write_text(json.dumps(surroundings.issuer.jwks()), encoding="utf-8")
         (root / "key.pem").touch(mode=0o600)
         (root / "key.pem").write_bytes(surroundings.signing_key)
-        containers, probes = of_systemd(root, shipped)
+        containers, probes = of_systemd(root, shipped, admin)
         with Processes(root, containers, opa=opa_binary) as processes:
             processes.start("opa")
             processes.await_probe("opa", probes["opa"])

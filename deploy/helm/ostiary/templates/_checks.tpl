@@ -13,6 +13,11 @@
 {{- fail (printf "autoscaling.minReplicas: %d is more than maxReplicas, %d: lower the one or raise the other" (int .minReplicas) (int .maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.policy.polling -}}
+{{- if gt (int .min_delay_seconds) (int .max_delay_seconds) -}}
+{{- fail (printf "policy.polling.min_delay_seconds: %d is more than max_delay_seconds, %d, and OPA would not start: lower the one or raise the other" (int .min_delay_seconds) (int .max_delay_seconds)) -}}
+{{- end -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range .Values.networkPolicy.protected -}}
 {{- $one := printf "%s in namespace %s" .name (.namespace | default $.Release.Namespace) -}}
