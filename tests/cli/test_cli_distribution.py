@@ -211,7 +211,8 @@ def test_going_back_publishes_the_statement_and_then_the_older_bundle(
         assert "2-0a1b2c3d is published, and the statement takes back what is not newer than 1-0a1b2c3d" in refused.err
         assert not beside.exists()
         back(2, 1)
-        assert publish(1) == Ran(0, f"{place}: revision 1-0a1b2c3d published\n", "")
+        unseen = "back: whose signature it has was not looked at; give the key of proxies as --verification-key\n"
+        assert publish(1) == Ran(0, f"{place}: revision 1-0a1b2c3d published\n", unseen)
         assert beside.read_bytes() == (tmp_path / "back").read_bytes()
         assert (tmp_path / "served" / "b.tar.gz").read_bytes() == bundles[1].read_bytes()
         # Once more, with another statement.
@@ -225,6 +226,41 @@ def test_going_back_publishes_the_statement_and_then_the_older_bundle(
     )
     (tmp_path / "back").write_bytes(b"x" * 20_000)
     assert publish(1) == Ran(2, "", "back: it is too long\n")
+
+
+def test_what_another_key_has_signed_is_not_published(bundles: list[Path], tmp_path: Path, opa_binary: Path) -> None:
+    """Bundle and statement: proxies would refuse either. Nothing of it is published then."""
+    for name in ("key", "other"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        (tmp_path / f"{name}.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / f"{name}.pub.pem").write_bytes(public)
+    (tmp_path / "served").mkdir()
+    place = tmp_path / "served" / "b.tar.gz"
+
+    def sign(bundle: Path, key: str) -> None:
+        assert ostiary("bundle", "sign", bundle, "--key", f"{key}.pem", "--key-id", "release").status == 0
+
+    def publish(bundle: Path, *options: str) -> Ran:
+        wanted = ("--verification-key", "key.pub.pem", "--key-id", "release")
+        return ostiary("bundle", "publish", bundle, place, *wanted, *options)
+
+    assert publish(bundles[2]) == Ran(2, "", f"{bundles[2]}: it is not signed\n")
+    sign(bundles[2], "other")
+    assert publish(bundles[2]).status == 2
+    assert not place.exists()
+    sign(bundles[2], "key")
+    sign(bundles[1], "key")
+    assert publish(bundles[2]).status == 0
+    for key, status in (("other", 2), ("key", 0)):
+        signed = ("--key", f"{key}.pem", "--key-id", "release", "--expires", "1h", "-o", "back")
+        assert ostiary("bundle", "rollback", "--from", bundles[2], "--to", bundles[1], *signed).status == 0
+        ran = publish(bundles[1], "--rollback", "back")
+        assert ran.status == status
+        assert ran.err.startswith("back: its signature is none of ES256") == bool(status)
+        assert (tmp_path / "served" / "b.tar.gz.rollback").exists() is not bool(status)
+        assert (place.read_bytes() == bundles[1].read_bytes()) is not bool(status)
+    assert ostiary("bundle", "publish", bundles[1], place, "--key-id", "release").err.startswith("--key-id needs")
 
 
 def test_nobody_answers(bundles: list[Path]) -> None:

@@ -6,10 +6,12 @@ import io
 import tempfile
 from pathlib import Path
 
+from ostiary.cli.output import fail
+from ostiary.cli.sources import needed_opa
 from ostiary.decision.revision import Revision
 from ostiary.distribution.archives import BundleRefused, Statement
 from ostiary.errors import ConfigurationError
-from ostiary.opa.archive import ArchiveError, Verification, read_archive, read_manifest, verify
+from ostiary.opa.archive import Algorithm, ArchiveError, Verification, read_archive, read_manifest, verify
 from ostiary.opa.rollback import StatementError, unverified, verified
 from ostiary.policy.archive import SUFFIX
 from ostiary.policy.rego import Opa
@@ -72,3 +74,20 @@ def _stated(text: object) -> Revision:
     if revision is None:
         raise BundleRefused("it has no revision of the form <sequence>-<digest>")
     return revision
+
+
+def examiner_for(key: Path | None, *, key_id: str | None, scope: str, algorithm: Algorithm) -> ArchiveExaminer:
+    """By the options of a command: of what has to be signed with this public key, or, without one, of everything. Ends
+    with what is wrong with them."""
+    if key is None:
+        if key_id is not None:
+            fail("--key-id needs --verification-key")
+        return ArchiveExaminer()
+    if key_id is None:
+        fail("--verification-key needs --key-id: the id that the signature names")
+    verification = Verification(key=key, key_id=key_id, scope=scope, algorithm=algorithm)
+    try:
+        verification.public_key()
+    except ArchiveError as error:
+        fail(f"{key}: {error}")
+    return ArchiveExaminer(verification=verification, opa=Opa(needed_opa()))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from ostiary.addresses import is_localhost
-from ostiary.cli.examiner import ArchiveExaminer
+from ostiary.cli.examiner import ArchiveExaminer, examiner_for
 from ostiary.cli.output import fail, note, print_json
 from ostiary.cli.registry import login
 from ostiary.distribution.access import TOKEN, read_tokens
@@ -22,6 +22,7 @@ from ostiary.distribution.directory import DirectoryTarget
 from ostiary.distribution.oci import OciTarget, Reference
 from ostiary.distribution.publishing import PublishFailed, Target, publish
 from ostiary.distribution.web import Connection, Trust, WebTarget
+from ostiary.opa.archive import Algorithm
 from ostiary.policy.archive import SUFFIX
 
 TOKEN_VARIABLE: Final = "OSTIARY_BUNDLE_TOKEN"  # noqa: S105 - a variable's name
@@ -55,6 +56,17 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Go back to ARCHIVE by this statement, which is published beside it."),
     ] = None,
+    verification_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--verification-key",
+            metavar="FILE",
+            help="Publish only what this public key has signed, the statement too.",
+        ),
+    ] = None,
+    key_id: Annotated[str | None, typer.Option("--key-id", metavar="ID", help="The id of that key.")] = None,
+    scope: Annotated[str, typer.Option(metavar="SCOPE", help="What the signature is for.")] = "ostiary",
+    algorithm: Annotated[Algorithm, typer.Option(help="How it is signed.")] = "ES256",
     token_file: TokenOption = None,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the S3-compatible store is; AWS's if left out.")
@@ -73,14 +85,16 @@ def command(
     """Publish ARCHIVE, in the place of an older one, as a whole, and never in the place of a newer one.
 
     With --rollback it takes the place of a newer one, and proxies go back to it. `ostiary bundle rollback` makes the
-    statement; it is published at the bundle's address with `.rollback` behind it, which proxies have to know.
+    statement; it is published at the bundle's address with `.rollback` behind it, which proxies have to know. They
+    believe one of their own key alone: --verification-key says beforehand whether it is.
 
     Credentials for S3 are found as AWS's own tools find them; those for a registry are $OSTIARY_REGISTRY_USER and
     $OSTIARY_REGISTRY_PASSWORD, or what `docker login` has left.
 
-    Exit status 0: it is published. 1: it is not, because a newer one is, or nobody answers. 2: ARCHIVE is no bundle.
+    Exit status 0: it is published. 1: it is not, because a newer one is, or nobody answers. 2: ARCHIVE is no bundle, or
+    is not signed as it has to be.
     """
-    examiner = ArchiveExaminer()
+    examiner = examiner_for(verification_key, key_id=key_id, scope=scope, algorithm=algorithm)
     with archive.open("rb") as file:
         content = file.read(LARGEST + 1)
     try:
@@ -88,6 +102,8 @@ def command(
     except BundleRefused as error:
         fail(f"{archive}: {error}")
     statement = None if rollback is None else _statement(rollback, read, examiner)
+    if statement is not None and verification_key is None:
+        note(f"{rollback}: whose signature it has was not looked at; give the key of proxies as --verification-key")
     try:
         connection = connect(token_file, ca_file=ca_file, certificate=certificate, key=key)
         if endpoint is not None and not destination.startswith("s3://"):

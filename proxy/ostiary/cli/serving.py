@@ -8,13 +8,11 @@ from typing import Annotated
 import typer
 
 from ostiary.addresses import is_loopback
-from ostiary.cli.examiner import ArchiveExaminer
+from ostiary.cli.examiner import examiner_for
 from ostiary.cli.output import fail
-from ostiary.cli.sources import needed_opa
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.logs import configure_logging
-from ostiary.opa.archive import Algorithm, ArchiveError, Verification
-from ostiary.policy.rego import Opa
+from ostiary.opa.archive import Algorithm
 
 
 def command(
@@ -80,7 +78,7 @@ def command(
             fail(f"{host} is not loopback: policy and tokens would be read on the way; add --tls-certificate")
         if access.open:
             fail(f"{host} is not loopback: say who may read, by --reader-tokens or --client-ca")
-    examiner = _examiner(verification_key, key_id=key_id, scope=scope, algorithm=algorithm)
+    examiner = examiner_for(verification_key, key_id=key_id, scope=scope, algorithm=algorithm)
     from ostiary import bundle_server  # imported here: a second that the other commands have no use for
 
     try:
@@ -103,18 +101,3 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         fail(f"{text}: is not an address to listen on, which is written 127.0.0.1:9400")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _examiner(key: Path | None, *, key_id: str | None, scope: str, algorithm: Algorithm) -> ArchiveExaminer:
-    if key is None:
-        if key_id is not None:
-            fail("--key-id needs --verification-key")
-        return ArchiveExaminer()
-    if key_id is None:
-        fail("--verification-key needs --key-id: the id that the signature names")
-    verification = Verification(key=key, key_id=key_id, scope=scope, algorithm=algorithm)
-    try:
-        verification.public_key()
-    except ArchiveError as error:
-        fail(f"{key}: {error}")
-    return ArchiveExaminer(verification=verification, opa=Opa(needed_opa()))

@@ -22,7 +22,7 @@ from ostiary.errors import PolicyUnavailable
 from ostiary.models import Json
 from ostiary.opa.archive import Verification
 from ostiary.opa.client import OpaClient
-from ostiary.opa.record import PolicyRecord
+from ostiary.opa.record import PolicyRecord, Remembered
 from ostiary.opa.rollback import StatementError, verified
 from ostiary.opa.statements import StatementSource
 
@@ -68,7 +68,7 @@ class Vetting:
             return
         if revision.sequence == known.highest.sequence and not known.rolled_back:
             return
-        await self._go_back(revision, known.highest)
+        await self._go_back(revision, known)
 
     def took(self, revision: Revision) -> None:
         """It is what counts from now on. Raises `OSError` if that cannot be remembered."""
@@ -82,8 +82,8 @@ class Vetting:
             told = "the bundle %s takes the place of %s, and may be older than that: they have one sequence"
             _log.warning(told, revision, known.active)
 
-    async def _go_back(self, revision: Revision, highest: Revision) -> None:
-        older = f"the bundle {revision} does not follow {highest}, which was active before"
+    async def _go_back(self, revision: Revision, known: Remembered) -> None:
+        older, highest = _why_not(revision, known), known.highest
         if self._statement is None or self._verification is None:
             raise BundleRefused(older)
         try:
@@ -100,6 +100,13 @@ class Vetting:
             raise BundleRefused(f"{older}, and the statement {self._statement} {told}")
         if found.expires <= self._clock.now():
             raise BundleRefused(f"{older}, and the statement {self._statement} has expired")
+
+
+def _why_not(revision: Revision, known: Remembered) -> str:
+    if known.rolled_back and revision.sequence > known.active.sequence:
+        taken_back = f"the bundle {revision} was taken back by the signed statement that went back to {known.active}"
+        return f"{taken_back}: only what is newer than {known.highest} follows"
+    return f"the bundle {revision} does not follow {known.highest}, which was active before"
 
 
 async def examine(client: OpaClient, revision: Revision) -> None:
