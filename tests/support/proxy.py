@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -312,7 +313,11 @@ class running_proxy:  # noqa: N801 - a context manager, used like a function
         (policy / "permissions.yaml").write_text(self.permissions, encoding="utf-8")
         for name, text in self.rego.items():
             (policy / name).write_text(text, encoding="utf-8")
-        build_bundle(policy, place / "bundle", opa=ensure_opa(), sequence=1, rego_root=assets.rego())
+        shutil.rmtree(place / "bundle", ignore_errors=True)
+        for name, content in _built(self.permissions, tuple(sorted(self.rego.items()))).items():
+            path = place / "bundle" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         (place / "jwks.json").write_text(json.dumps(trusted.signer.jwks()), encoding="utf-8")
         (place / "ostiary.yaml").write_text(self._configuration(trusted), encoding="utf-8")
 
@@ -336,6 +341,19 @@ workers: {self.workers}
 {services}opa: {{managed: {{bundle: bundle}}{_member(self.opa_extra)}}}
 audit: {{path: audit/}}
 {self.config_extra}"""
+
+
+@functools.cache
+def _built(permissions: str, rego: tuple[tuple[str, str], ...]) -> Mapping[str, bytes]:
+    """The files of that policy's bundle. Built once: most proxies have the same one, and OPA is asked for each."""
+    with tempfile.TemporaryDirectory() as place:
+        policy, bundle = Path(place, "policy"), Path(place, "bundle")
+        policy.mkdir()
+        (policy / "permissions.yaml").write_text(permissions, encoding="utf-8")
+        for name, text in rego:
+            (policy / name).write_text(text, encoding="utf-8")
+        build_bundle(policy, bundle, opa=ensure_opa(), sequence=1, rego_root=assets.rego())
+        return {str(path.relative_to(bundle)): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
 
 
 def children(pid: int) -> list[int]:
