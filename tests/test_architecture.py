@@ -165,3 +165,17 @@ def test_a_start_imports_nothing_that_it_may_not_need(process: str) -> None:
     program = f"import sys\n{STARTS[process]}\nprint(*sys.modules)"
     started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(started.stdout.split()) & (OPTIONAL | UNNEEDED[process]) == set()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "gc.disable()\nfrom ostiary.worker import settle_collector\nsettle_collector()",
+        "from ostiary.cli import uncollected\nwith uncollected(): import ostiary.cli.run",
+    ],
+    ids=STARTS,
+)
+def test_the_collector_works_after_a_start_and_leaves_out_what_that_made(program: str) -> None:
+    program = f"import gc\n{program}\nprint(gc.isenabled(), gc.get_freeze_count() > len(gc.get_objects()))"
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert started.stdout == "True True\n"

@@ -70,12 +70,11 @@ class WorkerProcess:
         counted: Callable[[Counted], None],
     ) -> Self:
         """A worker that accepts on `data`, soon. Raises `OSError` where there is no process or descriptor to be had."""
+        told = pickle.dumps(settings)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         # A daemon: should this process end by an error, the workers are not waited for but ended.
-        process = context.Process(
-            target=worker_start.main, args=(pickle.dumps(settings), data, theirs), name=settings.name, daemon=True
-        )
+        process = context.Process(target=worker_start.main, args=(told, data, theirs), name=settings.name, daemon=True)
         try:
             with theirs, _no_interrupt():
                 process.start()
