@@ -108,6 +108,9 @@ def test_lines_that_are_no_records_are_named(
     (tmp_path / "a.ndjson").write_bytes(b"\n".join(written))
     ran = ostiary("replay", "--bundle", policy, "a.ndjson")
     assert (ran.status, ran.err) == (0, "")
+    gated = ostiary("replay", "--bundle", policy, "a.ndjson", "--fail-on", "newly-allowed")
+    told = "7 lines are malformed, so it is not known whether there is a decision to fail on\n"
+    assert gated == Ran(2, ran.out, told)
     assert ran.out.splitlines()[1:-2] == [
         "malformed a.ndjson:2: is not a JSON object",
         "malformed a.ndjson:3: is of the schema 2, and 1 is read here",

@@ -58,7 +58,10 @@ def command(
     ] = None,
     fail_on: Annotated[
         list[FailOn] | None,
-        typer.Option("--fail-on", help="Exit with 1 if there is such a decision. May be given twice."),
+        typer.Option(
+            "--fail-on",
+            help="Exit with 1 if there is such a decision, with 2 if a line is malformed. May be given twice.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, which 'ostiary bundle report' reads.")] = False,
 ) -> None:
@@ -77,6 +80,9 @@ def command(
         fail("there is no recorded decision that can be replayed")
     if any(counts[kind.value] for kind in fail_on or ()):
         raise typer.Exit(1)
+    if fail_on and tally.malformed_count:
+        lines = "1 line is" if tally.malformed_count == 1 else f"{tally.malformed_count:,} lines are"
+        fail(f"{lines} malformed, so it is not known whether there is a decision to fail on")
 
 
 def replayed(bundle: str, named: Sequence[Path], config: Path | None) -> tuple[Tally, dict[str, Json]]:
