@@ -15,6 +15,7 @@ from ostiary.cli.project import texts
 from ostiary.cli.writing import write_project
 from ostiary.config import load_config
 from ostiary.policy.model import load_permissions
+from ostiary.policy.values import NO_NAME
 from support.cli import Ran, ostiary
 
 OPENAPI = """\
@@ -257,10 +258,37 @@ def test_mistakes_of_all_documents_are_told_and_nothing_is_written(tmp_path: Pat
     assert ran.err.splitlines() == [
         "b.yaml: a.yaml is the service 'orders', too: name one, --from NAME=b.yaml",
         "old.yaml:1: Swagger 2.0 is not read: convert it to OpenAPI 3",
-        "own.yaml: its title names no service: say which, --from NAME=own.yaml",
+        "own.yaml: the service name 'ostiary' is reserved for the proxy itself: say another, --from NAME=own.yaml",
         "none.yaml: there is no such file",
     ]
     assert not (tmp_path / "shop").exists()
+
+
+def test_a_name_that_cannot_be_given_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "api.yaml").write_text(OPENAPI)
+    (tmp_path / "-.yaml").write_text(OPENAPI.replace("Orders API", "'?'"))
+    (tmp_path / "v=1").mkdir()
+    names = (
+        "ostiary=api.yaml",
+        "Bad Name=api.yaml",
+        "=api.yaml",
+        "-.yaml",
+        "v=1/none.yaml",
+        "./v=1/none.yaml",
+        "a=none",
+    )
+    ran = ostiary("init", "shop", *[part for name in names for part in ("--from", name)])
+
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.splitlines() == [
+        "api.yaml: the service name 'ostiary' is reserved for the proxy itself: say another, --from NAME=api.yaml",
+        f"api.yaml: 'Bad Name' {NO_NAME}",
+        f"api.yaml: '' {NO_NAME}",
+        "-.yaml: its title names no service: say which, --from NAME=-.yaml",
+        "1/none.yaml: there is no such file",
+        "v=1/none.yaml: there is no such file",
+        "none: there is no such file",
+    ]
 
 
 def test_a_document_cannot_write_lines_of_its_own(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from ostiary.cli.writing import write_project
 from ostiary.errors import ConfigurationError
 from ostiary.policy.imports.names import service_name
 from ostiary.policy.imports.openapi import ImportedService, read_openapi
-from ostiary.policy.values import NAME_PATTERN
+from ostiary.policy.values import NAME_PATTERN, NO_NAME
+from ostiary.policy.words import quoted
 from ostiary.target import OWN_SERVICE
 
-_NAMED: Final = re.compile(rf"({NAME_PATTERN})=(.+)")
+_NAME: Final = re.compile(NAME_PATTERN)
 
 
 def command(
@@ -54,16 +55,21 @@ def _imported(documents: list[str]) -> dict[str, ImportedService]:
     found: dict[str, ImportedService] = {}
     mistakes: list[str] = []
     for written in documents:
-        named = None if Path(written).exists() else _NAMED.fullmatch(written)
-        path = Path(named[2] if named else written)
+        named, path = _split(written)
+        if named is not None and not _NAME.fullmatch(named):
+            mistakes.append(f"{path}: {quoted(named)} {NO_NAME}")
+            continue
         try:
             service = read_openapi(path)
         except ConfigurationError as error:
             mistakes += error.mistakes
             continue
-        name = named[1] if named else service_name(service.title)
-        if not name or name == OWN_SERVICE:
+        name = service_name(service.title) if named is None else named
+        if not name:
             mistakes.append(f"{path}: its title names no service: say which, --from NAME={path}")
+        elif name == OWN_SERVICE:
+            reserved = f"the service name {quoted(name)} is reserved for the proxy itself"
+            mistakes.append(f"{path}: {reserved}: say another, --from NAME={path}")
         elif name in found:
             mistakes.append(f"{path}: {found[name].source} is the service {name!r}, too: name one, --from NAME={path}")
         else:
@@ -71,3 +77,11 @@ def _imported(documents: list[str]) -> dict[str, ImportedService]:
     if mistakes:
         raise ConfigurationError(mistakes)
     return found
+
+
+def _split(written: str) -> tuple[str | None, Path]:
+    """`NAME=FILE`, or a file that is called so: what is there, or whose directory has the sign in its name, is one."""
+    name, sign, file = written.partition("=")
+    if not sign or "/" in name or Path(written).exists():
+        return None, Path(written)
+    return name, Path(file)

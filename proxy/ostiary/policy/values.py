@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 NAME_PATTERN: Final = "[a-z0-9][a-z0-9_-]{0,62}"
 """Services, endpoints, roles and callers. No dot, slash or colon: ids and reasons join names with those."""
+NO_NAME: Final = "is not a name: at most 63 lower-case letters, digits, '-' and '_', a letter or digit first"
 
 HIDDEN_CLAIMS: Final = frozenset({"jti", "iat", "nbf", "exp"})
 """Claims that no policy sees (DESIGN section 6): they differ with every token, and no answer could be used again."""
@@ -172,9 +173,7 @@ def read_name(value: Any) -> str:
     """A name, or the mistake that says what one is."""
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
-    raise mistake(
-        f"{quoted(value)} is not a name: at most 63 lower-case letters, digits, '-' and '_', a letter or digit first"
-    )
+    raise mistake(f"{quoted(value)} {NO_NAME}")
 
 
 def _custom_name(value: str) -> str:

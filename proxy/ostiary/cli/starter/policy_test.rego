@@ -1,9 +1,14 @@
 # `ostiary bundle test policy` runs this with opa test, on the sources and on the bundle that is built of them.
 package policy.tests
 
+import data.ostiary.testing
 import data.policy
 
-_request(subject) := {"subject": {"id": subject, "properties": {"issuer": "https://idp.example"}}}
+_request(subject) := testing.request({
+	"identity": {"issuer": "https://idp.example", "subject": subject},
+	"service": "any",
+	"request": "GET /",
+})
 
 test_a_blocked_subject_is_refused if {
 	policy.deny == {"this subject is blocked"} with input as _request("mallory")
