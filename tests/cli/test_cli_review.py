@@ -12,10 +12,10 @@ import pytest
 
 from ostiary.policy.rego import Opa
 from ostiary.policy.review.compare import compare
-from ostiary.policy.review.markdown import LARGEST, code, render
+from ostiary.policy.review.markdown import LARGEST, NO_DOCUMENT, code, render
 from ostiary.policy.review.rules import compare_rules
 from ostiary.policy.review.snapshot import read_published
-from support.cli import POLICY, REGO, Ran, ostiary, write_policy
+from support.cli import COMMAND, POLICY, REGO, Ran, ostiary, write_policy
 
 WIDER = POLICY.replace("source: [10.0.0.0/8,", "source: [10.0.0.0/7,")
 SAME = "no change: both let the same through\n"
@@ -234,10 +234,17 @@ def test_what_cannot_be_compared_or_reported(policy: Path, bundle: Path, tmp_pat
         f"{foreign}: is not a bundle that 'ostiary bundle build' wrote\n",
         f"{future}: its map has the format 99, and 1 is read here: build it again with 'ostiary bundle build'\n",
         "nowhere: No such file or directory\n",
-        "text: is not a document of 'ostiary bundle diff --json'\n",
-        "a document of the kind 'other' cannot be reported\n",
-        "a document is not the diff that it says it is\n",
+        f"text: {NO_DOCUMENT}\n",
+        f"kind: {NO_DOCUMENT}\n",
+        "half: is not the diff that it says it is\n",
     ]
+
+
+def test_what_cannot_be_reported_of_standard_input_is_said_of_it(tmp_path: Path) -> None:
+    for text, said in (("{}", NO_DOCUMENT), ("", "is not JSON")):
+        command = [*COMMAND, "bundle", "report", "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"standard input: {said}\n")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +267,7 @@ def test_a_report_fits_a_comment() -> None:
     change |= {"endpoints": [{"service": "s", "endpoint": "e", "request": "GET /"}] * 50, "wider": [], "narrower": []}
     side = {"policy": "p", "revision": None}
     document = {"kind": "diff", "old": side, "new": side, "widening": False, "observed": [], "access": [change] * 5000}
-    written = render([document | {"rules": [], "callers": [], "endpoints": []}])
+    written = render([("a", document | {"rules": [], "callers": [], "endpoints": []})])
     assert LARGEST - 1000 < len(written) < LARGEST + 1000
     assert " and 40 more\n" in written
     assert written.rstrip().endswith("more lines.")

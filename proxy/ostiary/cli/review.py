@@ -18,7 +18,7 @@ from ostiary.errors import ConfigurationError
 from ostiary.opa.archive import ArchiveError, read_contents
 from ostiary.policy.rego import Opa
 from ostiary.policy.review.compare import compare
-from ostiary.policy.review.markdown import render
+from ostiary.policy.review.markdown import NO_DOCUMENT, render
 from ostiary.policy.review.rules import compare_rules
 from ostiary.policy.review.snapshot import Published, read_published
 from ostiary.policy.review.words import in_words
@@ -72,12 +72,12 @@ def report(
     ] = None,
 ) -> None:
     """Write documents as Markdown, for a comment on a pull request."""
-    found = [_document(name) for name in documents]
+    found = [(_called(name), _document(name)) for name in documents]
     if audit:
         from ostiary.cli.replay import replayed  # imported here: it is the parts of a proxy
 
-        _, told = replayed(bundle or _new(found), audit, None)
-        found.append(told)
+        _, told = replayed(bundle or _new([document for _, document in found]), audit, None)
+        found.append(("the replay", told))
     elif bundle is not None:
         fail("--bundle is for a replay: name the audit with --audit")
     typer.echo(render(found), nl=False)
@@ -116,7 +116,11 @@ def _document(name: str) -> Mapping[str, Any]:
     try:
         found = orjson.loads(content)
     except ValueError as error:
-        raise ConfigurationError([f"{name}: is not JSON"]) from error
+        raise ConfigurationError([f"{_called(name)}: is not JSON"]) from error
     if not isinstance(found, dict):
-        raise ConfigurationError([f"{name}: is not a document of 'ostiary bundle diff --json'"])
+        raise ConfigurationError([f"{_called(name)}: {NO_DOCUMENT}"])
     return found
+
+
+def _called(name: str) -> str:
+    return "standard input" if name == "-" else name

@@ -17,24 +17,27 @@ from ostiary.policy.review.spans import code, listed, side, some
 LARGEST: Final = 60_000
 """Characters: a comment on GitHub has 65,536 at most."""
 
+NO_DOCUMENT: Final = "is not a document of 'ostiary bundle diff --json' or 'ostiary replay --json'"
+"""The mistake in a file that is none."""
+
 _RULES: Final = {"widening": "**widens**", "narrowing": "narrows", "unjudged": "**cannot be judged**"}
 _VERBS: Final = {"gained": "gain", "lost": "lose", "changed": "change at"}
 
 
-def render(documents: Iterable[Mapping[str, Json]]) -> str:
-    """Each document (`ostiary bundle diff --json`, `ostiary replay --json`) as a section.
+def render(documents: Iterable[tuple[str, Mapping[str, Json]]]) -> str:
+    """Each document (`ostiary bundle diff --json`, `ostiary replay --json`) as a section. Before it is what to call it.
 
     Raises `ConfigurationError` for one of an unknown kind.
     """
     sections: list[str] = []
-    for document in documents:
+    for name, document in documents:
         section = SECTIONS.get(str(document.get("kind")))
         if section is None:
-            raise ConfigurationError([f"a document of the kind {document.get('kind')!r} cannot be reported"])
+            raise ConfigurationError([f"{name}: {NO_DOCUMENT}"])
         try:
             sections.append(_bounded(section(document)))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigurationError([f"a document is not the {document['kind']} that it says it is"]) from error
+            raise ConfigurationError([f"{name}: is not the {document['kind']} that it says it is"]) from error
     return "\n\n".join(sections) + "\n"
 
 
