@@ -213,6 +213,16 @@ def test_the_demo_s_own_tests_reach_every_line() -> None:
     assert (ran.status, ran.err) == (0, "")
 
 
+def test_without_rules_there_is_no_coverage_to_tell(source: Path) -> None:
+    for path in source.glob("*.rego"):
+        path.unlink()
+    case = "{caller: web, service: billing, request: GET /balance, expect: %s, why: so}"
+    denied = case.replace("caller: web", 'identity: {spiffe: "spiffe://a.test/b"}') % "deny"
+    (source / "a_cases.yaml").write_text(f"cases:\n  - {case % 'allow'}\n  - {denied}\n", encoding="utf-8")
+    told = "cases     2 passed\ncoverage  there is no rule in Rego that could be reached\n"
+    assert ostiary("bundle", "test", "p", "--coverage-threshold", "90") == Ran(0, told, "")
+
+
 def test_a_case_can_expect_that_a_request_is_only_observed(tmp_path: Path) -> None:
     """Which is neither an allow nor a denial, and ends by itself."""
     observed = MAP.replace("balance: GET /balance", "list: GET /charges").replace(", balance]", "]")

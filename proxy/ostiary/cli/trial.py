@@ -141,6 +141,9 @@ def _reached(coverage: Coverage | None, threshold: float | None, *, enough: bool
     if coverage is None:
         yield "coverage  is not told where a test fails"
         return
+    if not coverage.lines:
+        yield "coverage  there is no rule in Rego that could be reached"
+        return
     demanded = "" if enough else f", of which {threshold:g}% are demanded"
     yield f"coverage  {coverage.percent:g}% of {coverage.lines} lines of rules{demanded}"
     yield from (f"          not reached: {lines}" for lines in coverage.uncovered())
