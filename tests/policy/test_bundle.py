@@ -358,6 +358,23 @@ def test_the_map_other_packages_and_what_tests_replace_can_be_read(builder: Buil
     builder.build()
 
 
+@pytest.mark.parametrize(
+    ("rego", "row", "package"),
+    [
+        ('deny contains "x" if not data.ostiary.authz.decision.allow with input as {}', 3, "data.ostiary.authz"),
+        ('import data.ostiary.authz\n\ndeny contains "x" if asked\n\nasked if authz.decision', 3, "data.ostiary.authz"),
+        ("allow if helper\n\nhelper if data.ostiary.organisation.objects", 5, "data.ostiary.organisation"),
+        ("allow if {\n\tsome name\n\tdata.ostiary[name].decision\n}", 5, "data.ostiary"),
+    ],
+)
+def test_a_rule_that_asks_what_asks_it_is_named(builder: Builder, rego: str, row: int, package: str) -> None:
+    """And not the circle, in files that its author does not know."""
+    harmless = "\n\nplain if data.ostiary.routes.x\n\nendpoints := data.ostiary.map.endpoints\n"
+    builder.write("policy.rego", f"package policy\n\n{rego}{harmless}")
+    told = f"{package} asks the rules of the organisation, which so cannot ask for it"
+    assert builder.mistakes() == [f"policy.rego:{row}: {told}"]
+
+
 def test_a_test_may_use_what_a_rule_may_not(builder: Builder) -> None:
     builder.write("policy_test.rego", "package policy.tests\n\ntest_clock if time.now_ns() > 0\n")
     builder.build()

@@ -37,7 +37,7 @@ from ostiary.policy.model import Eligibility, Permission, PermissionMap, load_pe
 from ostiary.policy.observing import observing_mistakes, observing_warnings
 from ostiary.policy.organisation import PACKAGE, TESTS, Organisation, read_organisation
 from ostiary.policy.probes import probe_warnings, probes
-from ostiary.policy.rego import Opa
+from ostiary.policy.rego import Opa, RegoMistake
 from ostiary.policy.terms import canonical
 from ostiary.policy.words import closest, quoted
 
@@ -90,7 +90,7 @@ def build_bundle(source: Path, out: Path, *, opa: Path, sequence: int | None, re
             content["probes"] = probes(permissions, ask=None)
         _write(place, source, organisation, content, rego_root)
         capabilities = Path(directory) / "capabilities.json"
-        _check(place, source, rego, tests=(*organisation.tests, rego_for_tests(rego_root)), capabilities=capabilities)
+        _check(place, source, organisation, rego, beside=rego_for_tests(rego_root), capabilities=capabilities)
         if organisation.hooks:
             content["probes"] = probes(permissions, ask=partial(_allowed, place, rego))
             warnings.extend(probe_warnings(source, permissions, content["probes"]))
@@ -193,14 +193,18 @@ def _write_json(path: Path, document: Json) -> None:
     path.write_text(canonical(document) + "\n", encoding="ascii")
 
 
-def _check(place: Path, source: Path, opa: Opa, *, tests: Sequence[Path], capabilities: Path) -> None:
-    """What will be enforced must do without impure built-ins; tests may use them."""
+def _check(
+    place: Path, source: Path, organisation: Organisation, opa: Opa, *, beside: Path, capabilities: Path
+) -> None:
+    """What will be enforced must do without impure built-ins; tests, which have `beside`, may use them."""
     capabilities.write_text(json.dumps(opa.pure_capabilities()), encoding="utf-8")
-    found = opa.check(place, capabilities=capabilities) or opa.check(place, *tests)
+    found = opa.check(place, capabilities=capabilities) or opa.check(place, *organisation.tests, beside)
     if not found:
         return
+    lines = list(_circles(found, organisation))
+    if lines:
+        raise ConfigurationError(lines)
     theirs = place / _ORGANISATION
-    lines = []
     for mistake in found:
         path = mistake.path
         if path.is_relative_to(theirs):
@@ -208,6 +212,14 @@ def _check(place: Path, source: Path, opa: Opa, *, tests: Sequence[Path], capabi
         named = path if path.is_relative_to(source) else path.name
         lines.append(f"{named}:{mistake.row}: {mistake.message}")
     raise ConfigurationError(lines)
+
+
+def _circles(found: Sequence[RegoMistake], organisation: Organisation) -> Iterator[str]:
+    """Where the organisation's rules ask for what asks them. OPA tells the whole circle, rule by rule, in our files."""
+    circles = [mistake.message for mistake in found if " is recursive: " in mistake.message]
+    for place, package in organisation.asked:
+        if any(f"{package}." in circle for circle in circles):
+            yield f"{place}: {package} asks the rules of the organisation, which so cannot ask for it"
 
 
 def _digest(place: Path) -> str:

@@ -42,6 +42,8 @@ class Organisation:
     hooks: set[str] = field(default_factory=set)
     conditions: set[str] = field(default_factory=set)
     reads_query: bool = False
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Where rules read a package of ostiary's, `file:line`, and which: `data.ostiary.authz`. The map is none."""
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -101,13 +103,21 @@ def _read_module(found: Organisation, path: Path, tree: Mapping[str, Json]) -> N
             read(found, path, rule)
     if not path.match(TESTS):
         found.reads_query |= any(_reads_query(rule) for rule in rules)
-        for row, mistake in sorted(set(_foreign_data([tree.get("imports"), rules]))):
-            found.mistakes.append(f"{path}:{row}: {mistake}")
+        _read_references(found, path, [tree.get("imports"), rules])
     for row in sorted(set(_hoisted_negations(rules))):
         found.warnings.append(
             f"{path}:{row}: 'not' over a call on 'input' is undefined, not true, where the field is missing, so the "
             "rule does not fire; put the call into a rule of its own and negate that"
         )
+
+
+def _read_references(found: Organisation, path: Path, nodes: Json) -> None:
+    """What is read below `data`, each once a line."""
+    references = list(_read_data(nodes))
+    mistakes = {(row, mistake) for row, below in references if (mistake := _foreign(below))}
+    found.mistakes.extend(f"{path}:{row}: {mistake}" for row, mistake in sorted(mistakes))
+    asked = {(row, package) for row, below in references if (package := _of_ours(below))}
+    found.asked.extend((f"{path}:{row}", package) for row, package in sorted(asked))
 
 
 def _read_rule(found: Organisation, path: Path, rule: Mapping[str, Json]) -> None:
@@ -184,18 +194,25 @@ def _reads_input(node: Json) -> bool:
     return isinstance(node, list) and any(_reads_input(child) for child in node)
 
 
-def _foreign_data(node: Json) -> Iterator[tuple[int, str]]:
-    """Row and mistake of each reference to data that is neither the organisation's Rego nor ours."""
+def _read_data(node: Json) -> Iterator[tuple[int, list[Json]]]:
+    """The row of each reference to `data`, and what it says below that."""
     if isinstance(node, dict):
         if node.get("type") == "ref" and node["value"][0].get("value") == "data":
-            mistake = _foreign(node["value"][1:])
-            if mistake:
-                yield node["location"]["row"], mistake
+            yield node["location"]["row"], node["value"][1:]
         for child in node.values():
-            yield from _foreign_data(child)
+            yield from _read_data(child)
     elif isinstance(node, list | tuple):
         for child in node:
-            yield from _foreign_data(child)
+            yield from _read_data(child)
+
+
+def _of_ours(path: list[Json]) -> str:
+    """The package of ostiary's that a reference reads, or all of them. Empty for the map, which is data."""
+    if not path or path[0]["value"] != "ostiary":
+        return ""
+    if len(path) == 1 or path[1]["type"] != "string":
+        return "data.ostiary"
+    return "" if path[1]["value"] == "map" else f"data.ostiary.{path[1]['value']}"
 
 
 def _foreign(path: list[Json]) -> str:
