@@ -33,6 +33,11 @@ SEQUENCES = [
     "XFCC URI=spiffe://corp/sa/web via proxy -> 200 / XFCC spiffe://corp/sa/web from an unpinned peer",
     "token with cnf of spiffe://corp/sa/web over mTLS spiffe://corp/sa/web -> 200 / same token without a certificate",
     "aud=proxy sub=web -> 200 / aud=proxy sub=other",
+    "token with scope read -> 200 / token without scope",
+    "token scope=admin -> 200 / token scope=none, same sub",
+    "act=svc-a sub=web -> 200 / act=svc-b sub=web",
+    "actor A sub web -> 200 / actor B sub web",
+    "mTLS spiffe://corp/sa/web + bearer web -> 200 / mTLS spiffe://corp/sa/other + bearer other",
     # Where it comes from, and goes.
     "from 127.0.0.2 -> 200 / from 127.0.0.3",
     "source 10.0.0.1 -> 200 / source 203.0.113.9",
@@ -43,7 +48,11 @@ SEQUENCES = [
     "token exp in 2 s -> 200 / same token after 15 s",
     "token with exp=now+1 -> 200 / wait 15 s / same token",
     "GET /orders/123 exp=t0+1 -> 200 / sleep 12 s / same request",
+    "exp in 1 s -> 200 / after exp + leeway: same token",
     # What changes meanwhile.
+    "bundle rev 1: GET /orders/123 -> 200 / bundle rev 2 without the rule / GET /orders/123",
+    "GET /orders/123 -> 403 (no rule) / push bundle with the rule / GET /orders/123",
+    "OPA returns 500 / same request within 1 s",
     "GET /orders/123 -> 200 / new bundle revokes web / GET /orders/123 immediately",
     "GET /orders/123 -> 200 / policy update removes permission / GET /orders/123 after 1 s",
     "GET /orders/123 -> 200 / JWKS rotates, old key removed / GET /orders/123 with old token",
@@ -56,6 +65,7 @@ SEQUENCES = [
     "1000 distinct tokens GET /orders/123",
     "token web and token other concurrently, same path, other not granted",
     "100 concurrent requests as web and other, same path",
+    "1000 concurrent GET /orders/123 as web / GET /orders/123 as nobody",
     # What is granted.
     "grant web POST /orders/123/refund 2 s / t+1 -> 200 / t+3",
     "grant 60 s / use -> 200 / approver revokes / use again",
@@ -72,6 +82,20 @@ SEQUENCES = [
     "requester approves own request",
     "grant store unreachable / use",
     "grant database down / POST /orders/123/refund",
+    "grant active -> 200 / revoke grant / same request within 1 s",
+    "single-use grant / two parallel uses / only one 200",
+    "single-use: 50 concurrent POST /orders/123/refund",
+    "grant for web / use as other",
+    "grant web refund / use by nobody",
+    "web requests grant / web approves it",
+    "request ttl=999999999",
+    'request ttl="1e9"',
+    "request reason = 10 MB",
+    "request with 1 MB reason",
+    "request role=owner",
+    'PATCH /admin/grants/1 {"approved":true} as web',
+    "POST /admin/grants as web without approval",
+    "DELETE /admin/grants/1 as web",
 ]
 
 ENVIRONMENTS: list[dict[str, Any]] = [
@@ -151,7 +175,17 @@ ENVIRONMENTS: list[dict[str, Any]] = [
 ]
 
 OTHERS: list[dict[str, Any]] = [
-    *({"kind": "bundle", "variant": variant} for variant in ("empty", "empty signatures array", "two signatures")),
+    *(
+        {"kind": "bundle", "variant": variant}
+        for variant in (
+            "empty",
+            "empty signatures array",
+            "two signatures",
+            "no manifest",
+            "data outside root",
+            "wrong roots",
+        )
+    ),
     {"kind": "slowloris", "part": "headers", "interval_s": 1, "bytes": 1, "duration_s": 60},
     {"kind": "slow-read", "request": WITH_TOKEN, "bytes_per_s": 1, "window": 1},
     {"kind": "connections", "count": 1000, "state": "keep-alive", "idle_s": 60},

@@ -198,7 +198,7 @@ class _Read:
             return partial(_grant, dict(grant), self)
         if (used := spec.take("use")) is not None:
             return partial(_use, str(used), self)
-        for method in ("get", "post"):
+        for method in ("get", "post", "put", "patch", "delete"):
             if (path := spec.take(method)) is not None:
                 body, text = spec.take("body"), spec.take("text")
                 if text is None and method == "post":

@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attacks.runner.access import ASKED, SECONDS, TIME, USED
+from attacks.runner.amounts import size
 from attacks.runner.corpus import Unintelligible
 from attacks.runner.forgery import ISSUER
 
 _USE: Final = (
-    r"(?:use|replay|retry|call|refund|same request|POST /orders/[\w-]+/refund)"
-    r"(?: (?:it|again|the grant|once|after|later|immediately|from cache|as web|by web))*"
+    r"(?:use|replay|retry|call|refund|same request|POST (?P<path>/orders/[\w-]+/refund))"
+    r"(?: (?:it|again|the grant|once|after|later|immediately|from cache|within \d+ ?m?s"
+    r"|(?:as|by) (?P<who>web|other|nobody|peer|approver)))*"
 )
+_NUMBERS: Final = {"two": 2, "three": 3, "five": 5, "ten": 10, "twenty": 20, "fifty": 50, "hundred": 100}
 _TEN_YEARS: Final = 10 * 365 * 86_400
 
 
@@ -36,7 +39,10 @@ def _said(step: str) -> list[dict[str, Any]]:
     for pattern, make in _PHRASES:
         if told := re.fullmatch(pattern, text.strip(), re.IGNORECASE):
             done = make(told)
-            done[-1] |= expected
+            if expected and [*done[-1]] == ["grant"]:  # what is used of it is the answer
+                done.append({"as": "web", "use": USED})
+            if expected:
+                done[-1] |= expected
             return done
     raise Unintelligible(f"{step!r} is nothing that is done with a grant")
 
@@ -50,6 +56,25 @@ def _granted(told: re.Match[str]) -> list[dict[str, Any]]:
     if duration := re.search(rf"(?i)(?:\bfor |\bttl[ =:]*|\bduration[ =:]*|\s){TIME}", text):
         asked["duration"] = int(float(duration[1]) * SECONDS[duration[2] or ""])
     return [{"grant": asked}]
+
+
+def _used(told: re.Match[str], **more: Any) -> list[dict[str, Any]]:
+    return [{"as": (told["who"] or "web").lower(), "use": told["path"] or USED, **more}]
+
+
+def _member(told: re.Match[str]) -> list[dict[str, Any]]:
+    """A request for access with this member, whatever it is, as a number, a text or so many bytes of one."""
+    name, value = told["name"], told["value"].strip()
+    try:
+        return [_asking(**{name: "a" * size(value)})]
+    except Unintelligible:
+        return [_asking(**{name: int(value) if re.fullmatch(r"-?\d+", value) else value.strip('"')})]
+
+
+def _straight(told: re.Match[str]) -> list[dict[str, Any]]:
+    """A request to where others may have an API for grants: on the service's host and on the proxy's own."""
+    step = {"as": (told["who"] or "web").lower(), told["method"].lower(): told["path"], "text": told["body"]}
+    return [{**step, "headers": {"Host": "proxy.test"}}, step]
 
 
 def _asking(**asked: Any) -> dict[str, Any]:
@@ -94,18 +119,34 @@ def _own(told: re.Match[str]) -> list[dict[str, Any]]:
 
 def _at_once(told: re.Match[str]) -> list[dict[str, Any]]:
     served = told["served"]
-    return [{"as": "web", "use": USED, "times": int(told["n"] or 20), "served": 1 if served is None else int(served)}]
+    word = (told["n"] or "20").lower()
+    times = int(word) if word.isdigit() else _NUMBERS[word]
+    return [{"as": "web", "use": USED, "times": times, "served": 1 if served is None else int(served)}]
 
 
 _PHRASES: Final[Sequence[tuple[str, Callable[[re.Match[str]], list[dict[str, Any]]]]]] = (
     (r"grant (?:store|database|db) (?:is )?(?:unreachable|down|unavailable|gone|stopped|full)", lambda _: [
         {"grant": {}}, {"as": "web", "use": USED, "status": 200}, {"store": "gone"}]),
-    ((r"(?:single[- ]use |one[- ]time )?grant(?:ed)?(?: to)?(?: web)?(?: (?:POST )?/orders/[\w-]+/refund| refund)?"
+    (r"(?:single[- ]use|one[- ]time)(?: grant)?: (?P<n>\d+) (?:parallel|concurrent) (?:uses|POST /orders/\w+/refund)",
+     lambda told: [{"grant": {"max_uses": 1}}, {"as": "web", "use": USED, "times": int(told["n"]), "served": 1}]),
+    (r"(?:and )?(?:only|exactly) (?:one|1)(?: is| of them)? (?:200|succeeds?|served)", lambda _: []),
+    (r"web (?:requests|asks for) (?:a |the )?(?:grant|refund|access)", lambda _: [{**_asking(), "status": 201}]),
+    (r"web approves (?:it|the request|the grant)", lambda _: [
+        {"as": "web", "post": "requests/{id}/approve", "body": {"digest": "{digest}"}}]),
+    (r"GET /(?:admin|access)/(?:grants|requests)/\{(?P<a>\d+)\.\.(?P<b>\d+)\}(?: as web)?", lambda told: [
+        {"as": "web", "get": f"/admin/grants/{{{told['a']}..{told['b']}}}", "headers": {"Host": "proxy.test"}},
+        {"as": "web", "get": f"requests/{{{told['a']}..{told['b']}}}"}, {"grant": {}},
+        {"as": "other", "get": "requests/{id}", "reason": "grant-unknown"}]),
+    ((r"(?P<method>GET|POST|PUT|PATCH|DELETE) (?P<path>/(?:admin|access|grants)\S*)(?: (?P<body>\{.*\}))?"
+      r"(?: (?:as|by) (?P<who>web|other|nobody))?(?: without (?:an? )?approval)?"), _straight),
+    ((r"(?:single[- ]use |one[- ]time )?grant(?:ed)?(?: is)?(?: (?:active|issued|approved))?(?: (?:to|for))?(?: web)?"
+      r"(?: (?:POST )?/orders/[\w-]+/refund| refund)?"
       r"(?:,? (?:for |ttl[ =]?|duration[ =]?|(?:max_)?uses[ =]?)?\d+ ?(?:s|sec|m|min|h|uses?)?|,? single[- ]use)*"),
      _granted),
-    (rf"t\+(?P<n>\d+)(?: ?s)?:?(?: {_USE})?", lambda told: [{"as": "web", "use": USED, "at": int(told["n"])}]),
-    (_USE, lambda _: [{"as": "web", "use": USED}]),
-    ((r"(?P<n>\d+)?(?:x| )?(?:parallel|concurrent|simultaneous) (?:uses?|requests?|POSTs?)(?: /orders/[\w-]+/refund)?"
+    (rf"t\+(?P<n>\d+)(?: ?s)?:?(?: {_USE})?", lambda told: _used(told, at=int(told["n"]))),
+    (_USE, _used),
+    ((rf"(?P<n>\d+|{'|'.join(_NUMBERS)})?(?:x| )?(?:parallel|concurrent|simultaneous) (?:uses?|requests?|POSTs?)"
+      r"(?: /orders/[\w-]+/refund)?"
       r"(?:,? (?P<served>\d+) (?:succeed|served|let through))?"), _at_once),
     (r"(?:approver )?(?:revokes?|withdraws?)(?: (?:it|the grant|grant))?", lambda _: [
         {"as": "approver", "post": "requests/{id}/revoke", "body": {"reason": "an incident"}, "status": 200}]),
@@ -119,8 +160,6 @@ _PHRASES: Final[Sequence[tuple[str, Callable[[re.Match[str]], list[dict[str, Any
      _own),
     ((r"(?:web )?(?:requests? )?(?:a )?(?:grant )?(?:with )?(?:ttl|duration|max_duration)[ =:]*"
       r"(?:(?P<n>-?\d+(?:[e^]\d+)?)(?: ?(?P<u>s|m|min|h|d))?|(?P<word>infinite|forever|unlimited))"), _lasting),
-    (r"GET /(?:admin|access)/(?:grants|requests)/\{(?P<a>\d+)\.\.(?P<b>\d+)\}(?: as web)?", lambda told: [
-        {"as": "web", "get": f"/admin/grants/{{{told['a']}..{told['b']}}}", "headers": {"Host": "proxy.test"}},
-        {"as": "web", "get": f"requests/{{{told['a']}..{told['b']}}}"}, {"grant": {}},
-        {"as": "other", "get": "requests/{id}", "reason": "grant-unknown"}]),
+    (r"(?:web )?requests? (?:with )?(?P<name>[a-z_]+) ?= ?(?P<value>.+)", _member),
+    (r"(?:web )?requests? with (?:an? )?(?P<value>\d+ ?[kMG]i?B) (?P<name>[a-z_]+)", _member),
 )  # fmt: skip

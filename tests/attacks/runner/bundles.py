@@ -116,6 +116,11 @@ async def _nothing(press: Press) -> bytes:
     return await press.signed({".manifest": manifest, "data.json": b"{}"})
 
 
+async def _unnumbered(press: Press) -> bytes:
+    """No manifest, so that nobody can say which bundle it is."""
+    return await press.signed({name: text for name, text in press.wide.items() if name != ".manifest"})
+
+
 async def _delta(press: Press) -> bytes:
     """A patch of the data instead of all of it: such a bundle cannot be signed."""
     manifest = press.files("good")[".manifest"]
@@ -236,12 +241,20 @@ async def _rego(press: Press) -> bytes:
     return await press.signed({**press.files("good"), "policy/zz.rego": b"package policy\n\nallow if {"})
 
 
+async def _other_roots(press: Press) -> bytes:
+    """Signed, with files that are outside of what the manifest says it is about."""
+    manifest = {**json.loads(press.wide[".manifest"]), "roots": ["elsewhere"]}
+    return await press.signed({**press.wide, ".manifest": json.dumps(manifest).encode()})
+
+
 _VARIANTS: Final[dict[str, Make]] = {
     r"rollback|roll(ed)? back|older|downgrade|lower (revision|sequence)|previous revision|replay": _older,
     r"allows? (everything|all\b|anything)|default allow|allow := true|probe": _anything,
     r"(empty|no)( list| array)?( of)? signatures|signatures?( array| list)?( is)? empty": _no_tokens,
     r"two signatures|second signature|(multiple|several) signatures": _two,
     r"^empty$|empty bundle|no (policy|rules)|without (a )?policy": _nothing,
+    r"(no|without|missing)( a)? manifest|manifest (is )?missing": _unnumbered,
+    r"outside( of)?( the| its)? roots?|(wrong|other|different|overlapping) roots?": _other_roots,
     r"delta|patch": _delta,
     r"hs256|hmac|symmetric": _symmetric,
     r"alg\W+none|\bnone\b": _none,
@@ -261,5 +274,5 @@ _VARIANTS: Final[dict[str, Make]] = {
 }
 """Words of a variant to how it is made; the first that is found counts."""
 
-_TAKEN_BY_OPA: Final = frozenset({_older, _anything, _nothing})
+_TAKEN_BY_OPA: Final = frozenset({_older, _anything, _nothing, _unnumbered})
 """Those that are well signed, so that it is the proxy which has to see what they are."""

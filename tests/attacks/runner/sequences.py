@@ -118,9 +118,9 @@ def planned(case: Case, steps: list[Any]) -> Plan:
     if not steps or not all(isinstance(step, str) for step in steps):
         raise Unintelligible("steps are texts, at least one")
     text = " / ".join(steps)
-    if case.family == "jit" or re.search(r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|^request path", text):
+    if case.family == "jit" or _ABOUT_GRANTS.search(text):
         return access.planned(case, in_words(steps))
-    read = [_read(step, streams=bool(_STREAM.match(str(steps[0])))) for step in steps]
+    read = [_read(step, streams=bool(_STREAM.match(str(steps[0])))) for step in _dated(steps)]
     whose = [index for index, step in enumerate(read) if step.asks]
     if not whose:
         raise Unintelligible("no step sends a request")
@@ -152,6 +152,25 @@ def planned(case: Case, steps: list[Any]) -> Plan:
     return Plan(case=case, attempt=attempt, lab="cache", last=any(step.long for step in read))
 
 
+_ABOUT_GRANTS: Final = re.compile(
+    r"(?i)(?<!not )\bgrants?\b(?!ed)|approv|\beligib|\bsingle[- ]use\b|(?:^|/ )(?:web )?requests? (?:with (?:an? )?)?"
+    r"(?:path|ttl|duration|reason|role|scope|\d+ ?[kMG]i?B reason)\b"
+)
+
+
+def _dated(steps: list[str]) -> list[str]:
+    """ "after exp + leeway" said in seconds, by the last expiry before it."""
+    found, expiry = [], 0
+    for step in steps:
+        if told := re.search(_EXPIRY, step):
+            expiry = int(told[1])
+        late = expiry + LEEWAY + 2
+        found.append(
+            re.sub(r"(?i)\bafter (?:the )?exp(?:iry)?(?: ?(?:\+|and) ?(?:the )?leeway)?\b:?", f"t+{late}", step)
+        )
+    return found
+
+
 def _listening(case: Case, read: list[Step]) -> Place:
     """The listeners that the steps come to. A workload may do something if a step says that it is served.
 
@@ -180,9 +199,11 @@ def rotates_keys(steps: list[Any]) -> bool:
 
 # Reading them.
 
+_EXPIRY: Final = r"(?i)\bexp(?:ir(?:y|es|ing))?\s*(?:=|in\b|after\b)?\s*(?:(?:t0?|now)\s*\+\s*)?(\d+)(?: ?s\b)?"
+
 _SAYS_NOTHING: Final = re.compile(
     r"(?i)\b(?:a|an|the|with|and|then|of|for|to|on|in|by|is|as|requests?|again|path|same|bearer|jwt|token|once|more|caller"
-    r"|another|reused?|replayed|immediately|still|s|valid|good|activation|within)\b|[(),.;:]"
+    r"|another|reused?|replayed|immediately|still|s|valid|good|activation|within)\b|[(),.;:+]"
 )
 
 
@@ -216,7 +237,9 @@ def _read(step: str, *, streams: bool = False) -> Step:
 def _plainly(step: str) -> str:
     """The same, said in fewer ways."""
     step = re.sub(r"(?i)\bmethod[ =:]+(?=jwt|bearer|mtls|xfcc)", "", step)
+    step = re.sub(r"(?i)\b(bearer|jwt) (?=(?:web|other|admin|nobody)\b)", r"\1 sub=", step)
     step = re.sub(r"^\s*([AB])\s*:", r"token \1", step)
+    step = re.sub(r"(?i)^\s*(?:with |under )?(?:bundle|policy) (?:rev(?:ision)?|version|v)? ?\d+ ?:\s*", "", step)
     return re.sub(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) https?://([^\s/]+)(/\S*)", r"\1 \3 Host \2", step)
 
 
@@ -230,11 +253,11 @@ class _Identity:
 def _request(step: str) -> Step:
     text = _Text(step)
     status = text.take(r"(?:->|→|=>)\s*(\d{3})")
-    text.take(r"(?i)\(?\b(?:not granted|not permitted|denied|revoked|not allowed)\b\)?")
+    text.take(r"(?i)\(?\b(?:not granted|not permitted|denied|revoked|not allowed|no rule|no permission|cached)\b\)?")
     expects = int(status[1]) if status else None
-    expiry = text.take(r"(?i)\bexp(?:ir(?:y|es|ing))?\s*(?:=|in\b|after\b)?\s*(?:(?:t0?|now)\s*\+\s*)?(\d+)(?: ?s\b)?")
+    expiry = text.take(_EXPIRY)
     clock = text.take(r"\bt0?(?:\s*\+\s*(\d+))?(?:\s*\+\s*(leeway))?(?:\s*:|(?=\s|$))")
-    text.take(r"(?i)within \d+ m?s of activation")
+    text.take(r"(?i)within \d+ ?m?s(?: of activation)?")
     later = text.take(r"(?i)\b(?:at|after) (\d+) ?s\b")
     seconds = float((clock and clock[1]) or (later and later[1]) or 0) + (LEEWAY if clock and clock[2] else 0)
     both = text.take(r"(?i)\b(?:(?:token|caller|user) )?(?:A|web) and (?:(?:token|caller|user) )?(?:B|other)\b")
@@ -291,6 +314,9 @@ def _request(step: str) -> Step:
 
 def _identity(text: _Text) -> _Identity:
     identity = _Identity()
+    if actor := text.take(r"(?i)\bact(?:or)?(?:[ =:]+|\.sub ?= ?)([\w-]+)"):
+        identity.claims["act"] = {"sub": actor[1]}
+    text.take(r"(?i)\bsame (?:sub(?:ject)?|issuer|caller)\b")
     if issuer := text.take(r"(?i)\biss(?:uer)?[ =](\S+)"):
         identity.issuer = ISSUER_B if issuer[1].upper() == "B" or "b" in issuer[1].partition("//")[2][:5] else ISSUER
     if subject := text.take(r"(?i)\bsub(?:ject)?[ =](\S+)"):
@@ -302,7 +328,9 @@ def _identity(text: _Text) -> _Identity:
     elif name := text.take(r"(?i)\b(?:as |by )(web|other|admin|nobody)\b|^\s*(web|other|admin|nobody)\b"):
         identity.subject = (name[1] or name[2]).lower()
     for claim in ("scope", "role", "roles", "groups", "tenant", "azp", "client_id", "jti", "acr", "amr", "aud"):
-        if found := text.take(rf"\b{claim}(?:\s*=\s*|\s+)([^\s,;()]+)"):
+        if text.take(rf"\b(?:without|no) (?:an? |any )?{claim}\b|\b{claim}\s*=\s*(?:none|\[\]|\"\")(?=[\s,;)]|$)"):
+            identity.claims.pop(claim, None)
+        elif found := text.take(rf"\b{claim}(?:\s*=\s*|\s+)([^\s,;()]+)"):
             identity.claims[claim] = found[1]
     return identity
 
@@ -579,6 +607,26 @@ def _pause(found: re.Match[str]) -> Step:
     return Step(act=act, asks=False, pause=seconds)
 
 
+def _crowd(found: re.Match[str]) -> Step:
+    """So many of one request, forty at a time: each is answered as the others are."""
+    count, token_of = min(int(re.sub(r"\D", "", found["count"])), 5000), (found["who"] or "web").lower()
+
+    async def act(world: World, judge: bool) -> Findings:
+        lab = world.lab
+        world.token = _token(world, _Identity(token_of), None)
+        world.message = message = _message(found["method"].upper(), found["path"], lab.host, world.token)
+        left, statuses = iter(range(count)), set[int]()
+
+        async def ask() -> None:
+            for _ in left:
+                statuses.add((await lab.ask(message)).status)
+
+        await asyncio.gather(*(ask() for _ in range(40)))
+        return [] if len(statuses) == 1 else [f"one request was answered {sorted(statuses)}"]
+
+    return Step(act=act, long=True)
+
+
 def _distinct(found: re.Match[str]) -> Step:
     """A tenth of them: enough to fill every bound of this world many times."""
     count = min(int(re.sub(r"\D", "", found["count"])) // 10, 10_000)
@@ -624,7 +672,8 @@ _STREAM: Final = re.compile(
     r"(?i)start (?:a )?(?:\d+ ?s )?(?:(?:chunked|long|streaming|slow|upload(?: of)?|request|body) )*"
     r"(?P<method>POST|PUT|PATCH) (?P<path>/\S*)"
 )
-_BUNDLE: Final = r"(?:a |the )?(?:new |updated |another )?(?:policy )?(?:bundle|policy|permissions?|map)"
+_REVISION: Final = r"(?: (?:rev(?:ision)? |v)\d+)?"
+_BUNDLE: Final = rf"(?:a |the )?(?:new |updated |another )?(?:policy )?(?:bundle|policy|permissions?|map){_REVISION}"
 
 _ACTIONS: Final[dict[str, Callable[[re.Match[str]], Step]]] = {
     rf"(?:push|publish|activate|load|deploy|swap)\w*(?: in)? {_BUNDLE}\b.*": _push,
@@ -637,6 +686,8 @@ _ACTIONS: Final[dict[str, Callable[[re.Match[str]], Step]]] = {
     r"(?P<count>\d[\d _,]*) (?:distinct|different|unique|random) "
     r"(?:(?P<what>tokens?|identities|callers?)(?: (?:on|for))? ?)?(?:GETs? )?"
     r"(?:requests? (?:to|for) )?(?P<path>/\S+)?(?: as web)?(?: in \d+ ?s)?": _distinct,
+    r"(?P<count>\d[\d _,]*) (?:concurrent|parallel|simultaneous) (?P<method>GET|HEAD|POST|PUT|DELETE) (?P<path>/\S*)"
+    r"(?: (?:as|by) (?P<who>web|other|admin|nobody))?": _crowd,
     r"(?:wait|sleep|pause)s?(?: for)? (?P<seconds>\d+) ?s(?:econds?)?": _pause,
 }
 """Steps that are no request, whole."""
