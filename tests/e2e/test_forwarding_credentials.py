@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from ostiary.demo.issuer import ISSUER
 from ostiary.verify import Verifier, VerifyMiddleware
 from support.forwarding import connected, replies, response
-from support.proxy import OWN_HOST, RunningProxy
+from support.proxy import OWN_HOST, RunningProxy, running_proxy
 from support.served import served
 from support.upstream import RawUpstream, Script, Seen
 
@@ -49,6 +50,12 @@ SPOOFED = (
     "X-Rewrite-URL: /orders/admin",
     "X-User-Id: root",
     "Ostiary-Decision-Id: forged",
+    "X-Ostiary-User: root",
+    "X-Hasura-Role: admin",
+    "X-Client-S-DN: CN=root",
+    "X-Org-Id: other",
+    "X-Bearer-Token: abcdefgh",
+    "X-HTTP-Host-Override: evil",
     "x!user: root",
     "X~Remote~User: root",
 )
@@ -225,6 +232,20 @@ async def test_what_a_client_says_about_itself_never_arrives(
         ("x-forwarded-proto", "http"),
         ("ostiary-decision-id", decision),
     ]
+
+
+async def test_a_service_has_the_headers_that_its_configuration_keeps(opa_binary: Path) -> None:
+    extra = {"orders": "keep_headers: [X-Tenant-Id, x-csrf-token]"}
+    asked = ("X-Tenant-Id: acme", "X-Csrf-Token: c", "X-Client-Id: root", "X-Device-Token: d", *SPOOFED)
+    headers = "".join(f"{line}\r\n" for line in asked)
+    async with (
+        RawUpstream(replies(response())).running() as upstream,
+        running_proxy(upstreams={"orders": upstream.port}, service_extra=extra) as proxy,
+    ):
+        assert await send(proxy, raw("GET /orders/42", proxy.token(), headers)) == [200]
+    (seen,) = upstream.requests
+    assert seen.headers[3:5] == [("x-tenant-id", "acme"), ("x-csrf-token", "c")]
+    assert len(seen.headers) == 9  # with what the proxy adds
 
 
 async def test_a_service_that_repeats_its_credential_does_not_tell_the_client(
