@@ -176,7 +176,7 @@ async def test_an_opa_of_another_with_bundles_that_may_not_be_used(opa_binary: P
             )
             await eventually(serves(proxy, shelf.revision(3)))
         async with shelf.serving(5):
-            await eventually(is_refused(proxy, "does not follow"))
+            await eventually(is_refused(proxy, "was taken back"))
         async with shelf.serving(6):
             await eventually(serves(proxy, shelf.revision(6)))
         remembered = json.loads((proxy.place / "state" / "policy.json").read_text())["bundles"]
