@@ -86,6 +86,13 @@ def test_whatever_follows_a_complete_response_the_connection_is_not_kept(noise: 
     assert outcome.persistent == (not noise.strip(b"\r\n"))
 
 
+@pytest.mark.parametrize("beginning", [b"RTSP/1.0", b"ICE/1.0", b"\nHTTP/1.1", b"\r\n\r\nHTTP/1.1"])
+def test_a_response_begins_as_one_in_http(beginning: bytes) -> None:
+    """The parser takes these."""
+    outcome = read([beginning + b" 200 OK\r\ncontent-length: 2\r\n\r\nok"])
+    assert (outcome.status, outcome.complete, outcome.failed, outcome.persistent) == (None, False, True, False)
+
+
 @pytest.mark.parametrize(("limit", "complete"), [(5, True), (4, False)])
 def test_a_body_may_be_as_long_as_its_limit(limit: int, complete: bool) -> None:
     assert read([b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"], body_limit=limit).complete is complete

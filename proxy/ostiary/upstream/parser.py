@@ -81,6 +81,10 @@ class ResponseParser:
     def feed(self, data: bytes) -> bool:
         """Whether the response is still what it should be; if not, nothing more is to be fed."""
         had = self._body_bytes
+        if self.head is None and not self._header_bytes and data[:1] != b"H":
+            # The parser also takes RTSP and ICE, and empty lines before any of them.
+            self.fail("the upstream's response does not begin as one in HTTP")
+            return False
         self._fed = self._header_bytes + len(data)
         try:
             self._parser.feed_data(data)

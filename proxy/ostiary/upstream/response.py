@@ -62,6 +62,7 @@ class ResponseReader:
         decorated = {name for name, _ in decorations if name != b"vary"} if decorations else None
         relayed: list[Header] = []
         named: set[bytes] | None = None
+        coded = False
         for name, value in head.headers:
             name = name.lower()  # noqa: PLW2901 - the parser keeps the upstream's spelling
             if secret is not None and len(value) >= size and secret in value:
@@ -79,8 +80,10 @@ class ResponseReader:
                     relayed.append((name, location))
             elif name == b"connection":
                 named = (named or set()).union(token.strip().lower() for token in value.split(b","))
-            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or head.version != "1.1"):
-                raise UpstreamFailed("the upstream's transfer encoding is not chunked")
+            elif name == b"transfer-encoding":
+                if value.lower() != b"chunked" or head.version != "1.1" or coded:
+                    raise UpstreamFailed("the upstream's transfer encoding is not chunked, once")
+                coded = True
         if named:
             relayed = [pair for pair in relayed if pair[0] not in named or pair[0] == b"content-length"]
         return relayed
