@@ -172,6 +172,12 @@ ENVIRONMENTS: list[dict[str, Any]] = [
     *({"audit": audit} for audit in ("unwritable", "read-only filesystem", "disk full", "EIO")),
     *({name: "missing"} for name in ("credential", "signing_key")),
     {"upstream": "down"},
+    *(
+        {"dns": dns}
+        for dns in ("NXDOMAIN", "SERVFAIL", "timeout", "hang", "rebind 10.0.0.5 -> ::1", "rebind to fd00::1")
+    ),
+    *({"clock": clock} for clock in ("back 1 h", "+3600", "-30 s", "set forward by 2 hours")),
+    *({"worker": "killed"}, {"signal": "SIGTERM"}),
 ]
 
 OTHERS: list[dict[str, Any]] = [
@@ -196,6 +202,12 @@ OTHERS: list[dict[str, Any]] = [
     {"kind": "path-size", "request": WITH_TOKEN, "length": 70000},
     {"kind": "query-size", "request": WITH_TOKEN, "length": 70000},
     {"kind": "header", "request": WITH_TOKEN, "headers": {"Range": "bytes=0-"}},
+    {"kind": "chunks", "request": "POST /orders", "count": 10**6, "size": 1},
+    {"kind": "trailers", "request": "POST /orders", "count": 10_000},
+    {"kind": "concurrent", "request": WITH_TOKEN, "count": 100},
+    {"kind": "idle"},
+    {"kind": "connections", "count": 2000, "per_ip": True},
+    {"kind": "body", "request": "POST /orders", "json_depth": 100_000},
     {"kind": "timing", "request": "GET /admin/grants", "token": "wrong first byte vs wrong last byte"},
     *(
         {"kind": "upstream", "request": WITH_TOKEN, "upstream_response": told}
@@ -206,6 +218,10 @@ OTHERS: list[dict[str, Any]] = [
             {"status": 200, "set_cookie": "a=b"},
             {"status": 200, "headers": [["Set-Cookie", "a=b"], ["Set-Cookie", "c=d"]]},
             {"status": 200, "headers_count": 10_000},
+            {"hang": True},
+            {"status": 200, "slow": True},
+            {"interim": [100] * 1000},
+            {"raw": "HTTP/1.1 100 Continue\\r\\n\\r\\n", "repeat": 100_000},
             {"status": 500, "body": "Authorization: {CREDENTIAL}"},
         )
     ),

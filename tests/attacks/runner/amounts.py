@@ -26,6 +26,7 @@ _CODED: Final = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 _REPEATED: Final = re.compile(r"(.{1,64}?)\*(\d+)", re.DOTALL)
 _FILLED: Final = re.compile(_SIZE + r"(?: (?:of )?(\S+))?")
 _PADDED: Final = re.compile(rf"pad(?:ded)?(?: to| with)? {_SIZE} then (.*)", re.DOTALL)
+_NESTED: Final = re.compile(r"nested:(\d+)")
 _CHUNKED: Final = re.compile(r"chunked (.*)", re.DOTALL)
 _FILLERS: Final = {"zeros": b"\0", "zeroes": b"\0", "nulls": b"\0", "spaces": b" ", "bytes": b"a", "random": b"r"}
 
@@ -87,6 +88,8 @@ def body(told: Any) -> Filling:
         return Filling(json.dumps(told).encode(), 1)
     if coded := _CODED.fullmatch(told):
         return _coded(coded[1], coded[2])
+    if nested := _NESTED.fullmatch(told):
+        return Filling(b"[" * int(nested[1]) + b"]" * int(nested[1]), 1)
     if chunked := _CHUNKED.fullmatch(told):
         content = body(chunked[1]).whole()
         return Filling(b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content), 1)

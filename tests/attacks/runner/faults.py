@@ -517,7 +517,8 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     Raises `Unintelligible`.
     """
     spec = Spec(dict(told))
-    raw = spec.take("raw")
+    raw, repeat = spec.take("raw"), int(spec.take("repeat", "times", default=1))
+    interim = list(spec.take("interim", "informational", default=[]))
     status = int(spec.take("status", default=200))
     headers = _pairs(spec.take("headers", default={}))
     for name in ("location", "set_cookie", "content_encoding", "www_authenticate"):
@@ -536,7 +537,7 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     }
     spec.done()
     if raw is not None:
-        return plain(raw), None, manner
+        return plain(raw) * repeat, None, manner
     content = amounts.body(body if body is not None else "the service's own words")
     names = {name.lower() for name in headers}
     if trailers:
@@ -553,6 +554,7 @@ def upstream_reply(told: Mapping[str, Any]) -> tuple[bytes | None, bytes | None,
     whole = content.whole() if status not in (204, 304) else b""
     if not names & {"content-length", "transfer-encoding"} and status not in (204, 304):
         lines.append(f"Content-Length: {len(whole)}")
-    head = encoded("\r\n".join(lines)) + b"\r\n\r\n"
+    before = "".join(f"HTTP/1.1 {one} X\r\n\r\n" for one in interim)
+    head = encoded(before + "\r\n".join(lines)) + b"\r\n\r\n"
     relayed = whole if not names & {"content-length", "transfer-encoding"} else None
     return head + whole, relayed, manner

@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import select
+import signal
 import socket
 import statistics
 import time
@@ -215,6 +216,33 @@ def _header_count(case: Case, spec: Spec) -> Plan:
     return _plain(case, lambda lab: with_token(message, lab))
 
 
+@generator("concurrent")
+@generator("parallel")
+def _concurrent(case: Case, spec: Spec) -> Plan:
+    """So many of one request, each on a connection of its own: what is expected of one is expected of all."""
+    request, count = whole(spec.need("request")), int(spec.need("count", "times", "requests"))
+
+    async def attempt(lab: Lab) -> Findings:
+        mark, left, statuses = lab.mark(), iter(range(count)), list[int]()
+
+        async def ask() -> None:
+            for _ in left:
+                statuses.append((await lab.ask(with_token(request, lab)[0])).status)
+
+        await asyncio.gather(*(ask() for _ in range(50)))
+        served = case.expected == "forwarded-normalised"
+        right = {"forwarded-normalised": (200, 200), "deny-403": (403, 403), "reject-4xx": (400, 499)}
+        least, most = right.get(case.expected, (400, 599))
+        found = [f"some were answered {one}" for one in sorted(set(statuses)) if not least <= one <= most]
+        seen = len(lab.service.since(mark[0])) if lab.service is not None else served * count
+        if seen != served * count:
+            found.append(f"the service saw {seen} of {count} requests")
+        message, secrets = with_token(request, lab)
+        return found + await sent(lab, case, message, secrets)
+
+    return Plan(case=case, attempt=attempt, wire=True)
+
+
 @generator("pipeline")
 def _pipeline(case: Case, spec: Spec) -> Plan:
     """Many requests at once on one connection: those that are answered are answered in order, and none is lost
@@ -267,6 +295,13 @@ def _sized_headers(told: Any) -> Iterator[tuple[str, str]]:
             yield (name if count == 1 or same else f"{name}-{number}"), value
 
 
+@generator("trailers")
+def _trailers(case: Case, spec: Spec) -> Plan:
+    count = spec.need("count", "trailers")
+    return _chunked(case, Spec({"body": '{"sku":"a"}', **spec.rest(), "trailers": count}))
+
+
+@generator("chunks")
 @generator("chunked")
 def _chunked(case: Case, spec: Spec) -> Plan:
     inner = Spec({"request": "POST /orders", **spec.rest(), "chunked": True})
@@ -284,9 +319,12 @@ def _body(case: Case, spec: Spec) -> Plan:
     chunked = spec.take("chunked", "transfer_encoding", "transfer", default=False)
     if isinstance(told, str) and told.startswith("chunked "):
         told, chunked = told.removeprefix("chunked "), True
-    size, extension = spec.take("chunk_size"), int(spec.take("chunk_extension", default=0))
+    size, extension = spec.take("chunk_size", "size"), int(spec.take("chunk_extension", default=0))
     trailers = int(spec.take("trailers", default=0))
-    declared, fields, chunks = spec.take("content_length", "length"), spec.take("fields"), spec.take("chunks")
+    declared, fields = spec.take("content_length", "length"), spec.take("fields")
+    chunks, depth = spec.take("chunks", "count"), spec.take("json_depth", "depth")
+    if depth is not None and told is None:
+        told = f"nested:{int(depth)}"
     if chunks is not None and told is None:
         told, size, chunked = f"{int(chunks) * int(size or 1)} bytes", int(size or 1), True
     policy = spec.take("policy")
@@ -453,7 +491,10 @@ def _timing(case: Case, spec: Spec) -> Plan:
 def _upstream(case: Case, spec: Spec) -> Plan:
     request, told = whole(spec.need("request")), faults.response_told(spec.need("upstream_response", "response"))
     times = int(spec.take("repeat", default=1))
-    error = told.pop("error", None)
+    slow = bool(told.pop("slow", False))
+    error = told.pop("error", "hang" if told.pop("hang", False) else None)
+    if slow:
+        told.setdefault("delay_s", 1)
     if error is not None:
         return _upstream_error(case, request, str(error))
     upstream_reply({**told, "body": None} if "body" in told else told)  # understood, or an error now
@@ -676,6 +717,12 @@ def _env(case: Case, spec: Spec) -> Plan:
     for name, make in (("opa", _env_opa), ("jwks", _env_jwks), ("audit", _env_audit), ("dns", _env_dns)):
         if spec.has(name):
             return make(case, request, recipe, spec.take(name))
+    for name in ("clock", "time"):
+        if spec.has(name):
+            return _env_clock(case, request, recipe, str(spec.take(name)))
+    for name in ("worker", "workers", "signal"):
+        if spec.has(name):
+            return _env_worker(case, request, recipe, str(spec.take(name)))
     for name in ("grants", "grant_store"):
         if spec.has(name):
             return access.planned(case, in_words([f"grant store {spec.take(name)}", "use"]))
@@ -783,9 +830,9 @@ def _env_audit(case: Case, request: bytes, recipe: Mapping[str, Any] | None, tol
 def _env_dns(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
     """A name that resolves to the last address that is told of. It is that address, written as a number: resolvers take
     it for a name and answer without a server, so that the proxy meets what a rebinding server would make it meet."""
-    found = re.findall(r"(\d+)\.(\d+)\.(\d+)\.(\d+)", told)
+    found = re.findall(r"(\d+)\.(\d+)\.(\d+)\.(\d+)", told.split()[-1] if "::" in told else told)
     if not found:
-        raise Unintelligible(f"{told!r} has no address")
+        return _env_resolver(case, request, recipe, told)
     number = int.from_bytes(bytes(int(part) for part in found[-1]), "big")
     address = ".".join(found[-1])
 
@@ -800,6 +847,89 @@ def _env_dns(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told:
         return wrong
 
     return Plan(case=case, attempt=attempt, place=Place(origin=f"http://{number}:80"))
+
+
+_NAMED: Final = "upstream.test"
+
+
+def _env_resolver(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
+    """What a resolver says of the service's name: an IPv6 address, that there is none, or nothing at all."""
+    words = told.lower()
+    names: dict[str, str] | None = {}
+    if six := re.findall(r"(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", words):
+        names = {_NAMED: six[-1]}
+    elif re.fullmatch(r"(?:time ?d? ?outs?|hangs?|servfail|down|unreachable|no answer|never answers?|refused)", words):
+        names = None
+    elif not re.fullmatch(
+        r"nx ?domain|no such (?:name|host)|not found|unknown(?: name| host)?|empty|no address", words
+    ):
+        raise Unintelligible(f"{told!r} has no address")
+
+    async def attempt(lab: Lab) -> Findings:
+        lab.known["machine"].resolve(names)
+        message, secrets = _prepared(lab.forge, request, recipe)
+        return await _alone(lab, case, message, secrets)
+
+    return Plan(case=case, attempt=attempt, lab="machine", place=Place(origin=f"http://{_NAMED}:80"))
+
+
+def _env_clock(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
+    """The proxy's clock is set while it runs, and the request has a token from before. Set back, it is set right again;
+    set forward, it stays: no proxy that has seen a time goes behind it. Raises `Unintelligible`."""
+    text = re.sub(r"(?i)\b(?:set|moved?|jumps?|steps?|stepped|by|is|the|clock)\b", "", told)
+    text = re.sub(r"(?i)\bback(?:wards?)?\b", "-", re.sub(r"(?i)\b(?:forwards?|ahead)\b", "+", text))
+    away = access.seconds(re.sub(r"\s+|(?<=h)ours?|(?<=m)in(?:utes?)?|(?<=d)ays?", "", text))
+
+    async def attempt(lab: Lab) -> Findings:
+        before = await lab.served()
+        message, secrets = _prepared(lab.forge, request, recipe)
+        lab.known["machine"].step(away)
+        lab.forge.ahead += max(away, 0)
+        try:
+            found = await _alone(lab, case, message, secrets)
+        finally:
+            lab.known["machine"].step(-min(away, 0))
+        return before + found + await lab.served()
+
+    return Plan(case=case, attempt=attempt, lab="machine", last=True)
+
+
+_SIGNALS: Final = {
+    "killed": "SIGKILL",
+    "crashes": "SIGKILL",
+    "crashed": "SIGKILL",
+    "dies": "SIGKILL",
+    "dead": "SIGKILL",
+}
+
+
+def _env_worker(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
+    """The workers are sent a signal while a request is on its way to them: it ends with them, or the next is as any.
+
+    Raises `Unintelligible`.
+    """
+    name = _SIGNALS.get(told.strip().lower(), told.strip().upper())
+    if name not in ("SIGKILL", "SIGTERM", "SIGABRT", "SIGSEGV"):
+        raise Unintelligible(f"{told!r} is nothing that happens to a worker of this runner")
+
+    async def attempt(lab: Lab) -> Findings:
+        if lab.proxy is None:
+            return ["the proxy is not this runner's"]
+        message, secrets = _prepared(lab.forge, request, recipe)
+        mark, conversation = lab.mark(), Conversation()
+        async with connected(lab.address) as client:
+            await client.send(message[:-2])
+            await asyncio.sleep(0.2)
+            for pid in lab.proxy.worker_pids:
+                os.kill(pid, signal.Signals[name])
+            conversation.ended = await client.ended()
+        found = await lab.served()
+        if case.expected in ("connection-closed", "not-forwarded"):
+            evidence = await lab.evidence(mark, conversation, message, secrets, recorded=False)
+            return found + judged(case.expected, evidence)
+        return found + await _alone(lab, case, message, secrets)
+
+    return Plan(case=case, attempt=attempt, lab="machine", last=True)
 
 
 def _env_jwks(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
@@ -893,6 +1023,11 @@ def _slowloris(case: Case, spec: Spec) -> Plan:
     return slow_client(case, spec)
 
 
+@generator("idle")
+def _idle(case: Case, spec: Spec) -> Plan:
+    return slow_client(case, Spec({"part": "keep-alive", **spec.rest()}))
+
+
 @generator("slow")
 @generator("slow-read")
 @generator("slowread")
@@ -910,6 +1045,7 @@ def _connections(case: Case, spec: Spec) -> Plan:
     if not re.fullmatch(r"(?i)(?:idle|open|silent|half-?open|keep-?alive|established)", state.strip()):
         raise Unintelligible(f"{state!r} is no state that this runner leaves connections in")
     spec.take("idle_s", "duration_s", "hold_s")  # they are held until they are ended
+    spec.take("per_ip", "source", "peer")  # all are of one peer
 
     async def attempt(lab: Lab) -> Findings:
         many = asyncio.create_task(asyncio.to_thread(_occupied, lab.address, count))

@@ -253,6 +253,25 @@ async def plain_lab(place: Place, *, deadlines: Mapping[str, Any] = fixture.PATI
 
 
 @contextlib.asynccontextmanager
+async def machine_lab(place: Place) -> AsyncIterator[Lab]:
+    """The fixture on a machine whose clock and resolver can be set: `known["machine"]`."""
+    async with (
+        Service().running() as service,
+        KeyServer(good={"idp": jwks()}).running() as keys,
+        short_directory() as here,
+    ):
+        machine = Machine(here)
+        proxy = attacked_proxy(
+            issuers={ISSUER: keys.url("idp")},
+            origins={"orders": place.origin or f"http://127.0.0.1:{service.port}"},
+            limits={**fixture.PATIENT, **place.limits},
+            environment=machine.environment,
+        )
+        async with _lab(proxy, service, keys, machine=machine) as lab:
+            yield lab
+
+
+@contextlib.asynccontextmanager
 async def _lab(proxy: attacked_proxy, service: Service, keys: KeyServer, **known: Any) -> AsyncIterator[Lab]:
     async with proxy as running:
         yield Lab(

@@ -14,7 +14,7 @@ from attacks.runner.access import access_lab
 from attacks.runner.corpus import Case, Unintelligible
 from attacks.runner.fixture import DEADLINES
 from attacks.runner.generators import planned
-from attacks.runner.labs import Findings, Lab, bundle_lab, keys_lab, opa_lab, plain_lab
+from attacks.runner.labs import Findings, Lab, bundle_lab, keys_lab, machine_lab, opa_lab, plain_lab
 from attacks.runner.listeners import listeners_lab
 from attacks.runner.plans import Plan
 from attacks.runner.sequences import cache_lab
@@ -182,6 +182,7 @@ def _groups(found: list[Plan]) -> list[tuple[Opening, list[Plan]]]:
         "bundle": bundle_lab,
         "cache": cache_lab,
         "listeners": listeners_lab,
+        "machine": machine_lab,
         "shared": shared_lab,
     }
     grouped: dict[tuple[str, str], list[Plan]] = {}

@@ -37,9 +37,15 @@ def _resolve_by(path):
             found = [address for known, *addresses in lines if known == name for address in addresses]
             if not found:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+            return [_resolved(address, port) for address in found]
 
     uvloop.new_event_loop = Loop
+
+
+def _resolved(address, port):
+    if ":" in address:
+        return socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0)
+    return socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)
 
 
 if "MACHINE_CLOCKS" in os.environ:
