@@ -169,7 +169,10 @@ ENVIRONMENTS: list[dict[str, Any]] = [
             "max-age exceeded",
         )
     ),
-    *({"audit": audit} for audit in ("unwritable", "read-only filesystem", "disk full", "EIO")),
+    *(
+        {"audit": audit}
+        for audit in ("unwritable", "disk full", "EIO", "closed", "EPIPE", "fsync fails", "slow disk", "hang")
+    ),
     *({name: "missing"} for name in ("credential", "signing_key")),
     {"upstream": "down"},
     *(

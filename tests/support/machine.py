@@ -20,6 +20,7 @@ class Machine:
     def __init__(self, place: Path) -> None:
         self._clocks = place / "clocks"
         self._hosts = place / "hosts"
+        self._disk = place / "disk"
         self._wall = self._monotonic = 0.0
         self._write()
         self.resolve({})
@@ -30,6 +31,7 @@ class Machine:
             "PYTHONPATH": str(Path(__file__).with_name("machine")),
             "MACHINE_CLOCKS": str(self._clocks),
             "MACHINE_HOSTS": str(self._hosts),
+            "MACHINE_DISK": str(self._disk),
         }
 
     def step(self, seconds: float) -> None:
@@ -51,6 +53,15 @@ class Machine:
         fresh = self._hosts.with_suffix(".new")
         fresh.write_text("".join(f"{name} {address}\n" for name, address in names.items()))
         fresh.replace(self._hosts)
+
+    def disk(self, fault: str | None) -> None:
+        """What is written to an audit fails, or takes seconds: `write EPIPE`, `fsync EIO`, `write 3`. None: no more."""
+        if fault is None:
+            self._disk.unlink(missing_ok=True)
+            return
+        fresh = self._disk.with_suffix(".new")
+        fresh.write_text(fault)
+        fresh.replace(self._disk)
 
     def _write(self) -> None:
         if not self._clocks.exists():

@@ -801,7 +801,42 @@ async def conversed(lab: Lab, message: bytes, *, source: str | None = None) -> C
     return conversation
 
 
+_DISK_FAULTS: Final = {
+    r"(?:file |descriptor |sink |is )*closed|ebadf": "write EBADF",
+    r"(?:pipe |sink )*(?:closed|broken)(?: pipe)?|epipe": "write EPIPE",
+    r"(?:fsync|sync|flush)(?: fails| failed| error| eio)?|eio on fsync": "fsync EIO",
+    r"(?:very )?slow(?: disk| sink| writes?)?|(?:disk |sink )?(?:hangs?|blocks|blocked|stalls|stuck)": "write 8",
+}
+
+
+def _env_disk(case: Case, request: bytes, recipe: Mapping[str, Any] | None, fault: str) -> Plan:
+    """Whatever the audit's file does: without a record there is no access, and with one again there is."""
+
+    async def attempt(lab: Lab) -> Findings:
+        before = await lab.served()
+        message, secrets = _prepared(lab.forge, request, recipe)
+        mark = lab.mark()
+        lab.known["machine"].disk(fault)
+        try:
+            conversation = await conversed(lab, message)
+        finally:
+            lab.known["machine"].disk(None)
+        evidence = await lab.evidence(mark, conversation, message, secrets, recorded=False)
+        after: Findings = []
+        for _ in range(40):
+            if not (after := await lab.served()):
+                break
+            await asyncio.sleep(0.25)
+        return before + judged(case.expected, evidence) + after
+
+    place = Place(extra={"audit": {"path": "audit/", "sync": True}})
+    return Plan(case=case, attempt=attempt, lab="machine", place=place, last=True)
+
+
 def _env_audit(case: Case, request: bytes, recipe: Mapping[str, Any] | None, told: str) -> Plan:
+    for pattern, fault in _DISK_FAULTS.items():
+        if re.fullmatch(pattern, told.strip().lower()):
+            return _env_disk(case, request, recipe, fault)
     if not _DISK_FULL.fullmatch(told.strip().lower()):
         raise Unintelligible(f"{told!r} is no fault of the audit that this runner can cause")
 

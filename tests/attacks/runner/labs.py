@@ -266,6 +266,7 @@ async def machine_lab(place: Place) -> AsyncIterator[Lab]:
             origins={"orders": place.origin or f"http://127.0.0.1:{service.port}"},
             limits={**fixture.PATIENT, **place.limits},
             environment=machine.environment,
+            extra=place.extra,
         )
         async with _lab(proxy, service, keys, machine=machine) as lab:
             yield lab

@@ -1,9 +1,10 @@
-"""Stands in for two parts of the machine that a test cannot change: its clocks and its resolver.
+"""Stands in for parts of the machine that a test cannot change: its clocks, its resolver, and the disk of an audit.
 
 Python imports this by its name when it starts, because `support.machine` puts its directory on PYTHONPATH for a proxy.
 Everything above the interpreter is the real thing and knows nothing of it.
 """
 
+import errno
 import mmap
 import os
 import socket
@@ -48,6 +49,26 @@ def _resolved(address, port):
     return socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)
 
 
+def _write_by(path):
+    """Writing to an audit's file goes as a file says: `write EIO`, `fsync EIO`, `write 2`, which are seconds."""
+
+    def faulty(name, real):
+        def call(descriptor, *arguments):
+            told = path.read_text().split() if path.exists() else []
+            if told[:1] == [name] and Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".ndjson":
+                if not told[1].isdigit():
+                    number = getattr(errno, told[1])
+                    raise OSError(number, os.strerror(number))
+                time.sleep(int(told[1]))
+            return real(descriptor, *arguments)
+
+        return call
+
+    os.write, os.fsync = faulty("write", os.write), faulty("fsync", os.fsync)
+
+
+if "MACHINE_DISK" in os.environ:
+    _write_by(Path(os.environ["MACHINE_DISK"]))
 if "MACHINE_CLOCKS" in os.environ:
     _move_clocks(Path(os.environ["MACHINE_CLOCKS"]))
 if "MACHINE_HOSTS" in os.environ:
