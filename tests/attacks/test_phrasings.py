@@ -171,7 +171,17 @@ ENVIRONMENTS: list[dict[str, Any]] = [
     ),
     *(
         {"audit": audit}
-        for audit in ("unwritable", "disk full", "EIO", "closed", "EPIPE", "fsync fails", "slow disk", "hang")
+        for audit in (
+            "unwritable",
+            "read-only filesystem",
+            "disk full",
+            "EIO",
+            "closed",
+            "EPIPE",
+            "fsync fails",
+            "slow disk",
+            "hang",
+        )
     ),
     *({name: "missing"} for name in ("credential", "signing_key")),
     {"upstream": "down"},
