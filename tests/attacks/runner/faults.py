@@ -113,8 +113,8 @@ def document_fault(told: str) -> Fault | None:
     if re.fullmatch(r"drips?|dripping|trickles?|trickling|slow(?:ly)? (?:body|bytes|byte by byte)|byte by byte", words):
         return dripping
     if re.fullmatch(
-        r"(?:resets?|close[sd]?|drops?|disconnects?|eof)(?: connection)? (?:after (?:the )?head(?:er)?s?|mid body"
-        r"|half ?way|in the middle(?: of the body)?)",
+        r"(?:connection )?(?:resets?|close[sd]?|drops?|disconnects?|eof)(?: connection)?"
+        r" (?:after (?:the )?head(?:er)?s?|mid body|half ?way|in the middle(?: of the body)?)",
         words,
     ):
         return answering(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
@@ -123,11 +123,11 @@ def document_fault(told: str) -> Fault | None:
         return answering(http(b'{"result":' + b"[" * depth + b"]" * depth + b"}"))
     if re.fullmatch(r"(?:connection )?(?:resets?|closes?|closed|eof|aborts?|drops?)(?: connection)?", words):
         return closing
-    if re.fullmatch(r"(?:200 )?(?:with )?(?:an? )?(?:empty body|nothing|no body|empty response|empty answer)", words):
+    if re.fullmatch(r"(?:200 )?(?:with )?(?:an? )?(?:empty(?: body| response| answer)?|nothing|no body)", words):
         return answering(http(b""))
     if text.startswith("<") or re.fullmatch(
-        r"(?:200 )?(?:with )?(?:not json|no json|non json|invalid json|garbage|html|text|plain text"
-        r"|malformed(?: json)?)",
+        r"(?:200 )?(?:with )?(?:not json|no json|non json|invalid json|garbage|(?:text/)?html|text(?:/plain)?"
+        r"|plain text|malformed(?: json)?)",
         words,
     ):
         return answering(http(b"<html>it works</html>"))
@@ -312,7 +312,7 @@ def opa_faults(told: str, revision: str = "1-0000000000000000") -> list[OpaFault
         return [OpaFault(closing, always=True)]
     if re.fullmatch(
         r"(?:is )?(?:undefined|empty|not ready)|(?:bundle (?:is )?)?not (?:yet )?(?:activated|loaded)"
-        r"|no (?:bundle|policy)",
+        r"|no (?:bundle|policy|result)|(?:result )?missing(?: result)?",
         words,
     ):
         return [OpaFault(answering(http(b"{}")))]
