@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -194,6 +195,32 @@ def test_a_body_that_costs_more_than_it_weighs_is_worked_off_beside_the_others(c
         assert client.response().status == 200
     assert took[0] > 40
     assert served.refused == []
+
+
+CUT = [
+    b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 21\r\n\r\naaaaaaaaaaaaa HTTP/1.",
+    CHUNKED + b"6\r\n\r\n\r\nab\r\n1;x=y\r\n\n\r\n0\r\nT: u\r\n\r\n",
+    b"\r\n" + CHUNKED + b"0\r\n\r\n",
+]
+"""Messages whose end can be taken for another's."""
+
+
+@pytest.mark.parametrize("last", [GET, b"GET   /b   HTTP/1.1\r\nHost: h\r\n\r\n"], ids=["clean", "not"])
+@pytest.mark.parametrize("message", CUT, ids=["length", "chunked", "empty"])
+def test_where_reads_cut_messages_makes_no_difference(message: bytes, last: bytes) -> None:
+    """Above all not within what ends one, where it could be taken for a part of what comes next."""
+    raw = message + last
+    expected = [200, 200 if last == GET else 400]
+    with listener(Recorder(), listener_limits(linger=0.01)) as served:
+        for cut in range(1, len(raw)):
+            for second in {cut, min(cut + 4, len(raw) - 1)}:
+                with served.connect() as client:
+                    client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    for piece in (raw[:cut], raw[cut:second], raw[second:]):
+                        client.send(piece)
+                        time.sleep(0.001)
+                    answers = [client.response().status, client.response().status]
+                    assert answers == expected, (raw[:cut], raw[cut:second])
 
 
 def test_a_connection_serves_one_request_after_the_other() -> None:

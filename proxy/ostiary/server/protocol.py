@@ -13,6 +13,7 @@ everybody else has a turn in between.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -80,7 +81,8 @@ class StrictProtocol(ListenerConnection):
         self._stride = _STRIDE
         self._empty_lines = 0  # before the request that comes next
         self._half_line = False  # the CR of one has come
-        self._rest = b""  # what was read and has not had its turn
+        self._rest = b""  # what was read, of which the part from `_rest_at` on has not had its turn
+        self._rest_at = 0
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -99,7 +101,10 @@ class StrictProtocol(ListenerConnection):
         ):
             self._feed(data)  # one head, and nothing else: nearly always
         else:
-            self._feed_in_pieces(data)
+            self._feed_in_pieces(data, 0)
+        self._after_feeding()
+
+    def _after_feeding(self) -> None:
         cycle = self._receiving
         if cycle is not None and cycle.more_body and not self._in_head and not self._deaf:
             self._body_unfinished(cycle)
@@ -112,20 +117,20 @@ class StrictProtocol(ListenerConnection):
     def _in_message(self) -> bool:
         return self._in_head or (self._receiving is not None and self._receiving.more_body)
 
-    def _feed_in_pieces(self, data: bytes) -> None:
+    def _feed_in_pieces(self, data: bytes, at: int) -> None:
         """Feed the parser so that no piece goes on behind the end of a message: it would not say where the next began.
 
-        Heads and chunked bodies end where an empty line does, which a read can have cut. What is not fed when the turn
-        is over is the rest.
+        Heads and chunked bodies end where an empty line does, which a read can have cut. What is before `at` has been
+        fed, and what is not when the turn is over is the rest.
         """
-        at = fed = 0
-        if self._in_message() and data[0] in b"\r\n":
+        fed = 0
+        if at == 0 and self._in_message() and data[0] in b"\r\n":
             while at < min(len(_HEAD_END) - 1, len(data)) and self._in_message() and not self._deaf:
                 self._feed(data[at : at + 1])
                 at += 1
         while at < len(data) and not self._deaf:
             if fed == _TURN:
-                self._leave(data[at:])
+                self._leave(data, at)
                 return
             if self._half_line or (data[at] in b"\r\n" and not self._in_message()):
                 at = self._skip_empty_line(data, at)
@@ -137,15 +142,14 @@ class StrictProtocol(ListenerConnection):
 
     def _end_of_piece(self, data: bytes, at: int) -> int:
         cycle = self._receiving
-        in_body = not self._in_head and cycle is not None and cycle.more_body
-        if in_body and cycle is not None and self._length is not None:
-            return at + max(self._length - cycle.received, 1)
-        found = data.find(_HEAD_END, at)
-        end = len(data) if found < 0 else found + len(_HEAD_END)
-        if not in_body or end - at <= self._stride:
-            return end
-        end = at + self._stride
-        return found if 0 <= found < end else end  # an empty line is not cut: where it ends is looked for
+        most = len(data)
+        if not self._in_head and cycle is not None and cycle.more_body:
+            if self._length is not None:
+                return at + max(self._length - cycle.received, 1)
+            most = min(at + self._stride, most)
+        part = len(_HEAD_END) - 1  # of an end: fed already, if a read began with it, or standing behind `most`
+        found = data.find(_HEAD_END, at if at > part else 0, most + part)
+        return most if found < 0 else found + len(_HEAD_END)
 
     def _skip_empty_line(self, data: bytes, at: int) -> int:
         """Where it ends, which is the end of what was read if only its CR has come."""
@@ -156,13 +160,14 @@ class StrictProtocol(ListenerConnection):
             return end
         self._empty_lines += 1
         if not cr or data[end] != _LF or self._empty_lines > _EMPTY_LINES:
-            self.url, self.headers, self._method = b"", [], None  # nothing of the request before
+            with contextlib.suppress(_Enough):
+                self.on_message_begin()  # so that nothing is told of the request before
             self._refuse(MessageMalformed("empty lines before the request line"), "head")
         return end + 1
 
-    def _leave(self, rest: bytes) -> None:
-        """Go on with this when others have had a turn. More is read after that."""
-        self._rest = rest
+    def _leave(self, data: bytes, at: int) -> None:
+        """Go on there when others have had a turn. More is read after that."""
+        self._rest, self._rest_at = data, at
         self.flow.pause_reading()
         self.loop.call_soon(self._go_on)
 
@@ -170,7 +175,9 @@ class StrictProtocol(ListenerConnection):
         rest, self._rest = self._rest, b""
         if not self.transport.is_closing():
             self.flow.resume_reading()  # also if it is not listened to: that the client goes is read
-            self.data_received(rest)
+            if not self._deaf:
+                self._feed_in_pieces(rest, self._rest_at)
+                self._after_feeding()
 
     def _resume(self) -> None:
         if not self._rest:
