@@ -102,6 +102,22 @@ async def test_the_latest_report_is_passed_on_when_that_is_possible_again(
     ]
 
 
+async def test_a_token_file_counts_as_it_is_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What `ostiary check` takes for no bearer token is not sent, and what is put there instead is."""
+    token, port = token_file(tmp_path / "token", "two words"), free_port()
+    async with (
+        taking(port) as taken,
+        ReportRelay(url=f"http://127.0.0.1:{port}", judged=good, token_file=token, first_pause=0.05) as relay,
+    ):
+        relay.pass_on(b"[]")
+        await until(lambda: bool(caplog.records))
+        assert taken == []
+        token.write_text(f"{READER}\n")
+        await until(lambda: bool(taken))
+    (said,) = [record.message for record in caplog.records if record.name == "ostiary.opa"]
+    assert said.endswith(f"/status: the token file {token} holds no bearer token")
+
+
 async def test_a_report_is_passed_on_with_the_verdict_and_again_when_that_changes() -> None:
     """Each time once, however often the proxy looks; and with what the proxy says, whatever the report says of it."""
     now = GOOD

@@ -20,13 +20,14 @@ import httpx
 import orjson
 
 from ostiary.decision.verdict import MEMBER, Verdict
+from ostiary.identity.fetch import read_token
+from ostiary.identity.keys import KeySourceError
 from ostiary.opa.background import Background
 from ostiary.strictjson import NotStrict, read_object
 
 _log = logging.getLogger("ostiary.opa")
 
 _DEADLINE: Final = 10.0
-_TOKEN: Final = 16 * 1024
 
 
 class ReportRelay(Background):
@@ -100,19 +101,20 @@ class ReportRelay(Background):
                 response = await client.post(self._url, content=report, headers=headers)
         except TimeoutError:
             return "it did not answer in time"
+        except KeySourceError as error:
+            return str(error)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return f"{type(error).__name__}: {error}"
         return None if response.is_success else f"it says {response.status_code}"
 
     def _prepare(self) -> tuple[dict[str, str], ssl.SSLContext | None]:
-        """The headers of a report, and how the server is known; no TLS on loopback. Blocks; raises OSError."""
+        """The headers of a report, and how the server is known; no TLS on loopback.
+
+        Blocks; raises `OSError`, and `KeySourceError` where the token cannot be read.
+        """
         headers = {"content-type": "application/json"}
         if self._token_file is not None:
-            with self._token_file.open("rb") as file:
-                token = file.read(_TOKEN).decode("ascii", "replace").strip()
-            if not token.isprintable() or not token.isascii():
-                raise OSError(f"{self._token_file} holds no token")
-            headers["authorization"] = f"Bearer {token}"
+            headers["authorization"] = f"Bearer {read_token(self._token_file)}"
         if not self._url.startswith("https:"):
             return headers, None
         return headers, ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
