@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ostiary.admin.app import LARGEST_REPORT, admin_application
+from ostiary.admin.app import admin_application
 from ostiary.admin.health import Health
-from ostiary.decision.verdict import Verdict
+from ostiary.decision.verdict import LARGEST_REPORT, Verdict
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.opa.relay import ReportRelay
 from support.distribution import PUBLISHER, READER, archive, aside, local, long_polling, opa_client, token_file
@@ -144,6 +144,32 @@ async def test_a_report_is_passed_on_with_the_verdict_and_again_when_that_change
     ]
     assert [json.loads(one) for one in taken[:2]] == [{"labels": {"id": "o"}, "ostiary": one} for one in told]
     assert taken[2] == b"[]"
+
+
+async def test_the_longest_report_is_taken_with_the_longest_verdict(published: Path) -> None:
+    digest = "d" * 128
+    longest = Verdict(active=f"{10**18}-{digest}", counts=f"{10**18}-{digest}", refused="\0" * 300)
+
+    async def judged() -> Verdict:
+        return longest
+
+    report = {"labels": {"id": "o"}, "bundles": {"shop.tar.gz": {"active_revision": longest.active}}, "metrics": ""}
+    report["metrics"] = "m" * (LARGEST_REPORT - len(json.dumps(report)))
+    content = json.dumps(report).encode()
+    assert len(content) == LARGEST_REPORT
+    async with (
+        local(published) as server,
+        ReportRelay(url=server.address, judged=judged) as relay,
+        served(
+            admin_application(no_health, policy_nudged=lambda: None, scrape=no_metrics, reported=relay.pass_on)
+        ) as admin,
+        httpx.AsyncClient() as client,
+    ):
+        await client.post(f"{admin}/status", content=content)
+        async with asyncio.timeout(60):
+            while not (told := (await client.get(server.url("status"))).json()["proxies"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert [one["counts"] is not None for one in told] == [True]
 
 
 @contextlib.asynccontextmanager

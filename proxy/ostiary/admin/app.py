@@ -19,9 +19,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ostiary.admin.health import Health
+from ostiary.decision.verdict import LARGEST_REPORT
 
-LARGEST_REPORT: Final = 512 * 1024
-"""Bytes. OPA's has its own metrics in it where `status.prometheus` is on."""
 _FRESH: Final = {"cache-control": "no-store"}
 
 

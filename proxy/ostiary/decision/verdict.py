@@ -12,6 +12,8 @@ from typing import Final
 from ostiary.models import Json
 
 MEMBER: Final = "ostiary"
+LARGEST_REPORT: Final = 512 * 1024
+"""Bytes of a report of OPA's, which has its own metrics in it where `status.prometheus` is on."""
 LONGEST_REASON: Final = 300
 """Characters of a reason that are told, and read."""
 

@@ -14,12 +14,12 @@ from typing import Final
 
 from ostiary.bounded import BoundedMap
 from ostiary.clock import Clock
-from ostiary.decision.verdict import LONGEST_REASON, MEMBER
+from ostiary.decision.verdict import LARGEST_REPORT, LONGEST_REASON, MEMBER
 from ostiary.models import Json
 from ostiary.strictjson import NotStrict, read_object
 
-LARGEST: Final = 512 * 1024
-"""Bytes of a report. OPA's has its own metrics in it where `status.prometheus` is on."""
+LARGEST: Final = LARGEST_REPORT + 4 * 1024
+"""Bytes of a report, with what a proxy has added to OPA's."""
 FORGOTTEN: Final = 3600.0
 """Seconds after which an OPA that reports no more is not shown any more."""
 SILENT: Final = 900.0
