@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from ostiary.addresses import REFUSED, Refused, is_loopback, refusal, unmapped
-from ostiary.identity.keys import MAX_DOCUMENT_BYTES, KeySourceError
+from ostiary.identity.keys import MAX_DOCUMENT_BYTES, KeySourceError, NoSuchDocument
 from ostiary.identity.settings import check_url
 
 _STEP: Final = 60.0  # seconds for one step of an exchange; the deadline of the whole is the caller's
@@ -51,7 +51,7 @@ class DocumentFetcher:
         self._refused = refused
 
     async def get(self, url: str) -> bytes:
-        """The body of a 200. Raises `KeySourceError`; the caller sets the deadline."""
+        """The body of a 200. Raises `KeySourceError`, for a 404 `NoSuchDocument`; the caller sets the deadline."""
         try:
             scheme = check_url(url).scheme
         except ValueError as error:
@@ -102,7 +102,8 @@ async def _body(response: httpx.Response) -> bytes:
     if response.is_redirect:
         raise KeySourceError("redirect", f"redirected with {response.status_code}")
     if response.status_code != 200:
-        raise KeySourceError("status", f"answered {response.status_code}")
+        refused = NoSuchDocument if response.status_code == 404 else KeySourceError
+        raise refused("status", f"answered {response.status_code}")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise KeySourceError("content-coding", "answered with a content coding that was not asked for")
     body = bytearray()

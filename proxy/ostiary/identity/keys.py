@@ -55,6 +55,10 @@ class KeySourceError(Exception):
         self.cause = cause
 
 
+class NoSuchDocument(KeySourceError):
+    """The server says that it has none (404)."""
+
+
 class KeyUnusable(Exception):
     """One key of a set cannot be used here. The message is a fixed text."""
 

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
-from ostiary.identity.keys import KeySourceError
+from ostiary.identity.keys import KeySourceError, NoSuchDocument
 from ostiary.opa.rollback import LARGEST, StatementError
 
 _DEADLINE: Final = 3.0
+"""Seconds for one attempt."""
 _PAUSE: Final = 10.0
+"""Seconds between the end of one attempt and the next."""
 
 
 class StatementSource(Protocol):
@@ -49,8 +51,8 @@ class StatementFile:
 
 
 class StatementAddress:
-    """A URL: https, or http on loopback. `deadline` is for one attempt, `pause` lies between the end of one and the
-    next; both in seconds. Token and authorities are read each time."""
+    """A URL: https, or http on loopback; a 404 says that there is none. `deadline` is for one attempt, `pause` lies
+    between the end of one and the next; both in seconds. Token and authorities are read each time."""
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class StatementAddress:
         self._deadline = deadline
         self._pause = pause
         self._said: bytes | StatementError | None = None
-        self._again = -1.0
+        self._again = time.monotonic()
         self._asking = asyncio.Lock()
 
     def __str__(self) -> str:
@@ -83,10 +85,12 @@ class StatementAddress:
             raise self._said
         return self._said
 
-    async def _ask(self) -> bytes | StatementError:
+    async def _ask(self) -> bytes | StatementError | None:
         try:
             async with asyncio.timeout(self._deadline):
                 return await self._fetcher.get(self._url)
+        except NoSuchDocument:
+            return None
         except KeySourceError as error:
             return StatementError(f"it cannot be had: {error}")
         except TimeoutError:
