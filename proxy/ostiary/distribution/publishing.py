@@ -69,11 +69,11 @@ def publish(
     statement: Statement | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """`force` lets an older bundle replace a newer one, or what is none. `warn` is told of what was done all the same.
-    Blocks; raises `PublishFailed`.
+    """`force` lets an older bundle replace a newer one, or what is none. So does a `statement` by which proxies go back
+    to this bundle; it is published first, since a proxy that has the bundle looks for it. `warn` is told of what was
+    done all the same.
 
-    So does a `statement` by which proxies go back to this bundle. It is published first: a proxy that has the bundle
-    looks for it.
+    Blocks; raises `PublishFailed`.
     """
     for _ in range(_ATTEMPTS):
         found = target.find()
