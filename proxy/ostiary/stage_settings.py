@@ -10,10 +10,10 @@ from ostiary.config.issuers import Issuer
 from ostiary.config.opa import BundleVerification, ManagedOpa, Rollback
 from ostiary.config.proofs import Tls, Xfcc
 from ostiary.config.services import ServiceSettings
+from ostiary.decision.rollback import statement_beside
 from ostiary.identity import Discovery, DpopSettings, IssuerSettings, JwksUrl, KeyFile
 from ostiary.opa.archive import Verification
 from ostiary.opa.record import PolicyRecord
-from ostiary.opa.rollback import statement_beside
 from ostiary.opa.statements import StatementAddress, StatementFile, StatementSource
 from ostiary.opa.vetting import Vetting
 from ostiary.server import ListenerLimits, Proxies

@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from ostiary.decision.rollback import statement_beside
 from ostiary.opa.archive import Verification
-from ostiary.opa.rollback import statement_beside, verified
+from ostiary.opa.rollback import verified
 from support.cli import REGO, Ran, ostiary, write_policy
 
 

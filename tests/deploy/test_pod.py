@@ -17,8 +17,9 @@ import yaml
 
 from ostiary import assets
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import Statement, statement_beside
 from ostiary.demo.issuer import AUDIENCE, ISSUER
-from ostiary.opa.rollback import Statement, sign_statement, statement_beside
+from ostiary.opa.rollback import sign_statement
 from ostiary.policy.archive import pack
 from ostiary.policy.bundle import build_bundle
 from support.faults import free_port

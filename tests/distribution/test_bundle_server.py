@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.clock import ManualClock
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import Statement
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.distribution.reports import FORGOTTEN, Reports
-from ostiary.opa.rollback import Statement, sign_statement
+from ostiary.opa.rollback import sign_statement
 from support.distribution import (
     PUBLISHER,
     READER,

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ostiary import assets
 from ostiary.decision.revision import Revision
-from ostiary.opa.rollback import Statement, sign_statement
+from ostiary.decision.rollback import Statement
+from ostiary.opa.rollback import sign_statement
 from ostiary.policy.archive import pack
 from ostiary.policy.bundle import build_bundle
 from support.distribution import PUBLISHER, READER, aside, bundle_server, long_polling, opa_client, token_file

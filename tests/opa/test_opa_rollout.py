@@ -15,6 +15,7 @@ import pytest
 
 from ostiary.clock import ManualClock
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import Statement, statement_beside
 from ostiary.errors import ConfigurationError
 from ostiary.opa.address import OpaAddress
 from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, verify
@@ -22,7 +23,7 @@ from ostiary.opa.client import OpaClient
 from ostiary.opa.external import ExternalOpa
 from ostiary.opa.process import OpaProcess
 from ostiary.opa.record import ConfirmationMemory, PolicyRecord
-from ostiary.opa.rollback import Statement, StatementError, sign_statement, statement_beside, verified
+from ostiary.opa.rollback import StatementError, sign_statement, verified
 from ostiary.opa.sidecar import ManagedOpa
 from ostiary.opa.statements import StatementFile
 from ostiary.opa.vetting import BundleRefused, OpaNotReady, Vetting

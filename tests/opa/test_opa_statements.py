@@ -11,7 +11,8 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from ostiary.decision.revision import Revision
-from ostiary.opa.rollback import LARGEST, Statement, sign_statement
+from ostiary.decision.rollback import LARGEST_STATEMENT, Statement
+from ostiary.opa.rollback import sign_statement
 from ostiary.opa.statements import StatementAddress
 from ostiary.opa.vetting import BundleRefused, Vetting
 from support.faults import free_port
@@ -97,7 +98,7 @@ async def test_it_is_believed_as_one_on_disk_is(served: Served, signer: Signer, 
         (statement(signer, back_from="8-b"), "takes back what is not newer than 8-b"),
         (statement(signer, expires=1), "has expired"),
         (b"", "is not believed: its signature is none of ES256"),
-        (b" " * LARGEST + statement(signer), "is not believed: it is too long"),
+        (b" " * LARGEST_STATEMENT + statement(signer), "is not believed: it is too long"),
         (b"x" * 300_000, "is not believed: it cannot be had: answered with more than 262144 bytes"),
     ):
         served.answer = lambda _, content=content: Response(content)  # type: ignore[misc]

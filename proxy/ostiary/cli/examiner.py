@@ -9,7 +9,8 @@ from pathlib import Path
 from ostiary.cli.output import fail
 from ostiary.cli.sources import needed_opa
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import BundleRefused, Statement
+from ostiary.decision.rollback import Statement
+from ostiary.distribution.archives import BundleRefused
 from ostiary.errors import ConfigurationError
 from ostiary.opa.archive import Algorithm, ArchiveError, Verification, read_archive, read_manifest, verify
 from ostiary.opa.rollback import StatementError, unverified, verified
@@ -50,10 +51,9 @@ class ArchiveExaminer:
 
     def statement(self, content: bytes) -> Statement:
         try:
-            said = unverified(content) if self._verification is None else verified(content, self._verification)
+            return unverified(content) if self._verification is None else verified(content, self._verification)
         except StatementError as error:
             raise BundleRefused(str(error)) from error
-        return Statement(content=content, back_from=said.back_from, to=said.to, expires=said.expires)
 
     def _compare(self, content: bytes, wanted: Verification, opa: Opa) -> None:
         with tempfile.TemporaryDirectory(prefix="ostiary-bundle-") as directory:

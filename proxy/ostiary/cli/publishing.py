@@ -16,8 +16,9 @@ from ostiary.addresses import is_localhost
 from ostiary.cli.examiner import ArchiveExaminer, examiner_for
 from ostiary.cli.output import fail, note, print_json
 from ostiary.cli.registry import login
+from ostiary.decision.rollback import LARGEST_STATEMENT
 from ostiary.distribution.access import TOKEN, read_tokens
-from ostiary.distribution.archives import LARGEST, LARGEST_STATEMENT, NAME, Archive, BundleRefused, Statement
+from ostiary.distribution.archives import LARGEST, NAME, Archive, BundleRefused, ExaminedStatement
 from ostiary.distribution.directory import DirectoryTarget
 from ostiary.distribution.oci import OciTarget, Reference
 from ostiary.distribution.publishing import PublishFailed, Target, publish
@@ -123,19 +124,19 @@ def command(
     typer.echo(f"{destination}: revision {read.revision} {done}")
 
 
-def _statement(path: Path, archive: Archive, examiner: ArchiveExaminer) -> Statement:
+def _statement(path: Path, archive: Archive, examiner: ArchiveExaminer) -> ExaminedStatement:
     """One by which proxies would go back to this archive, now."""
     with path.open("rb") as file:
         content = file.read(LARGEST_STATEMENT + 1)
     try:
-        statement = examiner.statement(content)
+        said = examiner.statement(content)
     except BundleRefused as error:
         fail(f"{path}: {error}")
-    if statement.to != archive.revision:
-        fail(f"{path}: is for {statement.to}, and not for {archive.revision}")
-    if statement.expires <= time.time():
+    if said.to != archive.revision:
+        fail(f"{path}: is for {said.to}, and not for {archive.revision}")
+    if said.expires <= time.time():
         fail(f"{path}: has expired")
-    return statement
+    return ExaminedStatement(content=content, said=said)
 
 
 def connect(token_file: Path | None, *, ca_file: Path | None, certificate: Path | None, key: Path | None) -> Connection:

@@ -13,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from ostiary.cli.examiner import ArchiveExaminer
 from ostiary.cli.output import fail
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import SUFFIX, Statement
 from ostiary.distribution.archives import LARGEST, BundleRefused
 from ostiary.opa.archive import Algorithm
-from ostiary.opa.rollback import SUFFIX, Statement, sign_statement
+from ostiary.opa.rollback import sign_statement
 from ostiary.policy.values import Duration
 
 _LONGEST: Final = 7 * 86400

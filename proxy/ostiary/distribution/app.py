@@ -33,9 +33,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ostiary.addresses import unmapped
+from ostiary.decision.rollback import LARGEST_STATEMENT, MEDIA_TYPE, SUFFIX
 from ostiary.distribution import archives, reports
 from ostiary.distribution.access import Access, Role
-from ostiary.distribution.archives import BESIDE, NAME, BundleRefused
+from ostiary.distribution.archives import NAME, BundleRefused
 from ostiary.distribution.protocol import NAMES
 from ostiary.distribution.reports import NoReport, Reports
 from ostiary.distribution.store import Condition, NotExpected, Older, Published, Store
@@ -76,8 +77,8 @@ class BundleServer:
             Route("/status", self._rollout, methods=["GET"]),
             Route("/status", self._status, methods=["POST"]),
             Route("/status/{partition:path}", self._status, methods=["POST"]),
-            Route(f"/{{name}}{BESIDE}", self._get_statement, methods=["GET"]),
-            Route(f"/{{name}}{BESIDE}", self._put_statement, methods=["PUT"]),
+            Route(f"/{{name}}{SUFFIX}", self._get_statement, methods=["GET"]),
+            Route(f"/{{name}}{SUFFIX}", self._put_statement, methods=["PUT"]),
             Route("/{name}", self._get, methods=["GET"]),
             Route("/{name}", self._put, methods=["PUT"]),
         ]
@@ -175,7 +176,7 @@ class BundleServer:
             return _problem(500, "it cannot be read")
         if content is None:
             return _problem(404, "no such statement is published")
-        return Response(content, headers={"content-type": "application/jose", "cache-control": "no-cache"})
+        return Response(content, headers={"content-type": MEDIA_TYPE, "cache-control": "no-cache"})
 
     async def _put_statement(self, request: Request) -> Response:
         refused = self._publisher(request)
@@ -186,11 +187,11 @@ class BundleServer:
             return _problem(404, "a statement is called as its bundle, with .rollback behind it")
         try:
             async with asyncio.timeout(_READING):
-                content = await _body(request, archives.LARGEST_STATEMENT)
+                content = await _body(request, LARGEST_STATEMENT)
         except (ClientDisconnect, TimeoutError):
             return _problem(408, "the statement did not come whole")
         if content is None:
-            return _problem(413, f"a statement has {archives.LARGEST_STATEMENT} bytes at most")
+            return _problem(413, f"a statement has {LARGEST_STATEMENT} bytes at most")
         try:
             statement = await self._store.publish_statement(name, content)
         except BundleRefused as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import Statement
 
 LARGEST: Final = 256 * 1024**2
 """Bytes of an archive, packed: a map of a million permissions has a tenth of that."""
@@ -16,25 +17,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.tar\.gz", re.ASCII)
 """What a published bundle may be called."""
 
 
-BESIDE: Final = ".rollback"
-"""What comes behind a bundle's name in that of the statement by which proxies go back to it."""
-
-LARGEST_STATEMENT: Final = 16 * 1024
-"""Bytes of a statement."""
-
-
 class BundleRefused(Exception):
     """This is no bundle, or no statement, that may be published. The message is a clause, without its own text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """That proxies may go back to one bundle, from those up to another. `expires` is in Unix seconds."""
-
-    content: bytes = field(repr=False)
-    back_from: Revision
-    to: Revision
-    expires: int
 
 
 class Examiner(Protocol):
@@ -48,6 +32,14 @@ class Examiner(Protocol):
 
     def statement(self, content: bytes) -> Statement:
         """What a statement says, which is signed as bundles are where that is demanded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminedStatement:
+    """A statement as it is published, and what it says."""
+
+    content: bytes = field(repr=False)
+    said: Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

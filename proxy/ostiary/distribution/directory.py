@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ostiary.decision.rollback import statement_beside
 from ostiary.distribution import files
-from ostiary.distribution.archives import BESIDE, LARGEST, Archive, Examiner, Statement
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 
@@ -38,9 +39,9 @@ class DirectoryTarget:
         except OSError as error:
             raise PublishFailed(f"{self._path}: {error.strerror}") from error
 
-    def put_statement(self, statement: Statement) -> None:
-        path = self._path.with_name(f"{self._path.name}{BESIDE}")
+    def put_statement(self, content: bytes) -> None:
+        path = statement_beside(self._path)
         try:
-            files.put(path, statement.content)
+            files.put(path, content)
         except OSError as error:
             raise PublishFailed(f"{path}: {error.strerror}") from error

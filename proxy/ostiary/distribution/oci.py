@@ -26,7 +26,7 @@ import orjson
 
 from ostiary.addresses import is_localhost
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import LARGEST, Archive, Examiner, Statement
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed
 from ostiary.distribution.web import Connection, answers, whole
 
@@ -137,7 +137,7 @@ class OciTarget:
         if response.status_code != 201:
             _fail(self._manifest, response)
 
-    def put_statement(self, statement: Statement) -> None:
+    def put_statement(self, content: bytes) -> None:
         raise PublishFailed(
             "a registry has nothing beside a bundle: give proxies the statement as a file, or publish to a server"
         )

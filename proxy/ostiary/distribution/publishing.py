@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import Archive, BundleRefused, Examiner, Statement
+from ostiary.distribution.archives import Archive, BundleRefused, ExaminedStatement, Examiner
 
 Outcome: TypeAlias = Literal["published", "unchanged"]
 
@@ -57,7 +57,7 @@ class Target(Protocol):
     def put(self, archive: Archive, *, instead_of: Found | None, force: bool) -> None:
         """Publish in the place of what was found. Raises `TargetChanged`."""
 
-    def put_statement(self, statement: Statement) -> None:
+    def put_statement(self, content: bytes) -> None:
         """Publish beside the bundle, in the place of whatever is there. Raises as `put` does."""
 
 
@@ -66,7 +66,7 @@ def publish(
     target: Target,
     *,
     force: bool = False,
-    statement: Statement | None = None,
+    statement: ExaminedStatement | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """`force` lets an older bundle replace a newer one, or what is none. So does a `statement` by which proxies go back
@@ -82,7 +82,7 @@ def publish(
             _refuse_what_does_not_follow(archive, found, statement)
         try:
             if statement is not None:
-                target.put_statement(statement)
+                target.put_statement(statement.content)
             if unchanged:
                 return "unchanged"
             target.put(archive, instead_of=found, force=force or statement is not None)
@@ -97,13 +97,13 @@ def publish(
     raise PublishFailed("somebody else publishes there all the time")
 
 
-def _refuse_what_does_not_follow(archive: Archive, found: Found, statement: Statement | None) -> None:
+def _refuse_what_does_not_follow(archive: Archive, found: Found, statement: ExaminedStatement | None) -> None:
     if found.revision is None:
         raise PublishFailed("what is there is no bundle that says its revision; --force replaces it")
-    if statement is not None and found.revision.sequence > statement.back_from.sequence:
+    if statement is not None and found.revision.sequence > statement.said.back_from.sequence:
         raise PublishFailed(
             f"{found.revision} is published, and the statement takes back what is not newer than "
-            f"{statement.back_from}: proxies that had the newer one do not believe it"
+            f"{statement.said.back_from}: proxies that had the newer one do not believe it"
         )
     if statement is None and not archive.revision.may_follow(found.revision):
         raise PublishFailed(

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ostiary.decision.revision import Revision
-from ostiary.distribution.archives import BESIDE, LARGEST, Archive, Examiner, Statement
+from ostiary.decision.rollback import MEDIA_TYPE, SUFFIX
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 try:
@@ -97,10 +98,10 @@ class S3Target:
                 raise TargetChanged from refused
             raise PublishFailed(refused.line) from refused
 
-    def put_statement(self, statement: Statement) -> None:
-        key = f"{self._key}{BESIDE}"
+    def put_statement(self, content: bytes) -> None:
+        key = f"{self._key}{SUFFIX}"
         try:
-            self._ask("put_object", key=key, Body=statement.content, ContentType="application/jose")
+            self._ask("put_object", key=key, Body=content, ContentType=MEDIA_TYPE)
         except _Refused as refused:
             raise PublishFailed(refused.line) from refused
 

@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import LARGEST_STATEMENT, Statement, statement_beside
 from ostiary.distribution import files
 from ostiary.distribution.archives import (
-    BESIDE,
     LARGEST,
-    LARGEST_STATEMENT,
     NAME,
     Archive,
     BundleRefused,
     Examiner,
-    Statement,
 )
 
 _log = logging.getLogger("ostiary.distribution")
@@ -171,13 +169,13 @@ class Store:
         Raises `BundleRefused` and OSError, and then nothing has changed.
         """
         statement = await asyncio.to_thread(self._examiner.statement, content)
-        await asyncio.to_thread(files.put, self._directory / f"{name}{BESIDE}", content)
+        await asyncio.to_thread(files.put, statement_beside(self._directory / name), content)
         _log.warning("%s: proxies may go back from %s to %s by a statement", name, statement.back_from, statement.to)
         return statement
 
     def _beside(self, name: str) -> bytes | None:
         try:
-            with (self._directory / f"{name}{BESIDE}").open("rb") as file:
+            with statement_beside(self._directory / name).open("rb") as file:
                 return file.read(LARGEST_STATEMENT + 1)
         except FileNotFoundError:
             return None

@@ -20,8 +20,9 @@ import httpx
 import orjson
 
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import MEDIA_TYPE, SUFFIX
 from ostiary.distribution.app import FORCE, REVISION
-from ostiary.distribution.archives import BESIDE, LARGEST, Archive, Examiner, Statement
+from ostiary.distribution.archives import LARGEST, Archive, Examiner
 from ostiary.distribution.publishing import Found, PublishFailed, TargetChanged
 
 _DEADLINE: Final = 60.0  # seconds for one step: connecting, a piece that is sent, a piece that is read
@@ -119,10 +120,10 @@ class WebTarget:
             headers[FORCE] = "older"
         self._put(self._url, archive.content, headers)
 
-    def put_statement(self, statement: Statement) -> None:
+    def put_statement(self, content: bytes) -> None:
         parts = urlsplit(self._url)
-        beside = parts._replace(path=f"{parts.path}{BESIDE}").geturl()
-        self._put(beside, statement.content, {"content-type": "application/jose"})
+        beside = parts._replace(path=f"{parts.path}{SUFFIX}").geturl()
+        self._put(beside, content, {"content-type": MEDIA_TYPE})
 
     def _put(self, url: str, content: bytes, headers: Mapping[str, str]) -> None:
         with answers(url), self._client.stream("PUT", url, content=content, headers=headers) as response:

@@ -13,7 +13,6 @@ it for all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,32 +22,16 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ostiary.decision.revision import Revision
+from ostiary.decision.rollback import LARGEST_STATEMENT, Statement
 from ostiary.errors import ConfigurationError
 from ostiary.opa.archive import Algorithm, ArchiveError, Verification
 from ostiary.strictjson import NotStrict, read_object
 
-SUFFIX: Final = ".rollback"
 _TYPE: Final = "ostiary-rollback+jws"
-LARGEST: Final = 16 * 1024
-"""Bytes of a statement."""
 
 
 class StatementError(Exception):
     """This is no statement to be believed. The message is a clause."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """`expires` is in whole Unix seconds."""
-
-    back_from: Revision
-    to: Revision
-    scope: str
-    expires: int
-
-
-def statement_beside(bundle: Path) -> Path:
-    return bundle.with_name(bundle.name + SUFFIX)
 
 
 def sign_statement(statement: Statement, *, key: Path, key_id: str, algorithm: Algorithm, now: int) -> bytes:
@@ -99,7 +82,7 @@ def unverified(content: bytes) -> Statement:
 
 
 def _bounded(content: bytes) -> bytes:
-    if len(content) > LARGEST:
+    if len(content) > LARGEST_STATEMENT:
         raise StatementError("it is too long")
     return content.strip()
 

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
+from ostiary.decision.rollback import LARGEST_STATEMENT
 from ostiary.identity.keys import KeySourceError, NoSuchDocument
-from ostiary.opa.rollback import LARGEST, StatementError
+from ostiary.opa.rollback import StatementError
 
 _DEADLINE: Final = 3.0
 """Seconds for one attempt."""
@@ -43,7 +44,7 @@ class StatementFile:
     def _content(self) -> bytes | None:
         try:
             with self._path.open("rb") as file:
-                return file.read(LARGEST + 1)
+                return file.read(LARGEST_STATEMENT + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
