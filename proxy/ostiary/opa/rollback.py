@@ -96,8 +96,12 @@ def _statement(token: dict[str, Any]) -> Statement:
         raise StatementError(f"it cannot be read: {error}") from error
     back_from, to = Revision.parse(claims.get("from")), Revision.parse(claims.get("to"))
     scope, expires = claims.get("scope"), claims.get("exp")
-    if back_from is None or to is None or isinstance(expires, bool) or not isinstance(expires, int):
-        raise StatementError("a member of it is missing or wrong")
-    if not isinstance(scope, str):
+    if (
+        back_from is None
+        or to is None
+        or not isinstance(scope, str)
+        or not isinstance(expires, int)
+        or isinstance(expires, bool)
+    ):
         raise StatementError("a member of it is missing or wrong")
     return Statement(back_from=back_from, to=to, scope=scope, expires=expires)
