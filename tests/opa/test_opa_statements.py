@@ -82,6 +82,7 @@ async def test_a_server_is_asked_for_it_only_where_a_bundle_is_older(
     await judging.admit(revision("7-a"))
     [request] = served.requests
     assert request.headers["authorization"] == "Bearer a-token-that-may-read"
+    assert request.headers["accept"] == "application/jose"
     with pytest.raises(BundleRefused, match=rf"8-b does not follow 9-c.*, and the statement {served.url} is for 7-a"):
         await judging.admit(revision("8-b"))
     judging.took(revision("7-a"))

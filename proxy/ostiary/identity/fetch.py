@@ -1,4 +1,5 @@
-"""Fetching a small document from an issuer: httpx, with everything taken away that was abused elsewhere.
+"""Fetching a small document, such as an issuer's keys or the statement of a rollback: httpx, with everything taken
+away that was abused elsewhere.
 
 No redirects (they carried credentials to the metadata service: kube CVE-2018-1002102), no proxy or CA settings from
 the environment, no cookies (httpx would send one caller's for the next), no content coding (48 kB became 50 MB), one
@@ -23,11 +24,8 @@ from ostiary.identity.keys import MAX_DOCUMENT_BYTES, KeySourceError, NoSuchDocu
 from ostiary.identity.settings import check_url
 
 _STEP: Final = 60.0  # seconds for one step of an exchange; the deadline of the whole is the caller's
-_HEADERS: Final = {
-    "accept": "application/jwk-set+json, application/json",
-    "accept-encoding": "identity",
-    "user-agent": "ostiary",
-}
+_KEYS: Final = "application/jwk-set+json, application/json"
+_HEADERS: Final = {"accept-encoding": "identity", "user-agent": "ostiary"}
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # token68, RFC 9110 section 11.2
 _MAX_TOKEN_FILE_BYTES: Final = 16 * 1024
 
@@ -37,15 +35,18 @@ class AddressRefused(httpcore.ConnectError):
 
 
 class DocumentFetcher:
-    """GETs documents for one issuer. CA file and token file are read again each time, since both are rotated."""
+    """GETs documents from one place. `accept` is the media types that are asked for. CA file and token file are read
+    again each time, since both are rotated."""
 
     def __init__(
         self,
         *,
+        accept: str = _KEYS,
         ca_file: Path | None = None,
         token_file: Path | None = None,
         refused: Refused = REFUSED,
     ) -> None:
+        self._headers = _HEADERS | {"accept": accept}
         self._ca_file = ca_file
         self._token_file = token_file
         self._refused = refused
@@ -58,7 +59,7 @@ class DocumentFetcher:
             raise KeySourceError("url-refused", str(error)) from None
         # Reading the authorities takes milliseconds, and off the event loop; plain http has no use for them.
         context = await asyncio.to_thread(self._tls) if scheme == "https" else None
-        headers = _HEADERS | await asyncio.to_thread(self._authorization)
+        headers = self._headers | await asyncio.to_thread(self._authorization)
         transport = GuardedTransport(tls=context, refused=self._refused, loopback_only=scheme == "http")
         try:
             async with (

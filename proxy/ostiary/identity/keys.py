@@ -48,7 +48,10 @@ _PEM: Final = re.compile(rb"-----BEGIN (?:RSA )?PUBLIC KEY-----.*?-----END (?:RS
 
 
 class KeySourceError(Exception):
-    """Keys could not be had. `cause` is one kebab-case word; the message is for the log and holds no secret."""
+    """Keys, or another document that is fetched as they are, could not be had.
+
+    `cause` is one kebab-case word; the message is for the log and holds no secret.
+    """
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)

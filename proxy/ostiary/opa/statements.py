@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
-from ostiary.decision.rollback import LARGEST_STATEMENT
+from ostiary.decision.rollback import LARGEST_STATEMENT, MEDIA_TYPE
 from ostiary.identity.keys import KeySourceError, NoSuchDocument
 from ostiary.opa.rollback import StatementError
 
@@ -67,7 +67,7 @@ class StatementAddress:
         from ostiary.identity.fetch import DocumentFetcher  # imported here: with httpx, a tenth of a start
 
         self._url = url
-        self._fetcher = DocumentFetcher(ca_file=ca_file, token_file=token_file)
+        self._fetcher = DocumentFetcher(accept=MEDIA_TYPE, ca_file=ca_file, token_file=token_file)
         self._deadline = deadline
         self._pause = pause
         self._said: bytes | StatementError | None = None
