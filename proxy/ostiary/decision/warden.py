@@ -16,10 +16,9 @@ which is only observed. Both are known beforehand, so nobody is asked. Of a gran
 *Somebody else knows better*, by `interfaces.OpenExchanges`.
 
 Questions are batched with all others, and no identity has to have one left for them: who asks for too much would keep
-what it has. They are so many at a time that those who wait to be let in are not late. Where no answer comes
-it is asked again for `PATIENCE` seconds, after which nobody knows any more whether an exchange may go on, and it may
-not. A policy that answers nobody is asked about one exchange at a time, and all that wait for it have waited as long as
-that one.
+what it has. They are so many at a time that those who wait to be let in are not late. Where no answer comes it is asked
+again for `PATIENCE` seconds, after which nobody knows any more whether an exchange may go on, and it may not. A policy
+that answers nobody is asked about one exchange at a time, and all that wait for it have waited as long as that one.
 
 A request that is over before the next look costs a set one entry, and no timer.
 """
