@@ -160,8 +160,8 @@ async def test_nobody_keeps_a_stream_by_asking_for_too_many_decisions(opa_binary
                 async with asked_all_the_while(proxy) as answers:
                     await until(lambda: answers.count(429) > 10)
                     await policy.publish(WITHOUT_WEB)
-                    assert await cut(stream) < 1
-                    assert answers[-1] == 429
+                    assert await cut(stream) < 5  # a policy that gives no answer has ten seconds
+                    assert 429 in answers[-20:]
 
 
 async def test_a_stream_ends_when_its_token_is_accepted_no_longer(proxy: RunningProxy, port: int) -> None:
