@@ -13,7 +13,7 @@ from ostiary.errors import AccessError
 from ostiary.exchange import Exchange
 from ostiary.models import Credential
 from ostiary.models import Target as Aim
-from ostiary.upstream.headers import ADDED, LOOSE_NAMES, LOOSE_SUFFIXES, NAMESAKES, PREFIXES, REMOVED, SUFFIXES
+from ostiary.upstream.headers import ADDED, KEEPABLE_NAMES, KEEPABLE_SUFFIXES, NAMESAKES, PREFIXES, REMOVED, SUFFIXES
 from ostiary.upstream.request import RequestWriter
 from support.shipped import upstream_settings
 
@@ -36,8 +36,8 @@ VALUES = (
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]{1,200}")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t -\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _ONCE = frozenset({b"authorization", b"host", b"content-type", b"x-forwarded-client-cert"})
-_REMOVED = REMOVED | LOOSE_NAMES
-_SUFFIXES = (*SUFFIXES, *LOOSE_SUFFIXES)
+_REMOVED = REMOVED | KEEPABLE_NAMES
+_SUFFIXES = (*SUFFIXES, *KEEPABLE_SUFFIXES)
 _OURS = frozenset(ADDED) | {b"authorization", b"content-length", b"transfer-encoding"}
 
 

@@ -203,7 +203,7 @@ SUFFIXES: Final = (
 )
 """Families of the names above: whatever ends so is removed."""
 
-LOOSE_NAMES: Final = frozenset(
+KEEPABLE_NAMES: Final = frozenset(
     {
         b"account",
         b"account-id",
@@ -221,7 +221,7 @@ LOOSE_NAMES: Final = frozenset(
 """For whom a request is: some services believe it as they would believe an identity, to others it is a parameter. They
 are removed, unless the service keeps one."""
 
-LOOSE_SUFFIXES: Final = (
+KEEPABLE_SUFFIXES: Final = (
     b"-email",
     b"secret",
     b"token",  # the CSRF tokens as well: they guard sessions in cookies, and no cookie goes upstream
@@ -302,23 +302,27 @@ def remarkable(value: bytes) -> bytes | None:
 
 def never_kept(name: bytes) -> bool:
     """Whether a header of this name (lower case) is removed whatever is configured."""
+    return _never_kept(name, folded(name))
+
+
+def _never_kept(name: bytes, plain: bytes) -> bool:
     if b"_" in name or b"." in name:
         return True
-    plain = folded(name)
     bare = plain.removeprefix(b"x-")
     return bare in REMOVED or plain.endswith(SUFFIXES) or (bare.startswith(PREFIXES) and plain not in NAMESAKES)
 
 
-def _loose(plain: bytes) -> bool:
+def _keepable(plain: bytes) -> bool:
     bare = plain.removeprefix(b"x-")
-    return bare in LOOSE_NAMES or (plain.endswith(LOOSE_SUFFIXES) and plain not in NAMESAKES)
+    return bare in KEEPABLE_NAMES or (plain.endswith(KEEPABLE_SUFFIXES) and plain not in NAMESAKES)
 
 
 class HeaderRules:
     """Whether a request header goes upstream. `replaced` names (lower case) what the credential stands in for.
 
-    `kept` names (lower case) go upstream although `LOOSE_NAMES` or `LOOSE_SUFFIXES` would have them removed; nothing
-    else that is removed can be kept. `known` are the judgements made before, for those that cannot afford a call.
+    `kept` names (lower case) go upstream although `KEEPABLE_NAMES` or `KEEPABLE_SUFFIXES` would have them removed;
+    nothing else that is removed can be kept. `known` are the judgements made before, for those that cannot afford a
+    call.
     """
 
     def __init__(self, replaced: frozenset[bytes] = frozenset(), kept: frozenset[bytes] = frozenset()) -> None:
@@ -337,6 +341,6 @@ class HeaderRules:
 
     def _judge(self, name: bytes) -> bool:
         plain = folded(name)
-        if plain in self._replaced or never_kept(name):
+        if plain in self._replaced or _never_kept(name, plain):
             return False
-        return name in self._kept or not _loose(plain)
+        return name in self._kept or not _keepable(plain)

@@ -46,7 +46,8 @@ class UpstreamSettings:
 
     `body_bytes` limits the request body, `response_body_bytes` (None: no limit) the response's, and
     `response_header_bytes` each header section of the response, interim ones and trailers included. `keep_headers` are
-    the request headers (lower case) that go upstream although the loose rules of `headers` would have them removed.
+    the request headers (lower case) that go upstream although the rules of `headers` for keepable ones would have them
+    removed.
     """
 
     host: str
