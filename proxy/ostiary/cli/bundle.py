@@ -11,10 +11,11 @@ import typer
 
 from ostiary import assets
 from ostiary.cli import publishing, review, rollback, rollout, serving, trial
+from ostiary.cli.examiner import AlgorithmOption, ScopeOption
 from ostiary.cli.lazy import Group
 from ostiary.cli.output import fail, note, print_json, print_table
 from ostiary.cli.sources import needed_opa, policy_directory
-from ostiary.opa.archive import Algorithm, ArchiveError, Contents, Verification, read_archive, signed
+from ostiary.opa.archive import ArchiveError, Contents, Verification, read_archive, signed
 from ostiary.opa.archive import verify as verify_signature
 from ostiary.policy.archive import SUFFIX, pack
 from ostiary.policy.archive import sign as sign_archive
@@ -27,8 +28,6 @@ _LAST_SEQUENCE = 10**18 - 1
 
 _Archive = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A bundle that was built as a file, .tar.gz.")]
 _KeyId = Annotated[str, typer.Option("--key-id", metavar="ID", help="The id of the key that the signature names.")]
-_Scope = Annotated[str, typer.Option(metavar="SCOPE", help="What the signature is for.")]
-_Algorithm = Annotated[Algorithm, typer.Option(help="How it is signed.")]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -98,8 +97,8 @@ def sign(
     archive: _Archive,
     key: Annotated[Path, typer.Option(metavar="FILE", help="The private key, PEM.")],
     key_id: _KeyId,
-    scope: _Scope = "ostiary",
-    algorithm: _Algorithm = "ES256",
+    scope: ScopeOption = "ostiary",
+    algorithm: AlgorithmOption = "ES256",
 ) -> None:
     """Sign ARCHIVE, in place of a signature that it has. What is signed is what it holds, file by file.
 
@@ -116,8 +115,8 @@ def verify(
     archive: _Archive,
     key: Annotated[Path, typer.Option(metavar="FILE", help="The public key, PEM.")],
     key_id: _KeyId,
-    scope: _Scope = "ostiary",
-    algorithm: _Algorithm = "ES256",
+    scope: ScopeOption = "ostiary",
+    algorithm: AlgorithmOption = "ES256",
 ) -> None:
     """Say whether a proxy that demands this signature would load ARCHIVE: exit status 1 if not."""
     contents = _contents(archive)

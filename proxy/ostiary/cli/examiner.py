@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import tempfile
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from ostiary.cli.output import fail
 from ostiary.cli.sources import needed_opa
@@ -16,6 +19,10 @@ from ostiary.opa.archive import Algorithm, ArchiveError, Verification, read_arch
 from ostiary.opa.rollback import StatementError, unverified, verified
 from ostiary.policy.archive import SUFFIX
 from ostiary.policy.rego import Opa
+
+KeyIdOption = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="The id of that key.")]
+ScopeOption = Annotated[str, typer.Option(metavar="SCOPE", help="What the signature is for.")]
+AlgorithmOption = Annotated[Algorithm, typer.Option(help="How it is signed.")]
 
 
 class ArchiveExaminer:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from ostiary.addresses import is_localhost
-from ostiary.cli.examiner import ArchiveExaminer, examiner_for
+from ostiary.cli.examiner import AlgorithmOption, ArchiveExaminer, KeyIdOption, ScopeOption, examiner_for
 from ostiary.cli.output import fail, note, print_json
 from ostiary.cli.registry import login
 from ostiary.decision.rollback import LARGEST_STATEMENT
@@ -23,7 +23,6 @@ from ostiary.distribution.directory import DirectoryTarget
 from ostiary.distribution.oci import OciTarget, Reference
 from ostiary.distribution.publishing import PublishFailed, Target, publish
 from ostiary.distribution.web import Connection, Trust, WebTarget
-from ostiary.opa.archive import Algorithm
 from ostiary.policy.archive import SUFFIX
 
 TOKEN_VARIABLE: Final = "OSTIARY_BUNDLE_TOKEN"  # noqa: S105 - a variable's name
@@ -65,9 +64,9 @@ def command(
             help="Publish only what this public key has signed, the statement too.",
         ),
     ] = None,
-    key_id: Annotated[str | None, typer.Option("--key-id", metavar="ID", help="The id of that key.")] = None,
-    scope: Annotated[str, typer.Option(metavar="SCOPE", help="What the signature is for.")] = "ostiary",
-    algorithm: Annotated[Algorithm, typer.Option(help="How it is signed.")] = "ES256",
+    key_id: KeyIdOption = None,
+    scope: ScopeOption = "ostiary",
+    algorithm: AlgorithmOption = "ES256",
     token_file: TokenOption = None,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the S3-compatible store is; AWS's if left out.")

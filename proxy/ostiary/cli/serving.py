@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from ostiary.addresses import is_loopback
-from ostiary.cli.examiner import examiner_for
+from ostiary.cli.examiner import AlgorithmOption, KeyIdOption, ScopeOption, examiner_for
 from ostiary.cli.output import fail
 from ostiary.distribution.access import Access, TokenFile
 from ostiary.logs import configure_logging
-from ostiary.opa.archive import Algorithm
 
 
 def command(
@@ -44,9 +43,9 @@ def command(
         Path | None,
         typer.Option("--verification-key", metavar="FILE", help="Serve only what this public key has signed."),
     ] = None,
-    key_id: Annotated[str | None, typer.Option("--key-id", metavar="ID", help="The id of that key.")] = None,
-    scope: Annotated[str, typer.Option(metavar="SCOPE", help="What the signature is for.")] = "ostiary",
-    algorithm: Annotated[Algorithm, typer.Option(help="How it is signed.")] = "ES256",
+    key_id: KeyIdOption = None,
+    scope: ScopeOption = "ostiary",
+    algorithm: AlgorithmOption = "ES256",
     connections: Annotated[int, typer.Option(min=1, help="The most connections at a time.")] = 10_000,
     per_peer: Annotated[
         int, typer.Option("--connections-per-peer", min=1, help="And from one address, or /64 of IPv6.")
