@@ -73,6 +73,8 @@ _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PARAMETER_SEPARATOR: Final = re.compile(rb"[&;]")
 _NAME_FOLD: Final = re.compile(r"[^a-z0-9]+")
 _NESTING: Final = re.compile(r"[\[\].]")
+_SIGNS: Final = bytes(byte for byte in range(128) if not bytes([byte]).isalnum())
+_SUSPECT: Final = re.compile("|".join(sorted(CREDENTIAL_PARAMETERS)).encode())
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _HOST_NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 
@@ -173,6 +175,9 @@ def check_query(raw: bytes) -> None:
         raise TargetMalformed("the query has bytes that are not legal in one")
     if b"%" in raw and _ENCODED_CONTROL.search(raw):
         raise TargetMalformed("the query holds an encoded control character")
+    plain = unquote_to_bytes(raw) if b"%" in raw else raw
+    if plain.isascii() and not _SUSPECT.search(plain.lower().translate(None, _SIGNS)):
+        return  # so that a name which nests a thousand times costs little: nobody is identified yet
     for piece in _PARAMETER_SEPARATOR.split(raw):
         name = unquote_to_bytes(piece.partition(b"=")[0]).decode("utf-8", "replace").lower()
         if _names_a_credential(name) or (_NESTING.search(name) and any(map(_names_a_credential, _NESTING.split(name)))):

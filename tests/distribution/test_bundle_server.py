@@ -17,7 +17,7 @@ from ostiary.clock import ManualClock
 from ostiary.decision.revision import Revision
 from ostiary.decision.rollback import Statement
 from ostiary.distribution.access import Access, TokenFile
-from ostiary.distribution.reports import FORGOTTEN, Reports
+from ostiary.distribution.reports import FORGOTTEN, REPLACED, Reports
 from ostiary.opa.rollback import sign_statement
 from support.distribution import (
     PUBLISHER,
@@ -371,25 +371,31 @@ async def test_reports_are_kept_by_what_they_say_last(published: Path) -> None:
         assert (await client.post(server.url("status"), content=b" " * 600_000)).status_code == 413
 
 
-def test_what_was_said_under_a_name_is_replaced_by_what_is_said_under_it() -> None:
-    """OPA has another id after each start; nobody is to wait until the one before is forgotten."""
-    reports = Reports(clock=ManualClock())
-    for identifier, proxy, revision in (
-        ("a", "o-1", "1-a"),
-        ("b", "o-1", "2-b"),
-        ("c", "o-2", "1-a"),
-        ("d", "", "1-a"),
-    ):
-        labels = {"id": identifier, "proxy": proxy}
-        body = json.dumps({"labels": labels, "bundles": {"shop": {"active_revision": revision}}})
-        reports.take(body.encode(), address="127.0.0.1")
-    assert [(one.proxy, one.id, one.revision) for one in reports.latest()] == [
-        ("d", "d", "1-a"), ("o-1", "b", "2-b"), ("o-2", "c", "1-a"),
+def test_who_was_started_again_takes_the_place_of_who_it_was() -> None:
+    """OPA has another id after each start. But two of one name that both report are two: one may refuse the bundle."""
+    clock = ManualClock()
+    reports = Reports(clock=clock)
+
+    def shown(*said: tuple[str, str, str]) -> list[tuple[str, str, str | None]]:
+        for identifier, proxy, revision in said:
+            labels = {"id": identifier, "proxy": proxy}
+            body = json.dumps({"labels": labels, "bundles": {"shop": {"active_revision": revision}}})
+            reports.take(body.encode(), address="127.0.0.1")
+            clock.advance(1)
+        return [(one.proxy, one.id, one.revision) for one in reports.latest()]
+
+    assert shown(("a", "o-1", "1-a"), ("b", "o-1", "2-b"), ("c", "o-2", "1-a"), ("d", "", "1-a")) == [
+        ("d", "d", "1-a"), ("o-1", "a", "1-a"), ("o-1", "b", "2-b"), ("o-2", "c", "1-a"),
+    ]  # fmt: skip
+    clock.advance(REPLACED)
+    assert shown(("b", "o-1", "2-b")) == [("d", "d", "1-a"), ("o-1", "b", "2-b"), ("o-2", "c", "1-a")]
+    assert shown(("a", "o-1", "1-a")) == [
+        ("d", "d", "1-a"), ("o-1", "a", "1-a"), ("o-1", "b", "2-b"), ("o-2", "c", "1-a"),
     ]  # fmt: skip
 
 
 def test_a_verdict_is_about_the_bundle_that_it_names() -> None:
-    """Or about the only one; and no more of it is kept than of the rest."""
+    """And no more of it is kept than of the rest."""
     reports = Reports(clock=ManualClock())
 
     def kept(verdict: object, *revisions: str) -> list[tuple[str | None, str | None]]:
@@ -398,7 +404,8 @@ def test_a_verdict_is_about_the_bundle_that_it_names() -> None:
         return [(one.counts, one.refused) for one in reports.latest()]
 
     verdict = {"active": "2-b", "counts": "1-a", "refused": "older"}
-    assert kept(verdict, "3-c") == [("1-a", "older")]
+    assert kept(verdict, "3-c") == [(None, None)]
+    assert kept(verdict, "2-b") == [("1-a", "older")]
     assert kept({**verdict, "counts": "x" * 1000, "refused": "y" * 1000}, "2-b") == [("x" * 128, "y" * 300)]
     for wrong in (None, [], {"counts": 1, "refused": {}}):
         assert kept(wrong, "2-b") == [(None, None)]

@@ -8,7 +8,7 @@ the one that was silent the longest makes room. Since when it has its revision i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,9 @@ FORGOTTEN: Final = 3600.0
 """Seconds after which an OPA that reports no more is not shown any more."""
 SILENT: Final = 900.0
 """Seconds without a report after which an OPA is thought to be gone. With long polling it reports after each wait."""
+REPLACED: Final = 120.0
+"""Seconds without a report after which one is thought to be replaced by another of the same name that does report:
+some of the waits after which OPA reports."""
 
 _MOST: Final = 10_000
 _BUNDLES: Final = 8
@@ -83,11 +86,15 @@ class Report:
 
 
 class Reports:
-    """The latest report about each bundle under each name of a proxy."""
+    """The latest report of each OPA about each bundle.
+
+    OPA has another id after each start. So where several have one name, one of which nothing was heard for `REPLACED`
+    seconds while another reported is what was started again. What has the same name and does report is shown beside it.
+    """
 
     def __init__(self, *, clock: Clock, most: int = _MOST) -> None:
         self._clock = clock
-        self._reports: BoundedMap[tuple[str, str], Report] = BoundedMap(most)  # by proxy and bundle
+        self._reports: BoundedMap[tuple[str, str], Report] = BoundedMap(most)  # by OPA's id and bundle
 
     def take(self, body: bytes, *, address: str) -> None:
         """Keep what OPA at this address posted. Raises `NoReport`."""
@@ -107,7 +114,7 @@ class Reports:
         for name, status in list(bundles.items())[:_BUNDLES]:
             if not isinstance(status, dict) or not (bundle := _text(name)):
                 continue
-            verdict = _verdict(document, status, alone=len(bundles) == 1)
+            verdict = _verdict(document, status)
             self._keep(
                 Report(
                     id=identifier,
@@ -127,23 +134,25 @@ class Reports:
 
     def latest(self) -> list[Report]:
         """By the proxies' names."""
-        kept = self._now_known(self._clock.now() - FORGOTTEN)
-        return sorted(kept, key=lambda one: (one.proxy, one.bundle))
+        now = self._clock.now()
+        kept = [one for one in self._reports.values() if one.heard > now - FORGOTTEN]
+        newest: dict[tuple[str, str], float] = {}
+        for one in kept:
+            newest[one.proxy, one.bundle] = max(newest.get((one.proxy, one.bundle), 0.0), one.heard)
+        shown = [one for one in kept if one.heard == newest[one.proxy, one.bundle] or one.heard > now - REPLACED]
+        return sorted(shown, key=lambda one: (one.proxy, one.bundle, one.id))
 
     def _keep(self, report: Report) -> None:
-        before = self._reports.get((report.proxy, report.bundle))
+        before = self._reports.get((report.id, report.bundle))
         if before is not None and before.revision == report.revision:
             report = replace(report, since=before.since)
-        self._reports.put((report.proxy, report.bundle), report)
-
-    def _now_known(self, after: float) -> Iterator[Report]:
-        return (one for one in self._reports.values() if one.heard > after)
+        self._reports.put((report.id, report.bundle), report)
 
 
-def _verdict(document: dict[str, Json], status: dict[str, Json], *, alone: bool) -> dict[str, Json]:
-    """What the proxy makes of this bundle: of several it is about the one that it found active."""
+def _verdict(document: dict[str, Json], status: dict[str, Json]) -> dict[str, Json]:
+    """What the proxy makes of this bundle: what it says is about the one that it found active."""
     verdict = document.get(MEMBER)
-    if not isinstance(verdict, dict) or not (alone or verdict.get("active") == status.get("active_revision")):
+    if not isinstance(verdict, dict) or verdict.get("active") != status.get("active_revision"):
         return {}
     return verdict
 

@@ -74,9 +74,8 @@ class ReportRelay(Background):
             await self._new.wait()
             report = self._latest or b""
             self._said = await self._judged()  # after the report came, so that it is about what that says
-            if report is not self._latest:
-                continue  # another came meanwhile
-            self._new.clear()
+            if report is self._latest:  # else another came meanwhile, and is next
+                self._new.clear()
             refused = await self._post(_with(report, self._said))
             if refused is None:
                 pause, self._told = self._first_pause, False

@@ -43,7 +43,9 @@ CREDENTIALS: Final = frozenset(
         b"cookie",  # a session is a standing privilege: it would outlive every decision
         b"cookie2",
         b"dpop",  # proves possession for the token that is removed (RFC 9449)
+        b"functions-key",  # Azure Functions
         b"id-token",
+        b"parse-master-key",
         b"private-token",  # GitLab
         b"refresh-token",
         b"session",
@@ -51,6 +53,7 @@ CREDENTIALS: Final = frozenset(
         b"subject-token",  # OpenStack Keystone
         b"token",
         b"vault-token",
+        b"wsse",
     }
 )
 """They carry the caller's own credential, which never reaches an upstream (SECURITY section 8)."""
@@ -60,6 +63,8 @@ IDENTITY: Final = frozenset(
         b"act-as",
         b"admin",
         b"anonymous-consumer",  # Kong
+        b"claims",
+        b"client-cn",
         b"client-issuer",
         b"client-subject",
         b"client-verify",  # nginx's $ssl_client_verify
@@ -67,14 +72,18 @@ IDENTITY: Final = frozenset(
         b"email",
         b"group",
         b"groups",
+        b"is-admin",
         b"login",
         b"on-behalf-of",
+        b"peer-cert",
         b"permissions",
+        b"proxiedentitieschain",  # NiFi
         b"role",
         b"roles",
         b"service-account",
         b"sub",
         b"sudo",  # GitLab: another user, for a request
+        b"trino-role",
         b"trusted",
     }
 )
@@ -84,12 +93,15 @@ OVERRIDES: Final = frozenset(
     {
         b"base-url",
         b"front-end-https",
+        b"hostname",
         b"http-destinationurl",
         b"http-url",
+        b"http-verb",
         b"matched-path",  # Next.js
         b"method",
         b"path",
         b"path-info",  # with script-name, where a WSGI application believes to be mounted (gunicorn forwarder_headers)
+        b"proto",
         b"proxy",  # becomes HTTP_PROXY in CGI (httpoxy, CVE-2016-5385)
         b"request-uri",
         b"rest-method",
