@@ -104,7 +104,8 @@ async def test_the_latest_report_is_passed_on_when_that_is_possible_again(
 
 async def test_a_token_file_counts_as_it_is_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What `ostiary check` takes for no bearer token is not sent, and what is put there instead is."""
-    token, port = token_file(tmp_path / "token", "two words"), free_port()
+    token, port = tmp_path / "token", free_port()
+    token.write_text("two words\n")
     async with (
         taking(port) as taken,
         ReportRelay(url=f"http://127.0.0.1:{port}", judged=good, token_file=token, first_pause=0.05) as relay,
