@@ -270,7 +270,7 @@ class Soak:
         most = max(count for pid, count in idle.items() if pid != proxy.pid) + 2  # OPA's connections vary by one or two
 
         def settled() -> bool:
-            return descriptors(proxy.pid) <= idle[proxy.pid] and all(
+            return descriptors(proxy.pid) <= idle[proxy.pid] + 2 and all(
                 descriptors(pid) <= most for pid in proxy.worker_pids
             )
 
