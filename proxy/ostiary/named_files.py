@@ -18,7 +18,7 @@ from ostiary.identity.composition import key_reader
 from ostiary.identity.keys import KeySourceError
 from ostiary.identity.sources import FileSource
 from ostiary.opa.archive import ArchiveError, Verification
-from ostiary.stage_settings import bundle_verification, issuer_settings, rollback_verification
+from ostiary.stage_settings import bundle_verification, issuer_settings, verification_of
 
 Mistake: TypeAlias = tuple[str, str]
 """The part whose file it is, and what is wrong with it: a sentence that begins with the file."""
@@ -51,7 +51,7 @@ def _files_of_opa(opa: Opa) -> Iterator[str]:
     if opa.managed is not None:
         yield from _verification_key(bundle_verification(opa.managed), "the bundle")
     if opa.rollback is not None:
-        yield from _verification_key(rollback_verification(opa.rollback), "opa.rollback")
+        yield from _verification_key(verification_of(opa.rollback.verification), "opa.rollback")
         yield from _authorities(opa.rollback.ca_file, "opa.rollback")
         yield from _token(opa.rollback.token_file, "opa.rollback")
     if opa.report_to is not None:

@@ -131,15 +131,11 @@ def listener_limits(config: Config) -> ListenerLimits:
 
 def bundle_verification(managed: ManagedOpa) -> Verification | None:
     """Whose signature the bundle must have, if anyone's."""
-    return None if managed.verification is None else _verification(managed.verification)
+    return None if managed.verification is None else verification_of(managed.verification)
 
 
-def rollback_verification(rollback: Rollback) -> Verification:
-    """Whose signature the statement must have."""
-    return _verification(rollback.verification)
-
-
-def _verification(given: BundleVerification) -> Verification:
+def verification_of(given: BundleVerification) -> Verification:
+    """Whose signature a bundle, or the statement of a rollback, must have."""
     return Verification(key=given.key_file, key_id=given.key_id, scope=given.scope, algorithm=given.algorithm)
 
 
@@ -167,7 +163,7 @@ def policy_vetting(config: Config, record: PolicyRecord) -> Vetting:
         verification = bundle_verification(opa.managed)
         statement = StatementFile(statement_beside(opa.managed.bundle))
     elif opa.rollback is not None:
-        verification, statement = rollback_verification(opa.rollback), _statement(opa.rollback)
+        verification, statement = verification_of(opa.rollback.verification), _statement(opa.rollback)
     return Vetting(record=record, minimum=opa.minimum_revision, statement=statement, verification=verification)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ostiary.clock import SystemClock
 from ostiary.errors import ConfigurationError, GrantsUnavailable
-from ostiary.grants import life, publisher
+from ostiary.grants import life
 from ostiary.grants.active import ActiveGrants
 from ostiary.grants.base import DatabaseStore
 from ostiary.grants.board import Board
@@ -404,13 +404,12 @@ class Odd(SqliteStore):
 
 
 async def test_neither_a_store_that_cannot_be_used_nor_an_unforeseen_error_is_the_end_of_looking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(publisher, "_UNFORESEEN", 0.01)
     store = Odd(tmp_path / "grants.db")
     async with machine(store, tmp_path) as made:
         store.troubles = (GrantsUnavailable("away"), ConfigurationError(["of a later version"]))
-        feed = GrantFeed(made.publisher, store, listening=store)
+        feed = GrantFeed(made.publisher, store, listening=store, pause=0.01)
         await feed.start()
         assert feed.error == "away"
         await until(lambda: feed.error == "of a later version")

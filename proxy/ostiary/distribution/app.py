@@ -20,6 +20,7 @@ Bundles and statements are passed on as they are: a signature, if there is one, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Mapping
@@ -137,13 +138,9 @@ class BundleServer:
             condition = _condition(request)
         except ValueError as error:
             return _problem(400, str(error))
-        try:
-            async with asyncio.timeout(_UPLOAD):
-                content = await _body(request, archives.LARGEST)
-        except (ClientDisconnect, TimeoutError):
-            return _problem(408, "the bundle did not come whole")
-        if content is None:
-            return _problem(413, f"a bundle has {archives.LARGEST} bytes at most")
+        content = await _received(request, "bundle", most=archives.LARGEST, seconds=_UPLOAD)
+        if isinstance(content, Response):
+            return content
         return await self._publish(request, name, content, condition)
 
     async def _publish(self, request: Request, name: str, content: bytes, condition: Condition) -> Response:
@@ -185,13 +182,9 @@ class BundleServer:
         name = request.path_params["name"]
         if not NAME.fullmatch(name):
             return _problem(404, "a statement is called as its bundle, with .rollback behind it")
-        try:
-            async with asyncio.timeout(_READING):
-                content = await _body(request, LARGEST_STATEMENT)
-        except (ClientDisconnect, TimeoutError):
-            return _problem(408, "the statement did not come whole")
-        if content is None:
-            return _problem(413, f"a statement has {LARGEST_STATEMENT} bytes at most")
+        content = await _received(request, "statement", most=LARGEST_STATEMENT, seconds=_READING)
+        if isinstance(content, Response):
+            return content
         try:
             statement = await self._store.publish_statement(name, content)
         except BundleRefused as error:
@@ -206,13 +199,9 @@ class BundleServer:
     async def _status(self, request: Request) -> Response:
         if self._role(request) is None:
             return _unauthorized()
-        try:
-            async with asyncio.timeout(_READING), self._reading:
-                body = await _body(request, reports.LARGEST)
-        except (ClientDisconnect, TimeoutError):
-            return _problem(408, "the report did not come whole")
-        if body is None:
-            return _problem(413, f"a report has {reports.LARGEST} bytes at most")
+        body = await _received(request, "report", most=reports.LARGEST, seconds=_READING, turns=self._reading)
+        if isinstance(body, Response):
+            return body
         try:
             self._reports.take(body, address=_peer(request))
         except NoReport as error:
@@ -277,6 +266,19 @@ class _BundleResponse(Response):
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _received(
+    request: Request, what: str, *, most: int, seconds: float, turns: asyncio.Semaphore | None = None
+) -> bytes | Response:
+    """The body, or the answer to one that is longer than that, or does not come whole in time. The wait for one of the
+    `turns`, where there are some, is within that time."""
+    try:
+        async with asyncio.timeout(seconds), turns or contextlib.nullcontext():
+            body = await _body(request, most)
+    except (ClientDisconnect, TimeoutError):
+        return _problem(408, f"the {what} did not come whole")
+    return _problem(413, f"a {what} has {most} bytes at most") if body is None else body
 
 
 async def _body(request: Request, most: int) -> bytes | None:

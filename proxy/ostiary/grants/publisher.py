@@ -26,8 +26,6 @@ _log = logging.getLogger("ostiary.grants")
 
 INTERVAL: Final = 0.5
 """Seconds between two looks at the store."""
-_UNFORESEEN: Final = 10.0
-"""Seconds before it is listened again after what nobody foresaw. It is looked all the while."""
 _TURN: Final = 0.0005
 """Seconds after which it is tried again to write, while another process does."""
 
@@ -117,7 +115,8 @@ class Listening(Protocol):
 
 
 class GrantFeed:
-    """Keeps the board of a machine. `heard` is called whenever the store was heard of."""
+    """Keeps the board of a machine. `heard` is called whenever the store was heard of. `pause` is in seconds: before it
+    is listened again after what nobody foresaw. It is looked all the while."""
 
     def __init__(
         self,
@@ -126,9 +125,11 @@ class GrantFeed:
         *,
         listening: Listening | None = None,
         heard: Callable[[], None] = lambda: None,
+        pause: float = 10.0,
     ) -> None:
         self._publisher = publisher
         self._store = store
+        self._pause = pause
         self._opened = False
         self._listening = listening
         self._heard = heard
@@ -195,7 +196,7 @@ class GrantFeed:
                 _log.debug("not listening: %s", error)
             except Exception:  # noqa: BLE001 - it would be listened no more, and nobody would know
                 _log.exception("it is not listened to changes, which are heard of by looking")
-                await asyncio.sleep(_UNFORESEEN)
+                await asyncio.sleep(self._pause)
             await asyncio.sleep(INTERVAL)
 
 
